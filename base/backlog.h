@@ -1,0 +1,30 @@
+// How many connections wait in the accept queues of listen sockets, and how many may: what `ss -l`
+// shows as Recv-Q and Send-Q. Two ways to ask:
+//  - whoever holds the socket: queued_on(). TCP_INFO of a listening socket gives sk_ack_backlog as
+//    tcpi_unacked and sk_max_ack_backlog as tcpi_sacked (tcp(7) does not say; net/ipv4/tcp.c,
+//    tcp_get_info, does). A Unix socket is looked up by its inode.
+//  - whoever knows only the inode (control, which holds no listen socket): queued_by_inode(), through
+//    sock_diag(7), which answers unprivileged processes in the same network namespace.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <vector>
+
+namespace preforkd {
+
+struct Backlog {
+  uint32_t queued = 0;  // connections that the kernel has completed and nobody has accepted
+  uint32_t limit = 0;   // in force: min(backlog asked for, net.core.somaxconn)
+};
+
+std::optional<Backlog> queued_on(int listen_fd);
+
+// For each inode that is a listening TCP or Unix socket, its backlog. Empty where sock_diag does not
+// answer (not compiled in, or AF_NETLINK denied).
+std::map<ino_t, Backlog> queued_by_inode(const std::vector<ino_t>& inodes);
+
+}  // namespace preforkd

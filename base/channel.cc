@@ -1,0 +1,75 @@
+#include "base/channel.h"
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace preforkd {
+
+std::pair<UniqueFd, UniqueFd> Channel::make_pair() {
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
+    throw SysError("socketpair", errno);
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+Channel::Sent Channel::send(std::span<const std::byte> first, std::span<const std::byte> second,
+                            int descriptor) {
+  if (!is_open()) return Sent::kGone;
+  iovec parts[2] = {{const_cast<std::byte*>(first.data()), first.size()},
+                    {const_cast<std::byte*>(second.data()), second.size()}};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = parts;
+  message.msg_iovlen = second.empty() ? 1 : 2;
+  if (descriptor >= 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
+  }
+  for (;;) {
+    if (sendmsg(fd(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return Sent::kYes;
+    if (errno == EINTR) continue;
+    return errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM ? Sent::kFull : Sent::kGone;
+  }
+}
+
+Channel::Got Channel::receive(Datagram& datagram) {
+  if (!is_open()) return Got::kGone;
+  // The real size first: a datagram is at most kMaxDatagram, and nearly all are a few hundred bytes.
+  ssize_t size;
+  do size = recv(fd(), nullptr, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
+  while (size < 0 && errno == EINTR);
+  if (size < 0) return errno == EAGAIN ? Got::kNothing : Got::kGone;
+  if (size == 0 || static_cast<size_t>(size) > kMaxDatagram) return Got::kGone;
+  datagram.bytes.resize(static_cast<size_t>(size));
+  datagram.descriptor.reset();
+
+  iovec part{datagram.bytes.data(), datagram.bytes.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  do size = recvmsg(fd(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  while (size < 0 && errno == EINTR);
+  if (size <= 0) return Got::kGone;
+  for (cmsghdr* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+    int received;
+    std::memcpy(&received, CMSG_DATA(c), sizeof received);
+    datagram.descriptor.reset(received);
+  }
+  return Got::kMessage;
+}
+
+}  // namespace preforkd

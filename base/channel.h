@@ -1,0 +1,61 @@
+// One end of a SOCK_SEQPACKET pair between two preforkd processes: whole datagrams, descriptors with
+// them, and an end of file when the other side is gone. Non-blocking on both ends; not thread-safe.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/fd.h"
+
+namespace preforkd {
+
+class Channel {
+ public:
+  static constexpr size_t kMaxDatagram = 256 * 1024;
+
+  Channel() = default;
+  explicit Channel(UniqueFd fd) : fd_(std::move(fd)) {}
+
+  // A connected pair, CLOEXEC and non-blocking. Throws SysError.
+  static std::pair<UniqueFd, UniqueFd> make_pair();
+
+  int fd() const { return fd_.get(); }
+  bool is_open() const { return fd_.is_open(); }
+  void close() { fd_.reset(); }
+
+  enum class Sent { kYes, kFull, kGone };
+  // Sends one datagram, made of two parts, with at most one descriptor (-1: none).
+  Sent send(std::span<const std::byte> first, std::span<const std::byte> second = {},
+            int descriptor = -1);
+  template <class T>
+  Sent send_struct(const T& message, int descriptor = -1) {
+    return send(std::as_bytes(std::span(&message, 1)), {}, descriptor);
+  }
+
+  struct Datagram {
+    std::string bytes;
+    UniqueFd descriptor;
+
+    // The fixed-size message in it, if that is what it is.
+    template <class T>
+    std::optional<T> as() const {
+      if (bytes.size() != sizeof(T)) return std::nullopt;
+      T message;
+      bytes.copy(reinterpret_cast<char*>(&message), sizeof message);
+      return message;
+    }
+  };
+  enum class Got { kMessage, kNothing, kGone };
+  Got receive(Datagram& datagram);
+
+ private:
+  UniqueFd fd_;
+};
+
+}  // namespace preforkd

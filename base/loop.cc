@@ -1,0 +1,76 @@
+#include "base/loop.h"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+
+#include "base/error.h"
+
+namespace preforkd {
+
+EventLoop::EventLoop() : epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+  if (!epoll_.is_open()) throw SysError("epoll_create1", errno);
+}
+
+void EventLoop::watch(int fd, uint32_t epoll_events, OnEvents on_events) {
+  epoll_event event{};
+  event.events = epoll_events;
+  event.data.fd = fd;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0) throw SysError("epoll_ctl add", errno);
+  watched_[fd] = std::make_shared<OnEvents>(std::move(on_events));
+}
+
+void EventLoop::change(int fd, uint32_t epoll_events) {
+  epoll_event event{};
+  event.events = epoll_events;
+  event.data.fd = fd;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) < 0) throw SysError("epoll_ctl mod", errno);
+}
+
+void EventLoop::forget(int fd) {
+  if (watched_.erase(fd)) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+}
+
+EventLoop::TimerId EventLoop::at(Nanoseconds deadline, std::function<void()> on_time) {
+  TimerId id{deadline, next_timer_++};
+  timers_.emplace(id, std::move(on_time));
+  return id;
+}
+
+void EventLoop::cancel(TimerId& id) {
+  timers_.erase(id);
+  id = {};
+}
+
+void EventLoop::run() {
+  running_ = true;
+  while (running_) turn(true);
+}
+
+void EventLoop::turn(bool block) {
+  int timeout = block ? -1 : 0;
+  if (block && !timers_.empty()) {
+    Nanoseconds now = monotonic_now(), due = timers_.begin()->first.first;
+    // Rounded up: a timer that is woken early would only be waited for again.
+    Nanoseconds wait = due > now ? (due - now + kMillisecond - 1) / kMillisecond : 0;
+    timeout = static_cast<int>(std::min<Nanoseconds>(wait, INT_MAX));
+  }
+  epoll_event events[64];
+  int n = epoll_wait(epoll_.get(), events, 64, timeout);
+  if (n < 0 && errno != EINTR) throw SysError("epoll_wait", errno);
+  for (int i = 0; i < n; ++i) {
+    auto found = watched_.find(events[i].data.fd);  // an earlier callback may have forgotten it
+    if (found == watched_.end()) continue;
+    auto on_events = found->second;
+    (*on_events)(events[i].events);
+  }
+  Nanoseconds now = monotonic_now();
+  while (!timers_.empty() && timers_.begin()->first.first <= now) {
+    auto timer = timers_.extract(timers_.begin());
+    timer.mapped()();
+  }
+}
+
+}  // namespace preforkd

@@ -1,0 +1,49 @@
+// The event loop of the daemon and of control: level-triggered epoll, and one-shot timers. Single
+// threaded. With no timer set it sleeps without a timeout: an idle process is never woken.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/fd.h"
+
+namespace preforkd {
+
+class EventLoop {
+ public:
+  using OnEvents = std::function<void(uint32_t epoll_events)>;
+  using TimerId = std::pair<Nanoseconds, uint64_t>;  // {0, 0} is never a live timer
+
+  EventLoop();
+
+  // The descriptor is borrowed: forget it before it is closed. A callback may watch, forget and
+  // set timers freely, itself included.
+  void watch(int fd, uint32_t epoll_events, OnEvents on_events);
+  void change(int fd, uint32_t epoll_events);
+  void forget(int fd);
+
+  TimerId at(Nanoseconds deadline, std::function<void()> on_time);
+  TimerId after(Nanoseconds delay, std::function<void()> on_time) {
+    return at(monotonic_now() + delay, std::move(on_time));
+  }
+  void cancel(TimerId& id);  // harmless if it has run already; leaves {0, 0}
+
+  void run();  // until stop()
+  void stop() { running_ = false; }
+  // One round: waits for at most one batch of events (`block` false: does not wait) and due timers.
+  void turn(bool block);
+
+ private:
+  UniqueFd epoll_;
+  std::unordered_map<int, std::shared_ptr<OnEvents>> watched_;
+  std::map<TimerId, std::function<void()>> timers_;
+  uint64_t next_timer_ = 1;
+  bool running_ = false;
+};
+
+}  // namespace preforkd

@@ -1,0 +1,119 @@
+// What the processes of one preforkd say to each other, as fixed-size typed datagrams on
+// SOCK_SEQPACKET pairs. Both ends are always of the same build: the daemon starts the supervisor
+// and control that were installed with it. A receiver checks the size and the type of each datagram
+// and treats anything else as the other end having gone mad (it closes the channel).
+#pragma once
+
+#include <cstdint>
+
+#include "base/limits.h"
+
+namespace preforkd {
+
+inline constexpr uint32_t kPoolNameMax = 32;  // characters, without the NUL
+
+// --- daemon and supervisor -------------------------------------------------------------------
+// Daemon → supervisor. Each order is idempotent; it is repeated each second until its number is
+// acknowledged, and a supervisor that stays silent for 5 s is replaced.
+enum class OrderType : uint32_t {
+  kLimits = 1,  // work by `limits` from now on
+  kDrain,       // stop accepting, let busy workers finish for at most `drain`, then exit;
+                // with `finish_queue`, first serve what waits in the accept queue already
+  kStop,        // end every worker now (TERM, then KILL), then exit
+  kReadable,    // the watched listen sockets have a connection waiting
+  kPing,        // say something (sent only while a watchdog asks)
+};
+
+struct Order {
+  OrderType type{};
+  uint32_t number = 0;
+  Limits limits{};
+  Nanoseconds drain = 0;
+  uint32_t finish_queue = 0;
+  uint32_t reserved = 0;
+};
+
+// Supervisor → daemon. Sent without blocking: a report that does not fit is dropped, and the number
+// of lost log lines is told with the next one that fits.
+enum class ReportType : uint32_t {
+  kReady = 1,    // the first `min` workers are idle: clients are served
+  kFailed,       // it cannot run (`text` says why) and exits
+  kDegraded,     // the breaker tripped: `text` says after which deaths
+  kRecovered,    // a connection was served since: the breaker is reset
+  kQuiet,        // draining, and nobody accepts any more: the listeners may be shut down
+  kDrained,      // every worker is gone; the supervisor exits
+  kAck,          // order `number` was understood
+  kWatchListen,  // tell me (kReadable) when a connection waits: nobody is idle to take it
+  kLog,          // a line for the log: `level`, `pid` of the worker or 0, `text`
+};
+
+struct Report {
+  ReportType type{};
+  uint32_t number = 0;
+  int32_t level = 0;
+  int32_t pid = 0;
+  char text[496] = {};
+};
+
+// --- daemon and control ----------------------------------------------------------------------
+// Daemon → control. Every datagram begins with its kind.
+enum class ControlNews : uint32_t {
+  kDaemon = 1,  // ControlNewsHeader, then a JSON object: what is true of the daemon
+  kPool,        // ControlNewsHeader, then a JSON object: what is true of one pool but does not lie in
+                // shared memory; then `base_size` opaque bytes: the totals of its closed generations,
+                // as control itself handed them in (none: no generation was closed yet)
+  kSegment,     // SegmentNews, with the segment's read-only descriptor (SCM_RIGHTS)
+  kAnswer,      // Answer
+};
+
+struct ControlNewsHeader {
+  ControlNews kind{};
+  uint32_t json_size = 0;
+  uint32_t base_size = 0;
+  uint32_t reserved = 0;
+};
+
+struct SegmentNews {
+  ControlNews kind = ControlNews::kSegment;
+  uint32_t generation = 0;
+  char pool[kPoolNameMax + 1] = {};
+};
+
+struct Answer {
+  ControlNews kind = ControlNews::kAnswer;
+  uint32_t id = 0;      // of the request
+  uint32_t status = 0;  // HTTP: 200, or 403, 404, 409, 503 with the reason in `text`
+  char text[4096] = {};
+};
+
+// Control → daemon. The daemon trusts none of it: it checks every field again.
+enum class ControlAsk : uint32_t {
+  kLimits = 1,  // `limits` where `set` says so; after `for_ns`, if not 0, back to what they were
+  kDrain,
+  kResume,
+  kRecycle,
+  kReload,
+  kStop,
+  kTotals,  // a Request, then opaque bytes: the totals of `pool` up to and including generation `id`,
+            // which the daemon had said was over; the daemon keeps them and hands them to every control
+};
+
+enum LimitBit : uint32_t {
+  kSetMin = 1,
+  kSetMax = 2,
+  kSetMinSpare = 4,
+  kSetMaxSpare = 8,
+  kSetShrinkAfter = 16
+};
+
+struct Request {
+  ControlAsk ask{};
+  uint32_t id = 0;
+  uint32_t set = 0;  // LimitBit
+  uint32_t reserved = 0;
+  Limits limits{};
+  Nanoseconds for_ns = 0;
+  char pool[kPoolNameMax + 1] = {};
+};
+
+}  // namespace preforkd

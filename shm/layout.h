@@ -1,0 +1,205 @@
+// What lies in the shared memory of one pool's generation. This file alone declares it; doc/SHM.md
+// says the same in prose, and tests/unit holds both to the offsets below.
+//
+// The daemon creates the segment (shm/region.h), the supervisor maps it read-write and writes the
+// header, the workers inherit that mapping over fork, and control reads it with pread through a
+// read-only descriptor. Nothing read from it is trusted by anyone: a worker may have scribbled over
+// all of it. In particular no process takes an index, a count, a size or a pid from here without
+// bounding it by what it holds in private memory.
+//
+//   Header       what this is; written once by the supervisor before the first fork
+//   Doorbell     the futex that wakes the supervisor
+//   Published    what the supervisor tells its workers
+//   Shared       what any worker may write: peak, tick, watch
+//   Tickets      the two semaphores
+//   Totals       figures of workers that are gone; the supervisor's
+//   Bits[]       who is idle, who is busy; a bit has one owner, a word has 64
+//   Slot[]       the truth about each worker; one writer each
+//   Decision[]   why the pool grew and shrank; a ring, the supervisor's
+//
+// Everything is fixed-width and lock-free. Groups with different writers lie in different pairs of
+// cache lines (128 bytes: x86 prefetches the adjacent line).
+#pragma once
+
+#include <semaphore.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "shm/histogram.h"
+#include "shm/worker_state.h"
+
+namespace preforkd::shm {
+
+using Word = std::atomic<uint32_t>;
+using Long = std::atomic<uint64_t>;
+static_assert(Word::is_always_lock_free && sizeof(Word) == 4);
+static_assert(Long::is_always_lock_free && sizeof(Long) == 8);
+static_assert(sizeof(sem_t) == 32, "the layout below is that of glibc on 64-bit Linux");
+
+inline constexpr uint64_t kMagic = 0x6d687364'6b667270;  // "prfkdshm"
+inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr size_t kLine = 128;
+inline constexpr uint32_t kDecisions = 256;       // entries of the ring; a power of two
+inline constexpr uint32_t kMinCapacity = 1024;    // slots
+inline constexpr uint32_t kMaxCapacity = 65536;   // slots
+inline constexpr uint32_t kSlotsPerWord = 64;
+
+// Written by the supervisor before it forks for the first time; read by control.
+struct alignas(kLine) Header {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t generation;
+  uint64_t size;      // bytes of the whole segment
+  uint32_t capacity;  // slots; a multiple of 64
+  int32_t supervisor;  // pid
+  uint64_t created;   // nanoseconds of CLOCK_MONOTONIC
+  char pool[40];      // NUL-terminated
+  uint8_t reserved[48];
+};
+
+// Protocol and interleavings: shm/doorbell.h.
+struct alignas(kLine) Doorbell {
+  Word ring;      // + 1 by whoever rings (workers, the supervisor's signal handlers); read by the supervisor
+  Word sleeping;  // 1 by the supervisor before it waits; exchanged to 0 by the ringer that will wake it
+  uint8_t reserved[120];
+};
+
+// Written by the supervisor; read by every worker each time it becomes busy or idle. One line, which
+// stays shared in every core's cache because it changes rarely.
+struct alignas(kLine) Published {
+  Word low_water;   // a worker that leaves fewer idle than this behind rings; 0 = nobody rings
+  Word scan_words;  // how many words of Bits hold a live slot (a bound for scans)
+  Word ring_on;     // RingOn: what else the supervisor wants to hear of
+  Word leaving;     // 1: this generation drains; a worker leaves at its next wait
+  Long accept_until;  // while leaving: until then, connections that already wait are still served
+  uint8_t reserved[104];
+};
+enum RingOn : uint32_t {
+  kRingOnStarted = 1,    // a worker became idle for the first time
+  kRingOnCompleted = 2,  // a connection was served
+};
+
+// Written by any worker. Hints and bells only: no decision rests on a count here but the peak, which
+// a lost update can only leave lower by a connection that was over within the same instant.
+struct alignas(kLine) Shared {
+  Word peak_busy;  // most busy at once since the supervisor last exchanged it; raised by workers
+  Word watch;      // armed (1) by the supervisor; the next worker to become busy takes it and rings
+  Word tick;       // second (CLOCK_MONOTONIC, low 32 bits) of the last connection; control waits on it
+  Word refused;    // accepts that failed for want of descriptors or memory (EMFILE, ENOBUFS, ...)
+  uint8_t reserved[112];
+};
+
+// Protocol: shm/tickets.h.
+struct alignas(kLine) Tickets {
+  sem_t start;   // a worker takes one before it runs the handler's `start`
+  sem_t retire;  // a nudged worker that takes one leaves
+  uint8_t reserved[64];
+};
+
+// Sums over the workers that are gone, under a sequence number: odd while the supervisor folds a slot
+// in, so that a reader sees each worker either here or in its slot and never in both or neither.
+struct alignas(kLine) Totals {
+  Word sequence;
+  uint32_t reserved;
+  Long served, failed, rejected;                    // connections
+  Long forked, retired, crashed, timed_out, recycled;  // workers; timed_out counts connections ended
+  Long busy_ns;       // time spent serving
+  Long worker_ns;     // time existed
+  Long at_max_ns;     // time the pool had `max` workers, up to at_max_since
+  Long at_max_since;  // CLOCK_MONOTONIC; 0: it has not now
+  Long queued;        // connections in the accept queue when the supervisor last looked
+  Long max_us;        // longest service time
+  Long histogram[kHistogramBuckets];  // of service times; shm/histogram.h
+};
+
+// Bit i of word w is slot 64·w + i. Set and cleared by the slot's worker; cleared by the supervisor
+// when it has reaped that worker.
+struct Bits {
+  Long idle, busy;
+};
+
+struct alignas(kLine) Slot {
+  // The supervisor's part: before fork, orders to this one worker, after reap.
+  Word pid;          // for show only
+  Word generation;
+  Long forked_at;    // CLOCK_MONOTONIC
+  Long end;          // the number of the connection that must end now; kEndAny: whatever it does
+  Word leave;        // 1: leave at your next wait (recycling: the replacement is there)
+  Word writer;       // debug builds: who is writing this slot (shm/scoreboard.h)
+  uint8_t reserved1[88];
+
+  // The worker's part. `served` and `failed` lie before `begun`, and readers read them in that order:
+  // 0 ≤ begun − served − failed ≤ 1 then holds for what they saw, and figures never fall.
+  alignas(kLine) Word state;  // WorkerState
+  Word starting_step;  // StartingStep, while state is starting
+  Long since;          // CLOCK_MONOTONIC of the last change of state, or of the connection's begin
+  Long served;
+  Long failed;
+  Long begun;          // connections taken; the number of the current or last one
+  Long busy_ns;
+  Long max_us;
+  Long peer[3];        // shm/peer.h
+  Word recycle;        // 1: has served its connections and would like to be replaced
+  Word reserved2;
+  uint8_t reserved3[40];
+
+  alignas(kLine) Word histogram[kHistogramBuckets];
+};
+inline constexpr uint64_t kEndAny = ~uint64_t{0};
+enum class StartingStep : uint32_t { kForked = 0, kWaitsForTicket, kHasTicket };
+
+// One decision and what it was made from. `sequence` is its number (from 1), 0 while it is written.
+struct Decision {
+  Long sequence;
+  Long at;        // CLOCK_MONOTONIC
+  Word action;    // shm/decision.h: Action
+  Word reason;    // Reason
+  Word count;     // workers forked or told to retire
+  Word idle, busy, starting, queued, peak;
+  Word min, max, min_spare, max_spare;
+  Word patience;  // the factor on shrink_after
+  uint32_t reserved;
+};
+
+static_assert(sizeof(Header) == 128 && sizeof(Doorbell) == 128 && sizeof(Published) == 128);
+static_assert(sizeof(Shared) == 128 && sizeof(Tickets) == 128);
+static_assert(sizeof(Totals) % kLine == 0 && offsetof(Totals, served) == 8);
+static_assert(offsetof(Totals, histogram) == 120 && sizeof(Totals) == 2560);
+static_assert(sizeof(Bits) == 16 && sizeof(Decision) == 72);
+static_assert(offsetof(Slot, state) == 128 && offsetof(Slot, since) == 136);
+static_assert(offsetof(Slot, served) == 144 && offsetof(Slot, failed) == 152);
+static_assert(offsetof(Slot, begun) == 160 && offsetof(Slot, peer) == 184);
+static_assert(offsetof(Slot, histogram) == 256 && sizeof(Slot) == 1536);
+
+// Where each part begins. The first six are fixed, the arrays follow by capacity.
+struct Segment {
+  Header header;
+  Doorbell doorbell;
+  Published published;
+  Shared shared;
+  Tickets tickets;
+  Totals totals;
+};
+static_assert(offsetof(Segment, doorbell) == 128 && offsetof(Segment, published) == 256);
+static_assert(offsetof(Segment, shared) == 384 && offsetof(Segment, tickets) == 512);
+static_assert(offsetof(Segment, totals) == 640 && sizeof(Segment) == 3200);
+
+constexpr size_t bits_offset() { return sizeof(Segment); }
+constexpr size_t slots_offset(uint32_t capacity) {
+  return bits_offset() + (size_t{capacity} / kSlotsPerWord * sizeof(Bits) + kLine - 1) / kLine * kLine;
+}
+constexpr size_t decisions_offset(uint32_t capacity) {
+  return slots_offset(capacity) + size_t{capacity} * sizeof(Slot);
+}
+constexpr size_t segment_size(uint32_t capacity) {
+  return decisions_offset(capacity) + kDecisions * sizeof(Decision);
+}
+// max(max, 1024) rounded up to a multiple of 64.
+constexpr uint32_t capacity_for(uint32_t max_workers) {
+  uint32_t wanted = max_workers < kMinCapacity ? kMinCapacity : max_workers;
+  return (wanted + kSlotsPerWord - 1) / kSlotsPerWord * kSlotsPerWord;
+}
+
+}  // namespace preforkd::shm

@@ -1,0 +1,164 @@
+#include "shm/reader.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+
+#include "shm/layout.h"
+
+namespace preforkd::shm {
+namespace {
+
+bool read_exactly(int fd, void* into, size_t size, size_t offset) {
+  auto* at = static_cast<char*>(into);
+  while (size > 0) {
+    ssize_t n = pread(fd, at, size, static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    at += n;
+    offset += static_cast<size_t>(n);
+    size -= static_cast<size_t>(n);
+  }
+  return true;
+}
+
+template <class T>
+T value(const std::atomic<T>& a) {
+  return a.load(std::memory_order_relaxed);  // a private copy: nobody writes it
+}
+
+uint64_t elapsed(Nanoseconds now, Nanoseconds since) { return since && now > since ? now - since : 0; }
+
+void add_totals(Snapshot& s, const Totals& t, Nanoseconds now) {
+  Figures& f = s.figures;
+  f.served = value(t.served);
+  f.failed = value(t.failed);
+  f.rejected = value(t.rejected);
+  f.forked = value(t.forked);
+  f.retired = value(t.retired);
+  f.crashed = value(t.crashed);
+  f.timed_out = value(t.timed_out);
+  f.recycled = value(t.recycled);
+  f.busy_ns = value(t.busy_ns);
+  f.worker_ns = value(t.worker_ns);
+  f.at_max_ns = value(t.at_max_ns) + elapsed(now, value(t.at_max_since));
+  f.max_us = value(t.max_us);
+  for (uint32_t b = 0; b < kHistogramBuckets; ++b) f.histogram[b] = value(t.histogram[b]);
+  s.queued = value(t.queued);
+}
+
+void add_slot(Snapshot& s, const Slot& slot, uint32_t index, Nanoseconds now) {
+  auto state = static_cast<WorkerState>(value(slot.state));
+  if (state == WorkerState::kEmpty || static_cast<uint32_t>(state) >= kWorkerStates) return;
+  WorkerView w;
+  w.slot = index;
+  w.pid = value(slot.pid);
+  w.generation = value(slot.generation);
+  w.state = state;
+  w.waits_for_start_ticket =
+      state == WorkerState::kStarting &&
+      value(slot.starting_step) == static_cast<uint32_t>(StartingStep::kWaitsForTicket);
+  w.since = value(slot.since);
+  w.forked_at = value(slot.forked_at);
+  w.served = value(slot.served);
+  w.failed = value(slot.failed);
+  w.active = value(slot.begun) > w.served + w.failed;
+  w.busy_ns = value(slot.busy_ns) + (w.active ? elapsed(now, w.since) : 0);
+  w.max_us = value(slot.max_us);
+  for (size_t i = 0; i < w.peer.size(); ++i) w.peer[i] = value(slot.peer[i]);
+
+  s.starting += state == WorkerState::kStarting;
+  s.idle += state == WorkerState::kIdle;
+  s.busy += state == WorkerState::kBusy;
+  s.retiring += state == WorkerState::kRetiring;
+  s.active += w.active;
+  Figures& f = s.figures;
+  f.served += w.served;
+  f.failed += w.failed;
+  f.busy_ns += w.busy_ns;
+  f.worker_ns += elapsed(now, w.forked_at);
+  f.max_us = std::max(f.max_us, w.max_us);
+  for (uint32_t b = 0; b < kHistogramBuckets; ++b) f.histogram[b] += value(slot.histogram[b]);
+  s.workers.push_back(w);
+}
+
+}  // namespace
+
+Figures& Figures::operator+=(const Figures& o) {
+  served += o.served;
+  failed += o.failed;
+  rejected += o.rejected;
+  forked += o.forked;
+  retired += o.retired;
+  crashed += o.crashed;
+  timed_out += o.timed_out;
+  recycled += o.recycled;
+  busy_ns += o.busy_ns;
+  worker_ns += o.worker_ns;
+  at_max_ns += o.at_max_ns;
+  max_us = std::max(max_us, o.max_us);
+  for (uint32_t b = 0; b < kHistogramBuckets; ++b) histogram[b] += o.histogram[b];
+  return *this;
+}
+
+std::optional<Snapshot> SegmentReader::read(Nanoseconds now) const {
+  auto head = std::make_unique<Segment>();
+  constexpr int kTries = 100;
+  for (int attempt = 0;; ++attempt) {
+    if (!read_exactly(fd_.get(), head.get(), sizeof *head, 0)) return std::nullopt;
+    const Header& h = head->header;
+    if (h.magic != kMagic || h.version != kLayoutVersion || h.capacity == 0 ||
+        h.capacity > kMaxCapacity || h.capacity % kSlotsPerWord != 0)
+      return std::nullopt;
+    bool last = attempt == kTries;
+    uint32_t sequence = value(head->totals.sequence);
+    if (sequence % 2 != 0 && !last) continue;
+
+    uint32_t slots = std::min(value(head->published.scan_words) * uint64_t{kSlotsPerWord},
+                              uint64_t{h.capacity});
+    auto live = std::make_unique<Slot[]>(slots);
+    if (!read_exactly(fd_.get(), live.get(), slots * sizeof(Slot), slots_offset(h.capacity)))
+      return std::nullopt;
+    Word again, bound;
+    if (!read_exactly(fd_.get(), &again, sizeof again, offsetof(Segment, totals.sequence)) ||
+        !read_exactly(fd_.get(), &bound, sizeof bound, offsetof(Segment, published.scan_words)))
+      return std::nullopt;
+    if (!last && (value(again) != sequence || value(bound) != value(head->published.scan_words)))
+      continue;
+
+    Snapshot s;
+    s.generation = h.generation;
+    s.capacity = h.capacity;
+    s.peak_busy = value(head->shared.peak_busy);
+    add_totals(s, head->totals, now);
+    for (uint32_t i = 0; i < slots; ++i) add_slot(s, live[i], i, now);
+    return s;
+  }
+}
+
+std::vector<DecisionView> SegmentReader::decisions() const {
+  std::vector<DecisionView> found;
+  auto header = std::make_unique<Header>();
+  if (!read_exactly(fd_.get(), header.get(), sizeof *header, 0) || header->magic != kMagic ||
+      header->capacity > kMaxCapacity)
+    return found;
+  auto ring = std::make_unique<Decision[]>(kDecisions);
+  if (!read_exactly(fd_.get(), ring.get(), kDecisions * sizeof(Decision),
+                    decisions_offset(header->capacity)))
+    return found;
+  for (uint32_t i = 0; i < kDecisions; ++i) {
+    const Decision& d = ring[i];
+    if (value(d.sequence) == 0) continue;
+    found.push_back({value(d.sequence), value(d.at), static_cast<Action>(value(d.action)),
+                     static_cast<Reason>(value(d.reason)), value(d.count), value(d.idle),
+                     value(d.busy), value(d.starting), value(d.queued), value(d.peak), value(d.min),
+                     value(d.max), value(d.min_spare), value(d.max_spare), value(d.patience)});
+  }
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return a.number < b.number; });
+  return found;
+}
+
+}  // namespace preforkd::shm

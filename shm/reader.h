@@ -1,0 +1,80 @@
+// Reads a segment from outside: control's view. Everything goes through pread on the read-only
+// descriptor, so that a segment that shrank is a short read and never a SIGBUS, and everything read is
+// bounded: a hostile worker can make the figures of its own pool wrong, and nothing else.
+//
+// Consistency: workers write while this reads. Each slot's `served` and `failed` are read before its
+// `begun` (lower addresses first), so begun − served − failed is 0 or 1 and no sum ever falls. The
+// totals' sequence is read before and after; while the supervisor folds a slot in, the read is done
+// again (at most 100 times: then the supervisor died in the middle, and what was read is used).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "shm/decision.h"
+#include "shm/histogram.h"
+#include "shm/peer.h"
+#include "shm/worker_state.h"
+
+namespace preforkd::shm {
+
+// Sums that only grow, over workers alive and gone. Plain, so that control can add up generations and
+// keep the sums of those that are over. (`worker_ns`, `busy_ns` and `at_max_ns` include what is still
+// going on at the moment of reading.)
+struct Figures {
+  uint64_t served = 0, failed = 0, rejected = 0;  // connections
+  uint64_t forked = 0, retired = 0, crashed = 0, timed_out = 0, recycled = 0;
+  uint64_t busy_ns = 0, worker_ns = 0, at_max_ns = 0;
+  uint64_t max_us = 0;  // the one that is not a sum
+  std::array<uint64_t, kHistogramBuckets> histogram{};
+
+  Figures& operator+=(const Figures& other);
+};
+
+struct WorkerView {
+  uint32_t slot = 0, pid = 0, generation = 0;
+  WorkerState state = WorkerState::kEmpty;
+  bool waits_for_start_ticket = false;
+  Nanoseconds since = 0, forked_at = 0;
+  uint64_t served = 0, failed = 0, busy_ns = 0, max_us = 0;
+  bool active = false;  // has a connection in hand
+  PeerWords peer{};     // of the current connection, or of the last one
+};
+
+struct DecisionView {
+  uint64_t number = 0;
+  Nanoseconds at = 0;
+  Action action{};
+  Reason reason{};
+  uint32_t count = 0, idle = 0, busy = 0, starting = 0, queued = 0, peak = 0;
+  uint32_t min = 0, max = 0, min_spare = 0, max_spare = 0, patience = 0;
+};
+
+struct Snapshot {
+  uint32_t generation = 0, capacity = 0;
+  Figures figures;
+  std::vector<WorkerView> workers;  // live slots only, by slot
+  uint32_t starting = 0, idle = 0, busy = 0, retiring = 0, active = 0;
+  uint32_t peak_busy = 0;  // in the supervisor's current window
+  uint64_t queued = 0;     // when the supervisor last looked; see base/backlog.h for now
+};
+
+class SegmentReader {
+ public:
+  explicit SegmentReader(UniqueFd read_only) : fd_(std::move(read_only)) {}
+
+  // Nothing if the segment is not of this layout (yet): the supervisor writes the header first of all.
+  std::optional<Snapshot> read(Nanoseconds now) const;
+  std::vector<DecisionView> decisions() const;  // oldest first, at most kDecisions
+
+  int fd() const { return fd_.get(); }
+
+ private:
+  UniqueFd fd_;
+};
+
+}  // namespace preforkd::shm

@@ -1,0 +1,111 @@
+// The scoreboard: the supervisor's side of the segment. It prepares a slot before fork, reads what its
+// workers say, and folds a dead worker's figures into the totals. Called by the supervisor only; what
+// workers write is in worker/seat.h, what control reads in shm/reader.h.
+//
+// Which slots are alive is private memory (`alive_`): bits that a dead or hostile worker left set in the
+// shared bitmaps are masked with it and never counted.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/limits.h"
+#include "shm/decision.h"
+#include "shm/peer.h"
+#include "shm/region.h"
+
+namespace preforkd::shm {
+
+// Debug builds: two writers of one slot at once abort, with both in the critical section. Costs
+// nothing otherwise. The supervisor clears a dead worker's mark when it folds its slot.
+class SlotWriter {
+ public:
+#ifdef PREFORKD_DEBUG
+  explicit SlotWriter(Slot& slot);
+  ~SlotWriter();
+  SlotWriter(const SlotWriter&) = delete;
+  SlotWriter& operator=(const SlotWriter&) = delete;
+
+ private:
+  Slot& slot_;
+#else
+  explicit SlotWriter(Slot&) {}
+#endif
+};
+
+// How a worker's life ended, as the supervisor judged it.
+enum class Ending {
+  kRetired,   // surplus, or drained, or asked by a plain TERM
+  kRecycled,  // had served its connections (a program: its one)
+  kCrashed,
+  kTimedOut,  // ended by us: timeouts.start, timeouts.connection, timeouts.drain
+};
+
+struct Counts {
+  uint32_t starting = 0, idle = 0, busy = 0, retiring = 0;
+};
+
+class Scoreboard {
+ public:
+  // Writes the header: the segment becomes readable for control.
+  Scoreboard(const Mapping& mapping, std::string_view pool, uint32_t generation, pid_t supervisor,
+             uint32_t start_tickets, Nanoseconds now);
+
+  // --- before fork ---
+  // The lowest free slot, now `starting`, alive, and zero but for the times. Only if fewer than
+  // capacity() are alive.
+  uint32_t prepare(Nanoseconds now);
+  void forked(uint32_t slot, pid_t pid);
+  void fork_failed(uint32_t slot);
+
+  // --- while they live ---
+  Counts counts() const;
+  uint32_t alive() const { return alive_count_; }
+  bool is_alive(uint32_t slot) const;
+  bool is_idle(uint32_t slot) const;
+  Slot& slot(uint32_t index) const { return mapping_.slot(index); }
+  Segment& segment() const { return mapping_.segment(); }
+  uint32_t capacity() const { return mapping_.capacity(); }
+  // Up to `count` idle slots, those that have been idle longest first.
+  std::vector<uint32_t> idle_longest(uint32_t count) const;
+  uint64_t connections_served() const;  // by the living and the dead; for the breaker
+  uint32_t take_peak();                 // and begins a new window, at what is busy now
+  uint32_t peak() const;
+
+  // --- after reap ---
+  struct Last {  // what the slot said when its worker died
+    WorkerState state = WorkerState::kEmpty;
+    PeerWords peer{};
+    bool active = false;  // had a connection in hand
+    bool recycle = false;
+    uint64_t begun = 0;
+    Nanoseconds since = 0;
+  };
+  Last last_words(uint32_t slot) const;
+  // Folds and frees the slot. A connection in hand counts as `in_hand_served` or as failed.
+  void fold(uint32_t slot, Ending ending, bool in_hand_served, Nanoseconds now);
+
+  // --- for control ---
+  void record(Action action, Reason reason, uint32_t count, const Counts& counts, uint32_t queued,
+              uint32_t peak, const Limits& limits, uint32_t patience, Nanoseconds now);
+  void set_queued(uint32_t queued) { segment().totals.queued.store(queued); }
+  void set_at_max(bool at_max, Nanoseconds now);
+
+ private:
+  void add_to_totals(const Slot& slot, const Last& last, bool in_hand_served, Nanoseconds now);
+  void set_alive(uint32_t slot, bool alive);
+  void publish_scan_words();
+
+  const Mapping& mapping_;
+  const uint32_t generation_;
+  std::vector<uint64_t> alive_;  // private: one bit a slot
+  uint32_t alive_count_ = 0;
+  uint64_t next_decision_ = 1;
+  uint64_t served_by_the_dead_ = 0;
+};
+
+}  // namespace preforkd::shm

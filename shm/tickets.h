@@ -1,0 +1,37 @@
+// Tickets: process-shared POSIX semaphores that count permissions and are never locks. Nobody holds a
+// ticket: taking one consumes it, so that a process may die at any instruction and block nobody.
+//
+// Retire tickets. To let k workers go, the supervisor posts k and nudges the k that have been idle
+// longest. A nudged worker tries one; with it, it removes itself from epoll, makes one last accept, and
+// leaves, or serves if that brought a connection (the ticket is gone then, and nobody minds: workers are
+// counted as gone when they are reaped, tickets never are). Before each decision the supervisor takes
+// back what is left.
+//   A nudged worker that meanwhile took a connection finds the nudge pending at its next wait and tries a
+//   ticket that was taken back or belongs to another round: at most k tickets are out, so at most k leave.
+//   Killed between taking the ticket and leaving: it is gone, which is what the ticket was for.
+//   Supervisor killed between posting and nudging: its workers leave because they are orphans.
+//
+// Start tickets bound how many workers run the handler's `start` at the same time. A worker consumes one
+// (sem_wait, interruptible by a signal) and says so in its slot; the supervisor posts the next when a
+// starter became idle or was reaped.
+//   Killed between sem_wait and saying so: a ticket is lost until no worker is starting, when the
+//   supervisor sets the count right (reset). If all were lost so, with workers waiting and none
+//   starting, it posts one.
+// A supervisor never waits on a semaphore. What a hostile worker posts is bounded by `most`.
+#pragma once
+
+#include <semaphore.h>
+
+#include <cstdint>
+
+namespace preforkd::shm {
+
+void create_tickets(sem_t& tickets, uint32_t count);  // supervisor, before the first fork
+void post_tickets(sem_t& tickets, uint32_t count);    // supervisor
+// Supervisor: takes back what nobody took, at most `most`. Returns how many.
+uint32_t take_back_tickets(sem_t& tickets, uint32_t most);
+bool try_ticket(sem_t& tickets);  // worker; does not block
+// Worker: waits for a ticket. False if a signal came first.
+bool wait_for_ticket(sem_t& tickets);
+
+}  // namespace preforkd::shm
