@@ -14,12 +14,8 @@ LogLevel threshold = LogLevel::kInfo;
 
 }  // namespace
 
-void set_log_sink(LogSink new_sink) {
-  sink = new_sink;
-}
-void set_log_level(LogLevel level) {
-  threshold = level;
-}
+void set_log_sink(LogSink new_sink) { sink = new_sink; }
+void set_log_level(LogLevel level) { threshold = level; }
 
 bool log_level_from_name(std::string_view name, LogLevel& level) {
   static constexpr struct {

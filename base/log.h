@@ -28,21 +28,11 @@ bool log_level_from_name(std::string_view name,
                          LogLevel& level);  // error warning notice info debug
 
 void log(const LogLine& line);
-inline void log_error(std::string_view text) {
-  log({LogLevel::kError, {}, 0, text});
-}
-inline void log_warning(std::string_view text) {
-  log({LogLevel::kWarning, {}, 0, text});
-}
-inline void log_notice(std::string_view text) {
-  log({LogLevel::kNotice, {}, 0, text});
-}
-inline void log_info(std::string_view text) {
-  log({LogLevel::kInfo, {}, 0, text});
-}
-inline void log_debug(std::string_view text) {
-  log({LogLevel::kDebug, {}, 0, text});
-}
+inline void log_error(std::string_view text) { log({LogLevel::kError, {}, 0, text}); }
+inline void log_warning(std::string_view text) { log({LogLevel::kWarning, {}, 0, text}); }
+inline void log_notice(std::string_view text) { log({LogLevel::kNotice, {}, 0, text}); }
+inline void log_info(std::string_view text) { log({LogLevel::kInfo, {}, 0, text}); }
+inline void log_debug(std::string_view text) { log({LogLevel::kDebug, {}, 0, text}); }
 
 // What a person reads of a line: "pool echo: worker 4242: text".
 std::string log_text(const LogLine& line);

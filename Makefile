@@ -1,0 +1,131 @@
+# preforkd. 'make help' lists what there is. One folder of objects per variant: BUILD=release (default), debug, asan, tsan.
+BUILD   ?= release
+PREFIX  ?= /usr/local
+DESTDIR ?=
+OUT     := build/$(BUILD)
+CXX     ?= g++
+VERSION := $(shell sed -n 's/.*kVersion\[\] = "\(.*\)".*/\1/p' base/version.h)
+
+FLAGS_release := -O2 -DNDEBUG
+FLAGS_debug   := -O0 -DPREFORKD_DEBUG
+FLAGS_asan    := -O1 -DPREFORKD_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+FLAGS_tsan    := -O1 -fsanitize=thread
+CXXFLAGS ?= -g
+LANGUAGE      := -std=c++20 -Wall -Wextra -Wshadow -I. -Iworker/include -DPREFORKD_PREFIX='"$(PREFIX)"'
+ALL_CXXFLAGS  := $(LANGUAGE) -Werror -fPIC -fvisibility=hidden $(FLAGS_$(BUILD)) $(CXXFLAGS)
+# The supervisor is forked from for each worker and every library mapped into it is copied each time: it links libc alone.
+STATIC_release := -Wl,--as-needed -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL
+STATIC_debug   := $(STATIC_release)
+HARDEN := -Wl,-z,relro,-z,now
+
+PROGRAMS := preforkd preforkd-supervisor preforkd-control preforkctl
+MAINS    := daemon/main.cc daemon/supervisor_main.cc control/main.cc control/preforkctl.cc
+FOLDERS  := base shm conf systemd worker daemon control
+HANDLERS := $(patsubst handlers/%.cc,$(OUT)/handlers/%.so,$(wildcard handlers/*.cc))
+ARCHIVES := $(FOLDERS:%=$(OUT)/%.a)
+TESTS    := $(OUT)/unit-tests $(OUT)/system-tests
+PARALLEL := $(MAKE) --no-print-directory -j$(shell nproc)
+BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
+
+# Debian packages; each target installs those of its own that are missing.
+FOR_BUILD := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev libcurl4-openssl-dev nlohmann-json3-dev
+FOR_TEST  := libcunit1-dev curl dbus git iproute2 libnss-systemd netcat-openbsd procps rsync systemd
+FOR_LINT  := clang-format clang-tidy shellcheck systemd
+PACKAGES   = $(FOR_BUILD)
+
+.PHONY: all run test unit system bench lint format deps install clean help always
+all: $(PROGRAMS:%=$(OUT)/%) $(HANDLERS)   ## build the programs and the handlers
+
+run: deps                                 ## install what is missing, build, and run on the built-in default
+	@$(PARALLEL) all
+	$(OUT)/preforkd
+
+test: PACKAGES = $(FOR_BUILD) $(FOR_TEST)
+test: deps                                ## the same, and run all tests
+	@$(PARALLEL) all $(TESTS)
+	@$(MAKE) --no-print-directory unit system
+
+unit: $(OUT)/unit-tests                   ## run the unit tests (ONLY=suite picks one)
+	BUILD_DIR=$(CURDIR)/$(OUT) $< $(ONLY)
+system: all $(OUT)/system-tests           ## run the tests of the real programs (ONLY=suite picks one)
+	BUILD_DIR=$(CURDIR)/$(OUT) $(OUT)/system-tests $(ONLY)
+
+bench: deps                               ## measure, and write bench/RESULTS.md
+	@$(PARALLEL) all $(BENCHES)
+	bench/run $(CURDIR)/$(OUT)
+
+$(OUT)/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lconfig++ -lsystemd
+$(OUT)/preforkd-supervisor: $(OUT)/daemon/supervisor_main.o $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -o $@ $^ -ldl
+$(OUT)/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/shm.a $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lmicrohttpd -pthread
+$(OUT)/preforkctl: $(OUT)/control/preforkctl.o $(OUT)/control.a $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lcurl
+$(OUT)/handlers/%.so: $(OUT)/handlers/%.o
+	$(CXX) $(ALL_CXXFLAGS) -shared -o $@ $^
+$(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/control.a $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lconfig++ -lsystemd -lmicrohttpd -lcurl -ldl -pthread
+$(OUT)/system-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/system/*.cc)) $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lcurl -pthread
+$(BENCHES): $(OUT)/bench/%: $(OUT)/bench/%.o $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ $(if $(filter %/bare,$@),-static,) -pthread
+
+# Each folder is an archive of all its files but the mains, so that a program takes in only what it uses.
+define FOLDER
+$(OUT)/$(1).a: $(patsubst %.cc,$(OUT)/%.o,$(filter-out $(MAINS),$(wildcard $(1)/*.cc)))
+	@rm -f $$@
+	ar rcs $$@ $$^
+endef
+$(foreach folder,$(FOLDERS),$(eval $(call FOLDER,$(folder))))
+
+$(OUT)/%.o: %.cc Makefile
+	@mkdir -p $(@D)
+	$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c -o $@ $<
+# The one file that knows PREFIX is compiled again when PREFIX is another one.
+$(OUT)/prefix: always
+	@mkdir -p $(@D); echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' >$@
+$(OUT)/daemon/paths.o: $(OUT)/prefix
+-include $(shell find $(OUT) -name '*.d' 2>/dev/null)
+.SECONDARY:
+
+deps:                                     ## install from Debian what is missing, and nothing else
+	@command -v dpkg-query >/dev/null || { echo "not a Debian: nothing is installed by itself"; exit 0; }; \
+	have=" $$(dpkg-query -W -f='$${db:Status-Status}:$${Package}\n' $(PACKAGES) 2>/dev/null | sed -n 's/^installed://p' | tr '\n' ' ')"; \
+	missing=; sudo=; for p in $(PACKAGES); do case "$$have" in *" $$p "*) ;; *) missing="$$missing $$p" ;; esac; done; \
+	[ -n "$$missing" ] || exit 0; \
+	echo "installing from Debian:$$missing"; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	$$sudo apt-get update -qq && \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+SOURCES = $(shell find $(FOLDERS) handlers tests bench -name '*.cc' -o -name '*.h' -o -name '*.hpp' -o -name '*.c')
+format:                                   ## lay out every source as .clang-format says
+	clang-format -i $(SOURCES)
+lint: PACKAGES = $(FOR_BUILD) $(FOR_TEST) $(FOR_LINT)
+lint: deps                                ## check layout, includes, units, sources (ONLY=units picks one)
+	@SOURCES='$(SOURCES)' ONLY="$(ONLY)" tests/lint $(LANGUAGE)
+
+DEST  := $(DESTDIR)$(PREFIX)
+UNITS := $(DEST)/lib/systemd/system
+install: all                              ## install under DESTDIR and PREFIX; an existing configuration is kept
+	install -D -t $(DEST)/bin $(OUT)/preforkd $(OUT)/preforkctl
+	install -D -t $(DEST)/lib/preforkd $(OUT)/preforkd-supervisor $(OUT)/preforkd-control
+	install -D -m 644 -t $(DEST)/lib/preforkd/handlers $(HANDLERS)
+	install -D -m 644 -t $(DEST)/include/preforkd worker/include/preforkd/*
+	install -D -m 644 -t $(DEST)/share/man/man8 doc/preforkd.8
+	install -D -m 644 -t $(DEST)/share/man/man5 doc/preforkd.conf.5
+	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md systemd/pool-users.conf
+	install -D -m 644 systemd/preforkd.sysusers $(DEST)/lib/sysusers.d/preforkd.conf
+	install -D -m 644 -t $(UNITS) systemd/preforkd.socket
+	sed 's|@PREFIX@|$(PREFIX)|' systemd/preforkd.service.in | install -D -m 644 /dev/stdin $(UNITS)/preforkd.service
+	[ -e $(DESTDIR)/etc/preforkd/preforkd.conf ] || install -D -m 644 -t $(DESTDIR)/etc/preforkd conf/preforkd.conf
+
+# What the assembler takes in, the compiler does not see.
+$(OUT)/conf/builtin.o: conf/preforkd.conf
+$(OUT)/control/page.o: control/page.html
+
+clean:                                    ## remove what was built
+	rm -rf build
+
+help:                                     ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

@@ -1,0 +1,143 @@
+#include "conf/check.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+
+#include "conf/keys.h"
+#include "conf/text.h"
+#include "conf/user.h"
+
+namespace preforkd {
+namespace {
+
+void check_required(const KeyLines& lines, Problems& problems) {
+  for (const Key& key : keys()) {
+    std::string path = path_of(key.section, key.name);
+    if (key.section == Section::kPool && key.presence == Presence::kRequired && !lines.has(path))
+      problems.add(lines.first, path + ": missing; every pool needs one");
+  }
+}
+
+void check_server(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {
+  bool handler = !pool.handler.empty() || lines.wrong("handler");
+  bool program = lines.has("program");
+  if (handler && program)
+    problems.add(std::max(lines.of("handler"), lines.of("program")),
+                 "program: a pool has a handler or a program, not both");
+  if (!handler && !program)
+    problems.add(lines.of("handler"), "handler: missing; every pool needs a handler or a program");
+  if (!pool.program.empty() && !lines.wrong("program") && !pool.program[0].starts_with('/'))
+    problems.add(lines.of("program[0]"),
+                 "program: " + quote(pool.program[0]) + ": expected an absolute path");
+}
+
+void check_limits(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {
+  for (const char* key : {"min", "max", "min_spare", "max_spare"})
+    if (lines.wrong(path_of(Section::kWorkers, key))) return;
+  std::string error = contradiction(pool.limits);
+  if (!error.empty()) problems.add(lines.of("workers"), "workers: " + error);
+}
+
+void check_user(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {
+  if (lines.wrong("user") || lines.wrong("group")) return;
+  std::string error;
+  if (!effective_user(pool.user, "", error))
+    problems.add(lines.of("user"), "user: " + error);
+  else if (!effective_user(pool.user, pool.group, error))
+    problems.add(lines.of("group"), "group: " + error);
+}
+
+void check_names(const LoadedSettings& loaded, Problems& problems) {
+  std::map<std::string, unsigned> taken;
+  for (size_t i = 0; i < loaded.settings.pools.size(); ++i) {
+    const std::string& name = loaded.settings.pools[i].name;
+    unsigned line = loaded.pool_lines[i].of("name");
+    if (name.empty()) continue;
+    auto [first, is_new] = taken.emplace(name, line);
+    if (!is_new)
+      problems.add(line, "name: " + quote(name) + " is the name of the pool on line " +
+                             std::to_string(first->second));
+  }
+}
+
+// Nothing for an address that does not parse, and for port 0, where each gets a port of its own.
+std::string address_key(const std::string& text) {
+  std::string ignored;
+  auto address = parse_listen_address(text, ignored);
+  if (!address || (address->kind == ListenAddress::Kind::kTcp && address->port == 0)) return "";
+  return normalized(*address);
+}
+
+void check_addresses(const LoadedSettings& loaded, Problems& problems) {
+  std::map<std::string, unsigned> taken;
+  for (size_t i = 0; i < loaded.settings.pools.size(); ++i) {
+    const auto& listen = loaded.settings.pools[i].listen;
+    for (size_t j = 0; j < listen.size(); ++j) {
+      unsigned line = loaded.pool_lines[i].of("listen[" + std::to_string(j) + "]");
+      std::string key = address_key(listen[j]);
+      if (key.empty()) continue;
+      auto [first, is_new] = taken.emplace(key, line);
+      if (!is_new)
+        problems.add(line, "listen: " + quote(listen[j]) + " is listened on already by line " +
+                               std::to_string(first->second));
+    }
+  }
+  // The default of control.web has no line of its own: what was written is then at fault.
+  auto used = taken.find(address_key(loaded.settings.control.web));
+  if (used == taken.end() || loaded.lines.wrong("control.web")) return;
+  std::string web = quote(loaded.settings.control.web);
+  if (loaded.lines.has("control.web"))
+    problems.add(
+        loaded.lines.of("control.web"),
+        "control.web: " + web + " is listened on already by line " + std::to_string(used->second));
+  else
+    problems.add(used->second,
+                 "listen: " + web + " is the default of control.web; set that to another or \"\"");
+}
+
+}  // namespace
+
+std::string normalized(const ListenAddress& address) {
+  using Kind = ListenAddress::Kind;
+  if (address.kind == Kind::kSystemd) return "systemd:" + address.path;
+  if (address.kind == Kind::kUnix) {
+    bool abstract = address.path.starts_with('@');
+    return "unix:" + (abstract ? address.path
+                               : std::filesystem::path(address.path).lexically_normal().string());
+  }
+  std::string host = address.host == "*" ? "0.0.0.0" : address.host;
+  std::string port = ":" + std::to_string(address.port);
+  std::string scope = host.substr(std::min(host.find('%'), host.size()));
+  in_addr v4;
+  in6_addr v6;
+  char text[INET6_ADDRSTRLEN] = "";
+  if (inet_pton(AF_INET6, host.substr(0, host.find('%')).c_str(), &v6) == 1)
+    return "[" + std::string(inet_ntop(AF_INET6, &v6, text, sizeof text)) + scope + "]" + port;
+  if (inet_aton(host.c_str(), &v4)) return inet_ntop(AF_INET, &v4, text, sizeof text) + port;
+  for (char& c : host)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  return host + port;
+}
+
+void check_settings(const LoadedSettings& loaded, Problems& problems) {
+  const Settings& settings = loaded.settings;
+  if (settings.pools.empty() && !loaded.lines.wrong("pools"))
+    problems.add(loaded.lines.of("pools"), "pools: expected at least one pool");
+  for (size_t i = 0; i < settings.pools.size(); ++i) {
+    check_required(loaded.pool_lines[i], problems);
+    check_server(settings.pools[i], loaded.pool_lines[i], problems);
+    check_limits(settings.pools[i], loaded.pool_lines[i], problems);
+    check_user(settings.pools[i], loaded.pool_lines[i], problems);
+  }
+  check_names(loaded, problems);
+  check_addresses(loaded, problems);
+  std::string error;
+  if (!settings.control.group.empty() && !find_group(settings.control.group, error))
+    problems.add(loaded.lines.of("control.group"), "control.group: " + error);
+}
+
+}  // namespace preforkd

@@ -1,0 +1,215 @@
+#include "conf/keys.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "base/log.h"
+
+namespace preforkd {
+namespace {
+
+// How many slots a pool's shared memory can have: kMaxCapacity of shm/layout.h.
+constexpr double kMaxWorkers = 65536;
+constexpr double kMaxListen = 64;
+constexpr double kMaxArguments = 4096;
+constexpr double kMaxInt = 2147483647, kMaxUnsigned = 4294967295;
+constexpr double kTenYears = 10.0 * 365 * 24 * 3600;
+constexpr double kTenMilliseconds = 0.01;  // for times of which none at all makes no sense
+
+std::string fine(const std::string&) {
+  return "";
+}
+
+std::string pool_name(const std::string& name) {
+  constexpr std::string_view kFirst = "abcdefghijklmnopqrstuvwxyz0123456789";
+  bool good = !name.empty() && name.size() <= 32 && kFirst.find(name.front()) != kFirst.npos &&
+              name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_.-") == name.npos;
+  return good ? ""
+              : "expected 1 to 32 characters of a-z 0-9 _ . - that begin with a letter or a digit";
+}
+
+std::string address(const std::string& text) {
+  std::string error;
+  parse_listen_address(text, error);
+  return error;
+}
+
+std::string tcp_address(const std::string& text) {
+  std::string error;
+  if (text.empty()) return "";
+  auto parsed = parse_listen_address(text, error);
+  if (parsed && parsed->kind != ListenAddress::Kind::kTcp)
+    return "expected \"host:port\", \"[v6]:port\" or \"\"";
+  return error;
+}
+
+std::string socket_path(const std::string& path) {
+  if (path.empty()) return "";
+  if (path.front() != '/') return "expected an absolute path or \"\"";
+  return address("unix:" + path);
+}
+
+std::string log_level(const std::string& name) {
+  LogLevel ignored;
+  return log_level_from_name(name, ignored) ? "" : "expected error, warning, notice, info or debug";
+}
+
+constexpr SectionRow kSections[] = {
+    {Section::kControl, Section::kFile, "control"},
+    {Section::kLog, Section::kFile, "log"},
+    {Section::kPool, Section::kFile, "pools"},
+    {Section::kWorkers, Section::kPool, "workers"},
+    {Section::kTimeouts, Section::kPool, "timeouts"},
+};
+
+using enum Section;
+using enum Type;
+using enum Presence;
+using Pool = PoolSettings;
+
+// clang-format off
+constexpr Key kKeys[] = {
+  {kControl, kString, "socket", &ControlSettings::socket, kOptional, 0, 0, socket_path,
+   "where preforkctl finds the daemon; \"\" = control.sock in the runtime directory"},
+  {kControl, kString, "group", &ControlSettings::group, kOptional, 0, 0, fine,
+   "besides root and the daemon's own user, its members may change things"},
+  {kControl, kString, "web", &ControlSettings::web, kOptional, 0, 0, tcp_address,
+   "dashboard and metrics, to look at only; \"\" = off"},
+
+  {kLog, kString, "level", &Settings::log_level, kOptional, 0, 0, log_level,
+   "error, warning, notice, info or debug"},
+
+  {kPool, kString, "name", &Pool::name, kRequired, 0, 0, pool_name,
+   "1 to 32 of a-z 0-9 _ . -"},
+  {kPool, kStrings, "listen", &Pool::listen, kRequired, 1, kMaxListen, address,
+   "\"host:port\", \"[v6]:port\", \"unix:/path\", \"systemd:FDNAME\""},
+  {kPool, kInteger, "backlog", &Pool::backlog, kOptional, 1, kMaxInt, fine,
+   "connections that may wait; the kernel caps it at net.core.somaxconn"},
+  {kPool, kString, "handler", &Pool::handler, kAlternative, 0, 0, fine,
+   "a shared object: the name of one that is installed, or a path"},
+  {kPool, kStrings, "program", &Pool::program, kAlternative, 1, kMaxArguments, fine,
+   "a program that speaks on its stdin and stdout"},
+  {kPool, kGroup, "settings", &Pool::settings, kOptional, 0, 0, fine,
+   "the handler's own settings, whatever it understands"},
+  {kPool, kString, "user", &Pool::user, kOptional, 0, 0, fine,
+   "\"\" = the daemon's user; for root, preforkd if it exists, else nobody"},
+  {kPool, kString, "group", &Pool::group, kOptional, 0, 0, fine,
+   "\"\" = the user's own"},
+
+  {kWorkers, kInteger, "min", &Limits::min, kOptional, 0, kMaxWorkers, fine,
+   "workers that always exist"},
+  {kWorkers, kInteger, "max", &Limits::max, kOptional, 1, kMaxWorkers, fine,
+   "workers that may exist at once"},
+  {kWorkers, kInteger, "min_spare", &Limits::min_spare, kOptional, 0, kMaxWorkers, fine,
+   "idle workers kept ready for the next connection"},
+  {kWorkers, kInteger, "max_spare", &Limits::max_spare, kOptional, 0, kMaxWorkers, fine,
+   "idle workers kept above the recent peak when the pool shrinks"},
+  {kWorkers, kInteger, "starting", &Pool::starting, kOptional, 1, kMaxWorkers, fine,
+   "workers that may start at once"},
+  {kWorkers, kSeconds, "shrink_after", &Limits::shrink_after, kOptional, kTenMilliseconds, kTenYears,
+   fine, "a surplus that lasted so long is let go"},
+  {kWorkers, kInteger, "connections", &Pool::connections, kOptional, 0, kMaxUnsigned, fine,
+   "a worker is replaced after about so many; 0 = never"},
+
+  {kTimeouts, kSeconds, "start", &Pool::start_timeout, kOptional, kTenMilliseconds, kTenYears, fine,
+   "for a worker to become ready"},
+  {kTimeouts, kSeconds, "connection", &Pool::connection_timeout, kOptional, 0, kTenYears, fine,
+   "for one connection, after which its worker is killed; 0 = none"},
+  {kTimeouts, kSeconds, "drain", &Pool::drain_timeout, kOptional, 0, kTenYears, fine,
+   "for connections in progress when the pool stops"},
+};
+// clang-format on
+
+// Edits (insert, delete, replace, swap neighbours) that make `b` of `a`.
+size_t edits_between(std::string_view a, std::string_view b) {
+  std::vector<std::vector<size_t>> edits(a.size() + 1, std::vector<size_t>(b.size() + 1));
+  for (size_t i = 0; i <= a.size(); ++i) {
+    for (size_t j = 0; j <= b.size(); ++j) {
+      size_t& best = edits[i][j] = i + j;
+      if (i && j) {
+        best = std::min({edits[i - 1][j] + 1, edits[i][j - 1] + 1,
+                         edits[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
+      }
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        best = std::min(best, edits[i - 2][j - 2] + 1);
+    }
+  }
+  return edits[a.size()][b.size()];
+}
+
+std::string number(double value) {
+  char digits[32];
+  auto end = std::to_chars(digits, digits + sizeof digits, value, std::chars_format::fixed).ptr;
+  return {digits, end};
+}
+
+}  // namespace
+
+std::span<const SectionRow> sections() {
+  return kSections;
+}
+std::span<const Key> keys() {
+  return kKeys;
+}
+
+const Key* find_key(Section section, std::string_view name) {
+  for (const Key& key : kKeys)
+    if (key.section == section && key.name == name) return &key;
+  return nullptr;
+}
+
+const SectionRow* find_section(Section parent, std::string_view name) {
+  for (const SectionRow& row : kSections)
+    if (row.parent == parent && row.name == name) return &row;
+  return nullptr;
+}
+
+std::string path_of(Section section, std::string_view name) {
+  for (const SectionRow& row : kSections)
+    if (row.section == section && section != Section::kPool)
+      return std::string(row.name) + "." + std::string(name);
+  return std::string(name);
+}
+
+std::string expectation(const Key& key) {
+  std::string range = " from " + number(key.least) + " to " + number(key.most);
+  switch (key.type) {
+    case Type::kString:
+      return "a string";
+    case Type::kStrings:
+      return "an array of " + number(key.least) + " to " + number(key.most) + " strings";
+    case Type::kInteger:
+      return "an integer" + range;
+    case Type::kSeconds:
+      return "seconds" + range;
+    case Type::kGroup:
+      return "a group, { ... }";
+  }
+  return "";
+}
+
+std::string suggestion(Section section, std::string_view unknown) {
+  constexpr size_t kLongest = 64;  // a longer one is not a key that was misspelled
+  if (unknown.size() > kLongest) return "";
+  std::string_view closest, home;
+  size_t fewest = std::max<size_t>(1, unknown.size() / 3) + 1;
+  auto consider = [&](std::string_view name) {
+    size_t edits = edits_between(unknown, name);
+    if (edits >= std::min(fewest, name.size())) return;
+    fewest = edits;
+    closest = name;
+  };
+  for (const SectionRow& row : kSections)
+    if (row.parent == section) consider(row.name);
+  for (const Key& key : kKeys) {
+    if (key.section == section) consider(key.name);
+    if (key.name != unknown) continue;
+    for (const SectionRow& row : kSections)
+      if (row.section == key.section) home = row.name;
+  }
+  if (!home.empty()) return " here; it belongs into \"" + std::string(home) + "\"";
+  if (!closest.empty()) return "; did you mean \"" + std::string(closest) + "\"?";
+  return "";
+}
+
+}  // namespace preforkd

@@ -1,0 +1,320 @@
+#include "conf/load.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <libconfig.h++>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/fd.h"
+#include "conf/check.h"
+#include "conf/keys.h"
+#include "conf/literals.h"
+#include "conf/problems.h"
+#include "conf/text.h"
+
+#ifdef __SANITIZE_ADDRESS__
+// libconfig 1.5 loses a few bytes, the string it was in, at each syntax error. Not ours to report.
+extern "C" __attribute__((visibility("default"))) const char* __lsan_default_suppressions() {
+  return "leak:libconfig++.so";
+}
+#endif
+
+namespace preforkd {
+namespace {
+
+using libconfig::Setting;
+using nlohmann::ordered_json;
+
+// A configuration is not a gigabyte from /dev/zero.
+constexpr size_t kLargestFile = size_t{16} << 20;
+
+// What stands there, for "expected ..., not ...".
+std::string describe(const Setting& setting) {
+  switch (setting.getType()) {
+    case Setting::TypeInt:
+      return std::to_string(static_cast<int>(setting));
+    case Setting::TypeInt64:
+      return std::to_string(static_cast<long long>(setting));
+    case Setting::TypeFloat:
+      return float_text(setting);
+    case Setting::TypeString:
+      return quote(setting.c_str());
+    case Setting::TypeBoolean:
+      return static_cast<bool>(setting) ? "true" : "false";
+    case Setting::TypeGroup:
+      return "a group";
+    case Setting::TypeArray:
+      return "an array";
+    default:
+      return "a list";
+  }
+}
+
+std::optional<long long> integer(const Setting& setting) {
+  if (setting.getType() == Setting::TypeInt) return static_cast<int>(setting);
+  if (setting.getType() == Setting::TypeInt64) return static_cast<long long>(setting);
+  return std::nullopt;
+}
+
+// "listen[0]".
+std::string element_path(const std::string& path, size_t index) {
+  std::string out = path;
+  return out.append("[").append(std::to_string(index)).append("]");
+}
+
+// Settings travel as JSON, whose strings are UTF-8.
+bool is_utf8(const std::string& text) {
+  auto kept = ordered_json(text).dump(-1, ' ', false, ordered_json::error_handler_t::ignore);
+  return ordered_json::parse(kept) == text;
+}
+
+// Walks the tree that libconfig made of the file, along the table of keys.
+class Reader {
+ public:
+  Reader(LoadedSettings& loaded, Problems& problems) : loaded_(loaded), problems_(problems) {}
+
+  void read_file(const Setting& root) {
+    read_group(root, Section::kFile, {&loaded_.settings, nullptr}, loaded_.lines);
+  }
+
+ private:
+  void read_group(const Setting& group, Section section, Target target, KeyLines& lines);
+  void read_section(const Setting& setting, const SectionRow& row, Target target, KeyLines& lines);
+  void read_pools(const Setting& list);
+  void read_key(const Setting& setting, const Key& key, Target target, KeyLines& lines);
+
+  // Each takes the value if it is good, or reports it and returns false.
+  bool read(const Setting& setting, const Key& key, KeyLines& lines, uint32_t& value);
+  bool read(const Setting& setting, const Key& key, KeyLines& lines, Nanoseconds& value);
+  bool read(const Setting& setting, const Key& key, KeyLines& lines, std::string& value);
+  bool read(const Setting& setting, const Key& key, KeyLines& lines,
+            std::vector<std::string>& value);
+  bool acceptable(const Setting& setting, const Key& key, const std::string& text);
+  bool read_json(const Setting& setting, const std::string& path, ordered_json& value);
+
+  bool unexpected(const Setting& setting, const std::string& path, const std::string& expected) {
+    problems_.add(setting.getSourceLine(),
+                  path + ": expected " + expected + ", not " + describe(setting));
+    return false;
+  }
+  bool unexpected(const Setting& setting, const Key& key) {
+    return unexpected(setting, path_of(key.section, key.name), expectation(key));
+  }
+  bool not_utf8(const Setting& setting, const std::string& path) {
+    problems_.add(setting.getSourceLine(), path + ": expected UTF-8");
+    return false;
+  }
+
+  LoadedSettings& loaded_;
+  Problems& problems_;
+};
+
+void Reader::read_group(const Setting& group, Section section, Target target, KeyLines& lines) {
+  for (int i = 0; i < group.getLength(); ++i) {
+    const Setting& setting = group[i];
+    std::string_view name = setting.getName();
+    if (const Key* key = find_key(section, name)) {
+      read_key(setting, *key, target, lines);
+    } else if (const SectionRow* row = find_section(section, name)) {
+      read_section(setting, *row, target, lines);
+    } else {
+      problems_.add(setting.getSourceLine(),
+                    path_of(section, name) + ": unknown key" + suggestion(section, name));
+    }
+  }
+}
+
+void Reader::read_section(const Setting& setting, const SectionRow& row, Target target,
+                          KeyLines& lines) {
+  std::string path = path_of(row.parent, row.name);
+  KeyLines::Key& place = lines.keys[path] = {setting.getSourceLine()};
+  if (row.section == Section::kPool && setting.isList()) return read_pools(setting);
+  if (row.section != Section::kPool && setting.isGroup())
+    return read_group(setting, row.section, target, lines);
+  place.wrong = true;
+  unexpected(
+      setting, path,
+      row.section == Section::kPool ? "a list of groups, ( { ... }, ... )" : "a group, { ... }");
+}
+
+void Reader::read_pools(const Setting& list) {
+  for (int i = 0; i < list.getLength(); ++i) {
+    const Setting& group = list[i];
+    if (!group.isGroup()) {
+      loaded_.lines.keys["pools"].wrong = true;
+      unexpected(group, "pools", "a group, { ... }");
+      continue;
+    }
+    PoolSettings pool;
+    KeyLines lines{group.getSourceLine(), {}};
+    read_group(group, Section::kPool, {&loaded_.settings, &pool}, lines);
+    loaded_.settings.pools.push_back(std::move(pool));
+    loaded_.pool_lines.push_back(std::move(lines));
+  }
+}
+
+void Reader::read_key(const Setting& setting, const Key& key, Target target, KeyLines& lines) {
+  KeyLines::Key& place = lines.keys[path_of(key.section, key.name)] = {setting.getSourceLine()};
+  place.wrong = !std::visit([&](auto member) { return read(setting, key, lines, target(member)); },
+                            key.field);
+}
+
+bool Reader::read(const Setting& setting, const Key& key, KeyLines&, uint32_t& value) {
+  auto number = integer(setting);
+  if (!number) return unexpected(setting, key);
+  auto real = static_cast<double>(*number);
+  if (real < key.least || real > key.most) return unexpected(setting, key);
+  value = static_cast<uint32_t>(*number);
+  return true;
+}
+
+bool Reader::read(const Setting& setting, const Key& key, KeyLines&, Nanoseconds& value) {
+  auto number = integer(setting);
+  if (!number && setting.getType() != Setting::TypeFloat) return unexpected(setting, key);
+  double seconds = number ? static_cast<double>(*number) : static_cast<double>(setting);
+  if (!(seconds >= key.least && seconds <= key.most)) return unexpected(setting, key);
+  value = time_from_seconds(seconds);
+  return true;
+}
+
+bool Reader::read(const Setting& setting, const Key& key, KeyLines&, std::string& value) {
+  if (key.type == Type::kGroup) {
+    ordered_json json;
+    if (!setting.isGroup()) return unexpected(setting, key);
+    if (!read_json(setting, path_of(key.section, key.name), json)) return false;
+    value = json.dump();
+    return true;
+  }
+  if (setting.getType() != Setting::TypeString) return unexpected(setting, key);
+  if (!acceptable(setting, key, setting.c_str())) return false;
+  value = setting.c_str();
+  return true;
+}
+
+bool Reader::read(const Setting& setting, const Key& key, KeyLines& lines,
+                  std::vector<std::string>& value) {
+  if (!setting.isArray() && !setting.isList()) return unexpected(setting, key);
+  std::string path = path_of(key.section, key.name);
+  if (setting.getLength() < key.least || setting.getLength() > key.most) {
+    problems_.add(setting.getSourceLine(), path + ": expected " + expectation(key) + ", not " +
+                                               std::to_string(setting.getLength()));
+    return false;
+  }
+  value.clear();
+  bool good = true;
+  for (int i = 0; i < setting.getLength(); ++i) {
+    const Setting& element = setting[i];
+    if (element.getType() != Setting::TypeString) {
+      good = unexpected(element, path, "a string");
+    } else if (!acceptable(element, key, element.c_str())) {
+      good = false;
+    } else {
+      lines.keys[element_path(path, value.size())] = {element.getSourceLine()};
+      value.push_back(element.c_str());
+    }
+  }
+  return good;
+}
+
+bool Reader::acceptable(const Setting& setting, const Key& key, const std::string& text) {
+  std::string path = path_of(key.section, key.name);
+  if (!is_utf8(text)) return not_utf8(setting, path);
+  std::string complaint = key.complaint(text);
+  if (complaint.empty()) return true;
+  problems_.add(setting.getSourceLine(), path + ": " + quote(text) + ": " + complaint);
+  return false;
+}
+
+bool Reader::read_json(const Setting& setting, const std::string& path, ordered_json& value) {
+  bool good = true;
+  switch (setting.getType()) {
+    case Setting::TypeString:
+      value = setting.c_str();
+      return is_utf8(setting.c_str()) || not_utf8(setting, path);
+    case Setting::TypeFloat:
+      value = static_cast<double>(setting);
+      return std::isfinite(static_cast<double>(setting)) ||
+             unexpected(setting, path, "a number that a double can hold");
+    case Setting::TypeBoolean:
+      value = static_cast<bool>(setting);
+      return true;
+    case Setting::TypeGroup:
+      value = ordered_json::object();
+      for (int i = 0; i < setting.getLength(); ++i) {
+        const char* name = setting[i].getName();
+        std::string member = path + "." + name;
+        good = read_json(setting[i], member, value[name]) && good;
+      }
+      return good;
+    case Setting::TypeArray:
+    case Setting::TypeList:
+      value = ordered_json::array();
+      for (int i = 0; i < setting.getLength(); ++i) {
+        auto index = static_cast<size_t>(i);
+        good = read_json(setting[i], element_path(path, index), value.emplace_back()) && good;
+      }
+      return good;
+    default:
+      value = integer(setting).value_or(0);
+      return true;
+  }
+}
+
+void parse(const std::string& text, LoadedSettings& loaded, Problems& problems) {
+  check_literals(text, problems);
+  // What these would make libconfig say or do is worth less than what was found.
+  if (!problems.empty()) return;
+  libconfig::Config config;
+  try {
+    config.readString(text);
+  } catch (const libconfig::ParseException& e) {
+    return problems.add(static_cast<unsigned>(e.getLine()), e.getError());
+  }
+  Reader(loaded, problems).read_file(config.getRoot());
+  check_settings(loaded, problems);
+}
+
+// The whole file, or nothing and why. Anything that can be read will do, a pipe too.
+std::optional<std::string> read_whole(const std::string& path, std::string& error) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+  if (!fd.is_open()) return error = "open " + path + ": " + std::strerror(errno), std::nullopt;
+  std::string text;
+  char buffer[16 * 1024];
+  for (;;) {
+    ssize_t size = ::read(fd.get(), buffer, sizeof buffer);
+    if (size == 0) return text;
+    if (size < 0 && errno == EINTR) continue;
+    if (size < 0) return error = "read " + path + ": " + std::strerror(errno), std::nullopt;
+    text.append(buffer, static_cast<size_t>(size));
+    if (text.size() > kLargestFile)
+      return error = "read " + path + ": larger than 16 MiB", std::nullopt;
+  }
+}
+
+}  // namespace
+
+LoadedSettings load_settings_text(std::string_view text, const std::string& name,
+                                  std::vector<std::string>& errors) {
+  LoadedSettings loaded;
+  loaded.file = name;
+  Problems problems;
+  parse(std::string(text), loaded, problems);
+  problems.tell(name, errors);
+  return loaded;
+}
+
+LoadedSettings load_settings(const std::string& path, std::vector<std::string>& errors) {
+  std::string error;
+  auto text = read_whole(path, error);
+  if (text) return load_settings_text(*text, path, errors);
+  errors.push_back(error);
+  LoadedSettings loaded;
+  loaded.file = path;
+  return loaded;
+}
+
+}  // namespace preforkd

@@ -1,0 +1,49 @@
+// What the daemon tells control in JSON (base/messages.h: kDaemon and kPool), as plain structs. Pure.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/limits.h"
+
+namespace preforkd {
+
+struct DaemonFacts {
+  std::string version;
+  int64_t pid = 0;
+  uint64_t uid = 0;
+  Nanoseconds started = 0;
+  uint64_t reloads = 0;
+  int64_t control_gid = -1;  // whose members may change things; -1: nobody's
+  bool stopping = false;
+  std::vector<std::string> pools;  // in the order of the configuration
+};
+
+struct PoolFacts {
+  struct Generation {
+    uint32_t number = 0;
+    bool over = false;  // all its processes are gone
+  };
+  std::string name, state;
+  std::string reason;  // why it is degraded
+  uint32_t generation = 0;
+  std::vector<Generation> generations;
+  std::vector<std::string> listen;
+  std::vector<ino_t> listen_inodes;
+  uint32_t backlog_limit = 0;
+  Limits limits;
+  uint32_t capacity = 0;
+};
+
+// Nothing if a member is missing or of another type: both ends are of one build, so the other end has
+// gone mad.
+std::optional<DaemonFacts> parse_daemon_facts(std::string_view json);
+std::optional<PoolFacts> parse_pool_facts(std::string_view json);
+
+}  // namespace preforkd

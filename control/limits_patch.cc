@@ -1,0 +1,91 @@
+#include "control/limits_patch.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/messages.h"
+
+namespace preforkd {
+namespace {
+
+using nlohmann::json;
+
+constexpr double kLongest = 1e9;  // seconds, 31 years: what is longer overflows somewhere
+
+struct Field {
+  const char* name;
+  uint32_t bit;
+  uint32_t Limits::*whole;         // a number of workers ...
+  Nanoseconds LimitsPatch::*time;  // ... or a time outside of `limits`; neither: shrink_after
+  bool zero_allowed;
+};
+constexpr Field kFields[] = {
+    {"min", kSetMin, &Limits::min, nullptr, true},
+    {"max", kSetMax, &Limits::max, nullptr, true},
+    {"min_spare", kSetMinSpare, &Limits::min_spare, nullptr, true},
+    {"max_spare", kSetMaxSpare, &Limits::max_spare, nullptr, true},
+    {"shrink_after", kSetShrinkAfter, nullptr, nullptr, true},
+    {"for", 0, nullptr, &LimitsPatch::for_ns, false},
+};
+
+std::string expected(const Field& field, const std::string& what) {
+  return std::string(field.name) + ": expected " + what;
+}
+
+std::string take_whole(const Field& field, const json& value, LimitsPatch& patch) {
+  if (!value.is_number_unsigned() || value.get<uint64_t>() > UINT32_MAX)
+    return expected(field, "a whole number from 0 to 4294967295");
+  patch.limits.*field.whole = static_cast<uint32_t>(value.get<uint64_t>());
+  return "";
+}
+
+std::string take_time(const Field& field, const json& value, LimitsPatch& patch) {
+  double seconds = value.is_number() ? value.get<double>() : -1;
+  bool good = std::isfinite(seconds) && seconds <= kLongest &&
+              (field.zero_allowed ? seconds >= 0 : from_seconds(seconds) > 0);
+  if (!good)
+    return expected(field, std::string("a number of seconds, ") +
+                               (field.zero_allowed ? "0 or more" : "above 0") +
+                               " and at most 1000000000");
+  (field.time ? patch.*field.time : patch.limits.shrink_after) = from_seconds(seconds);
+  return "";
+}
+
+json parse(std::string_view body) { return json::parse(body, nullptr, false); }
+
+// The library prints bytes that are no UTF-8 only when told how.
+std::string quoted(const std::string& name) {
+  return json(name).dump(-1, ' ', true, json::error_handler_t::replace);
+}
+
+}  // namespace
+
+std::variant<LimitsPatch, std::string> parse_limits_patch(std::string_view body) {
+  json object = parse(body);
+  if (object.is_discarded()) return "the body is not JSON";
+  if (!object.is_object()) return "the body is not a JSON object";
+  LimitsPatch patch;
+  for (const auto& [name, value] : object.items()) {
+    auto field = std::find_if(std::begin(kFields), std::end(kFields),
+                              [&](const Field& f) { return f.name == name; });
+    if (field == std::end(kFields))
+      return quoted(name) + " is not a limit: expected min, max, min_spare, max_spare, shrink_after or for";
+    std::string complaint =
+        field->whole ? take_whole(*field, value, patch) : take_time(*field, value, patch);
+    if (!complaint.empty()) return complaint;
+    patch.set |= field->bit;
+  }
+  if (patch.set == 0)
+    return "nothing to change: expected min, max, min_spare, max_spare or shrink_after";
+  return patch;
+}
+
+std::string refuse_body(std::string_view body) {
+  if (body.empty()) return "";
+  json object = parse(body);
+  if (object.is_discarded()) return "the body is not JSON";
+  return object.is_object() && object.empty() ? "" : "this request takes no body, or {}";
+}
+
+}  // namespace preforkd

@@ -1,0 +1,86 @@
+#include "control/pool.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "control/totals.h"
+
+namespace preforkd {
+
+uint64_t Reading::sum(uint32_t shm::Snapshot::*member) const {
+  uint64_t total = 0;
+  for (const auto& snapshot : living) total += snapshot.*member;
+  return total;
+}
+
+void Pool::learn(PoolFacts facts, const shm::Figures& base) {
+  for (auto s = segments_.begin(); s != segments_.end();) {
+    auto named = std::find_if(facts.generations.begin(), facts.generations.end(),
+                              [&](const auto& g) { return g.number == s->first; });
+    if (named == facts.generations.end() && s->second.listed) {
+      if (closing_sent_ == s->first) closing_sent_.reset();
+      s = segments_.erase(s);
+      continue;
+    }
+    if (named != facts.generations.end()) {
+      s->second.listed = true;
+      s->second.over = named->over;
+    }
+    ++s;
+  }
+  facts_ = std::move(facts);
+  base_ = base;
+}
+
+void Pool::learn_segment(uint32_t generation, UniqueFd read_only, uint64_t serial) {
+  Segment segment{shm::SegmentReader(std::move(read_only)), serial};
+  if (facts_)
+    for (const auto& named : facts_->generations) {
+      if (named.number != generation) continue;
+      segment.listed = true;
+      segment.over = named.over;
+    }
+  segments_.insert_or_assign(generation, std::move(segment));
+}
+
+Reading Pool::read(Nanoseconds now) {
+  Reading reading;
+  reading.at = now;
+  reading.figures = base_;
+  uint64_t unfinished_ns = 0;
+  for (const auto& [generation, segment] : segments_) {
+    auto snapshot = segment.reader.read(now);
+    if (!snapshot) continue;
+    snapshot->generation = generation;  // as the daemon says, whatever the memory does
+    if (segment.over) {
+      reading.figures += final_figures(*snapshot);
+      continue;
+    }
+    reading.figures += snapshot->figures;
+    for (auto& worker : snapshot->workers)
+      if (worker.active && worker.since && now > worker.since)
+        unfinished_ns += now - worker.since;
+    reading.living.push_back(std::move(*snapshot));
+  }
+  uint64_t busy_ns = reading.figures.busy_ns;
+  if (busy_ns >= unfinished_ns)
+    finished_floor_ = std::max(finished_floor_, busy_ns - unfinished_ns);
+  reading.finished_ns = finished_floor_;
+  raise_to(floor_, reading.figures);
+  reading.figures = floor_;
+  utilization_.add(now, floor_.busy_ns, floor_.worker_ns);
+  return reading;
+}
+
+std::optional<Pool::Closing> Pool::closing(Nanoseconds now) const {
+  if (closing_sent_) return std::nullopt;
+  for (const auto& [generation, segment] : segments_) {
+    if (!segment.over) continue;
+    Closing closing{generation, base_};
+    if (auto snapshot = segment.reader.read(now)) closing.totals += final_figures(*snapshot);
+    return closing;
+  }
+  return std::nullopt;
+}
+
+}  // namespace preforkd

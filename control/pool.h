@@ -1,0 +1,66 @@
+// One pool as control knows it: what the daemon said of it, and the shared memory of its generations.
+// Its figures are the totals of the generations that are closed (kept by the daemon, see totals.h)
+// plus those of every generation whose segment is here. Single threaded.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "control/facts.h"
+#include "control/utilization.h"
+#include "shm/reader.h"
+
+namespace preforkd {
+
+struct Segment {
+  shm::SegmentReader reader;
+  uint64_t serial;      // no two segments of this process share one
+  bool listed = false;  // the daemon has named this generation
+  bool over = false;    // ... and said that all its processes are gone
+};
+
+// What one look into the memory of a pool gave.
+struct Reading {
+  Nanoseconds at = 0;
+  shm::Figures figures;                // closed generations included; never less than before
+  std::vector<shm::Snapshot> living;   // of the generations that are not over, oldest first
+  uint64_t finished_ns = 0;            // busy_ns without the connections in hand; never less either
+
+  // The sum of one member over the living generations: starting, idle, busy, retiring or active.
+  uint64_t sum(uint32_t shm::Snapshot::*member) const;
+};
+
+class Pool {
+ public:
+  const std::optional<PoolFacts>& facts() const { return facts_; }
+  const std::map<uint32_t, Segment>& segments() const { return segments_; }
+  const Utilization& utilization() const { return utilization_; }
+
+  // A generation that was listed before and is no longer is forgotten: `base` includes it.
+  void learn(PoolFacts facts, const shm::Figures& base);
+  void learn_segment(uint32_t generation, UniqueFd read_only, uint64_t serial);
+
+  // Reads every segment, and takes a sample of the utilisation while at it.
+  Reading read(Nanoseconds now);
+
+  // The totals of a generation that is over, all closed ones before it included, for the daemon to
+  // keep. Of several generations the oldest first; nothing if there is none or it was handed out.
+  struct Closing {
+    uint32_t generation;
+    shm::Figures totals;
+  };
+  std::optional<Closing> closing(Nanoseconds now) const;
+  void closing_sent(uint32_t generation) { closing_sent_ = generation; }
+
+ private:
+  std::optional<PoolFacts> facts_;
+  shm::Figures base_;
+  std::map<uint32_t, Segment> segments_;
+  shm::Figures floor_;  // what was shown already
+  uint64_t finished_floor_ = 0;
+  Utilization utilization_;
+  std::optional<uint32_t> closing_sent_;
+};
+
+}  // namespace preforkd

@@ -1,0 +1,193 @@
+#include "control/routes.h"
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
+
+#include "control/limits_patch.h"
+#include "control/metrics.h"
+#include "control/page.h"
+#include "control/pool_view.h"
+#include "control/status_json.h"
+
+namespace preforkd {
+namespace {
+
+using Outcome = Routes::Outcome;
+
+// What a route's function works with. `pool` is the one that the path names; null if it names none.
+struct Context {
+  Pools& pools;
+  const HttpCall& call;
+  Pool* pool;
+};
+
+HttpReply json_reply(std::string body) {
+  HttpReply reply;
+  reply.body = std::move(body);
+  return reply;
+}
+
+Outcome get_status(const Context& c) {
+  return json_reply(
+      status_json(c.pools.daemon(), view_all(c.pools.shown()), monotonic_now()));
+}
+
+Outcome get_pool(const Context& c) { return json_reply(pool_json(view_of(*c.pool))); }
+
+Outcome get_workers(const Context& c) {
+  return json_reply(workers_json(c.pool->read(monotonic_now())));
+}
+
+Outcome get_decisions(const Context& c) {
+  std::vector<shm::DecisionView> all;
+  for (const auto& [generation, segment] : c.pool->segments()) {
+    auto some = segment.reader.decisions();
+    all.insert(all.end(), some.begin(), some.end());
+  }
+  return json_reply(decisions_json(std::move(all), read_clocks()));
+}
+
+Outcome get_metrics(const Context& c) {
+  MetricsFormat format = metrics_format(c.call.accept);
+  TwoClocks now = read_clocks();
+  double started = now.epoch_seconds -
+                   (to_seconds(now.monotonic) - to_seconds(c.pools.daemon().started));
+  HttpReply reply;
+  reply.body = metrics_text(c.pools.daemon(), view_all(c.pools.shown()), started, format);
+  reply.content_type = metrics_content_type(format);
+  return reply;
+}
+
+Outcome get_page(const Context&) {
+  Page page = make_page();
+  HttpReply reply;
+  reply.body = std::move(page.html);
+  reply.content_type = "text/html; charset=utf-8";
+  reply.policy = std::move(page.policy);
+  return reply;
+}
+
+Outcome ask(ControlAsk what, const Context& c) {
+  Request request;
+  request.ask = what;
+  if (c.pool) {
+    const std::string& name = c.pool->facts()->name;
+    name.copy(request.pool, kPoolNameMax);
+  }
+  return request;
+}
+
+template <ControlAsk what>
+Outcome ask_plainly(const Context& c) {
+  std::string complaint = refuse_body(c.call.body);
+  if (!complaint.empty()) return error_reply(400, complaint);
+  return ask(what, c);
+}
+
+Outcome patch_limits(const Context& c) {
+  auto parsed = parse_limits_patch(c.call.body);
+  if (auto* complaint = std::get_if<std::string>(&parsed)) return error_reply(400, *complaint);
+  const auto& patch = std::get<LimitsPatch>(parsed);
+  auto request = std::get<Request>(ask(ControlAsk::kLimits, c));
+  request.set = patch.set;
+  request.limits = patch.limits;
+  request.for_ns = patch.for_ns;
+  return request;
+}
+
+// A row for each thing that can be asked. "*" stands for the name of a pool. HEAD is GET without the
+// body; the library leaves that out.
+struct Route {
+  const char* method;
+  const char* pattern;
+  Outcome (*respond)(const Context&);
+  bool changes;  // for those who have the right, and not while stopping
+};
+constexpr Route kRoutes[] = {
+    {"GET", "/", get_page, false},
+    {"GET", "/metrics", get_metrics, false},
+    {"GET", "/v1/status", get_status, false},
+    {"GET", "/v1/pools/*", get_pool, false},
+    {"GET", "/v1/pools/*/workers", get_workers, false},
+    {"GET", "/v1/pools/*/decisions", get_decisions, false},
+    {"PATCH", "/v1/pools/*/limits", patch_limits, true},
+    {"POST", "/v1/pools/*/recycle", ask_plainly<ControlAsk::kRecycle>, true},
+    {"POST", "/v1/pools/*/drain", ask_plainly<ControlAsk::kDrain>, true},
+    {"POST", "/v1/pools/*/resume", ask_plainly<ControlAsk::kResume>, true},
+    {"POST", "/v1/reload", ask_plainly<ControlAsk::kReload>, true},
+    {"POST", "/v1/stop", ask_plainly<ControlAsk::kStop>, true},
+};
+
+// Whether the path is of the pattern, and the name that stands where the pattern has its "*".
+bool matches(std::string_view pattern, std::string_view path, std::string_view& name) {
+  size_t star = pattern.find('*');
+  if (star == pattern.npos) return pattern == path;
+  std::string_view before = pattern.substr(0, star), after = pattern.substr(star + 1);
+  if (path.size() <= before.size() + after.size() || !path.starts_with(before) ||
+      !path.ends_with(after))
+    return false;
+  name = path.substr(star, path.size() - before.size() - after.size());
+  return name.find('/') == name.npos;
+}
+
+HttpReply not_allowed(std::string allow) {
+  HttpReply reply = error_reply(405, "this path takes " + allow);
+  reply.allow = std::move(allow);
+  return reply;
+}
+
+}  // namespace
+
+HttpReply error_reply(unsigned status, std::string_view text) {
+  HttpReply reply;
+  reply.status = status;
+  reply.body = error_json(text);
+  return reply;
+}
+
+Outcome Routes::respond(const HttpCall& call) {
+  std::string_view method = call.method == "HEAD" ? "GET" : call.method;
+  if (read_only_ && method != "GET") return not_allowed("GET, HEAD");
+
+  const Route* route = nullptr;
+  std::string allow;
+  std::string_view name;
+  for (const Route& row : kRoutes) {
+    std::string_view candidate;
+    if ((read_only_ && row.changes) || !matches(row.pattern, call.path, candidate)) continue;
+    if (row.method == method) {
+      route = &row;
+      name = candidate;
+    }
+    allow += (allow.empty() ? "" : ", ") + std::string(row.method);
+    if (allow == "GET") allow += ", HEAD";
+  }
+  if (allow.empty()) return error_reply(404, "there is nothing at this path");
+  if (!route) return not_allowed(std::move(allow));
+
+  if (route->changes && !may_change(call.peer, pools_.daemon()))
+    return error_reply(403, "changes are for root, the daemon's user and members of control.group");
+  Pool* pool = name.empty() ? nullptr : pools_.find_shown(name);
+  if (!name.empty() && !pool)
+    return error_reply(404, "there is no pool '" + std::string(name) + "'");
+  if (route->changes && pools_.daemon().stopping)
+    return error_reply(503, "the daemon is stopping");
+  return route->respond({pools_, call, pool});
+}
+
+HttpReply Routes::conclude(const Request& asked, const Answer& answer) {
+  std::string_view text(answer.text, strnlen(answer.text, sizeof answer.text));
+  if (answer.status != 200) {
+    // The daemon's word, but HTTP's final codes only.
+    bool sensible = answer.status > 200 && answer.status <= 599;
+    return error_reply(sensible ? answer.status : 500, text);
+  }
+  if (asked.pool[0] == '\0') return json_reply(done_json(text));
+  // The news of the pool came before this answer, so that it shows what was changed.
+  Pool* pool = pools_.find_shown(asked.pool);
+  if (!pool) return error_reply(404, "there is no pool '" + std::string(asked.pool) + "' any more");
+  return json_reply(pool_json(view_of(*pool)));
+}
+
+}  // namespace preforkd

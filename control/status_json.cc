@@ -1,0 +1,168 @@
+#include "control/status_json.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "control/explain.h"
+#include "shm/peer.h"
+
+namespace preforkd {
+namespace {
+
+using Json = nlohmann::ordered_json;  // members in the order in which a person reads them
+
+// Texts may hold what a hostile worker or a system call left in them; JSON may hold UTF-8 only.
+std::string text_of(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+double age(Nanoseconds now, Nanoseconds then) {
+  return then && now > then ? to_seconds(now - then) : 0.0;
+}
+
+Json utilization(const PoolView& pool) {
+  Json json{{"now", pool.busy_now}};
+  for (size_t i = 0; i < std::size(kWindows); ++i) json[kWindows[i].name] = pool.busy_over[i];
+  return json;
+}
+
+Json service_time(const shm::Figures& figures) {
+  auto times = service_times(figures);
+  if (!times) return {{"p50", nullptr}, {"p90", nullptr}, {"p99", nullptr}, {"max", nullptr}};
+  return {{"p50", times->p50}, {"p90", times->p90}, {"p99", times->p99}, {"max", times->max}};
+}
+
+Json generations(const PoolFacts& facts) {
+  Json list = Json::array();
+  for (const auto& g : facts.generations) list.push_back({{"number", g.number}, {"over", g.over}});
+  return list;
+}
+
+Json pool_object(const PoolView& pool) {
+  const PoolFacts& facts = pool.facts;
+  const shm::Figures& f = pool.reading.figures;
+  return {
+      {"name", facts.name},
+      {"state", facts.state},
+      {"reason", facts.reason},
+      {"generation", facts.generation},
+      {"generations", generations(facts)},
+      {"listen", facts.listen},
+      {"workers",
+       {{"total", pool.total},
+        {"starting", pool.starting},
+        {"idle", pool.idle},
+        {"busy", pool.busy},
+        {"retiring", pool.retiring}}},
+      {"limits",
+       {{"min", facts.limits.min},
+        {"max", facts.limits.max},
+        {"min_spare", facts.limits.min_spare},
+        {"max_spare", facts.limits.max_spare},
+        {"shrink_after", to_seconds(facts.limits.shrink_after)}}},
+      {"capacity", facts.capacity},
+      {"backlog", {{"queued", pool.backlog.queued}, {"limit", pool.backlog.limit}}},
+      {"connections",
+       {{"accepted", pool.accepted()},
+        {"served", f.served},
+        {"failed", f.failed},
+        {"rejected", f.rejected},
+        {"active", pool.active}}},
+      {"utilization", utilization(pool)},
+      {"peak_busy", pool.peak_busy},
+      {"seconds_at_max", to_seconds(f.at_max_ns)},
+      {"busy_seconds", to_seconds(f.busy_ns)},
+      {"worker_seconds", to_seconds(f.worker_ns)},
+      {"lifetime",
+       {{"forked", f.forked},
+        {"retired", f.retired},
+        {"crashed", f.crashed},
+        {"timed_out", f.timed_out},
+        {"recycled", f.recycled}}},
+      {"service_time_us", service_time(f)},
+  };
+}
+
+Json worker_object(const shm::WorkerView& worker, uint32_t generation, Nanoseconds now) {
+  std::string peer = worker.active ? shm::peer_text(worker.peer) : "";
+  return {
+      {"slot", worker.slot},
+      {"pid", worker.pid},
+      {"generation", generation},
+      {"state", worker_state_name(worker.state)},
+      {"state_seconds", age(now, worker.since)},
+      {"served", worker.served},
+      {"failed", worker.failed},
+      {"busy_seconds", to_seconds(worker.busy_ns)},
+      {"peer", peer.empty() ? Json(nullptr) : Json(peer)},
+      {"age_seconds", age(now, worker.forked_at)},
+  };
+}
+
+Json decision_object(const shm::DecisionView& d, const TwoClocks& now) {
+  double seconds_ago = age(now.monotonic, d.at);
+  return {
+      {"number", d.number},
+      {"at", now.epoch_seconds - seconds_ago},
+      {"age_seconds", seconds_ago},
+      {"action", action_name(d.action)},
+      {"reason", reason_name(d.reason)},
+      {"count", d.count},
+      {"inputs",
+       {{"idle", d.idle},
+        {"busy", d.busy},
+        {"starting", d.starting},
+        {"queued", d.queued},
+        {"peak", d.peak},
+        {"min", d.min},
+        {"max", d.max},
+        {"min_spare", d.min_spare},
+        {"max_spare", d.max_spare},
+        {"patience", d.patience}}},
+      {"text", explain(d)},
+  };
+}
+
+}  // namespace
+
+TwoClocks read_clocks() {
+  timespec t{};
+  clock_gettime(CLOCK_REALTIME, &t);
+  return {monotonic_now(), static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) / 1e9};
+}
+
+std::string status_json(const DaemonFacts& daemon, const std::vector<PoolView>& pools,
+                        Nanoseconds now) {
+  Json list = Json::array();
+  for (const auto& pool : pools) list.push_back(pool_object(pool));
+  return text_of({{"version", daemon.version},
+                  {"pid", daemon.pid},
+                  {"uptime_seconds", age(now, daemon.started)},
+                  {"reloads", daemon.reloads},
+                  {"stopping", daemon.stopping},
+                  {"pools", std::move(list)}});
+}
+
+std::string pool_json(const PoolView& pool) { return text_of(pool_object(pool)); }
+
+std::string workers_json(const Reading& reading) {
+  Json list = Json::array();
+  for (const auto& snapshot : reading.living)
+    for (const auto& worker : snapshot.workers)
+      list.push_back(worker_object(worker, snapshot.generation, reading.at));
+  return text_of(list);
+}
+
+std::string decisions_json(std::vector<shm::DecisionView> decisions, const TwoClocks& now) {
+  std::stable_sort(decisions.begin(), decisions.end(),
+                   [](const auto& a, const auto& b) { return a.at < b.at; });
+  Json list = Json::array();
+  for (const auto& decision : decisions) list.push_back(decision_object(decision, now));
+  return text_of(list);
+}
+
+std::string error_json(std::string_view text) { return text_of({{"error", text}}); }
+
+std::string done_json(std::string_view text) { return text_of({{"ok", true}, {"message", text}}); }
+
+}  // namespace preforkd

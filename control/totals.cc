@@ -1,0 +1,62 @@
+#include "control/totals.h"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+namespace preforkd {
+namespace {
+
+// The record: this header, then shm::Figures as it lies in memory. Both ends are this very program on
+// this very machine; a program of another version finds another `version` or `size` and starts from zero.
+struct RecordHeader {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t size;
+};
+constexpr uint64_t kMagic = 0x6c61746f'746b6670;  // "pfktotal"
+constexpr uint32_t kVersion = 1;
+static_assert(std::is_trivially_copyable_v<shm::Figures>);
+
+}  // namespace
+
+shm::Figures final_figures(const shm::Snapshot& snapshot) {
+  shm::Figures f = snapshot.figures;
+  for (const auto& worker : snapshot.workers) {
+    f.failed += worker.active;
+    f.crashed += worker.active;
+    f.retired += !worker.active;
+  }
+  return f;
+}
+
+std::string pack_totals(const shm::Figures& figures) {
+  RecordHeader header{kMagic, kVersion, sizeof figures};
+  std::string bytes(reinterpret_cast<const char*>(&header), sizeof header);
+  bytes.append(reinterpret_cast<const char*>(&figures), sizeof figures);
+  return bytes;
+}
+
+std::optional<shm::Figures> unpack_totals(std::string_view bytes) {
+  RecordHeader header;
+  shm::Figures figures;
+  if (bytes.size() != sizeof header + sizeof figures) return std::nullopt;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  if (header.magic != kMagic || header.version != kVersion || header.size != sizeof figures)
+    return std::nullopt;
+  std::memcpy(&figures, bytes.data() + sizeof header, sizeof figures);
+  return figures;
+}
+
+void raise_to(shm::Figures& floor, const shm::Figures& seen) {
+  using shm::Figures;
+  static constexpr uint64_t Figures::*kMembers[] = {
+      &Figures::served,   &Figures::failed,  &Figures::rejected,  &Figures::forked,
+      &Figures::retired,  &Figures::crashed, &Figures::timed_out, &Figures::recycled,
+      &Figures::busy_ns,  &Figures::worker_ns, &Figures::at_max_ns, &Figures::max_us};
+  for (auto member : kMembers) floor.*member = std::max(floor.*member, seen.*member);
+  for (size_t b = 0; b < floor.histogram.size(); ++b)
+    floor.histogram[b] = std::max(floor.histogram[b], seen.histogram[b]);
+}
+
+}  // namespace preforkd

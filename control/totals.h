@@ -1,0 +1,26 @@
+// What is left of a generation when its last process is gone: its final figures, and the sums of all
+// closed generations of a pool as an opaque record, which the daemon keeps while control may come and
+// go. Pure. Written and read by control alone; the daemon never looks inside.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "shm/reader.h"
+
+namespace preforkd {
+
+// The sums at the end of a generation that nobody works in any more. What its dead left behind is
+// settled: a connection in hand has failed; a live slot without one has retired, one with has crashed.
+shm::Figures final_figures(const shm::Snapshot& snapshot);
+
+std::string pack_totals(const shm::Figures& figures);
+// Nothing if it is not such a record, or one of another version.
+std::optional<shm::Figures> unpack_totals(std::string_view bytes);
+
+// Each member of `floor` becomes at least that of `seen`. Counters that were shown never fall, even if
+// a reading was torn between a worker's stores.
+void raise_to(shm::Figures& floor, const shm::Figures& seen);
+
+}  // namespace preforkd

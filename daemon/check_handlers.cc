@@ -1,0 +1,51 @@
+#include <fcntl.h>
+
+#include "base/error.h"
+#include "conf/pool_json.h"
+#include "conf/user.h"
+#include "daemon/daemon.h"
+#include "daemon/supervisor_args.h"
+
+namespace preforkd {
+namespace {
+
+constexpr int kCheckSeconds = 30;
+
+// What `preforkd-supervisor --check` says of one pool; "" if it has nothing to say.
+std::string trouble_of(const Paths& paths, PoolSettings pool) {
+  std::string error;
+  auto user = effective_user(pool.user, pool.group, error);
+  if (!user) return error;
+  if (!pool.handler.empty()) pool.handler = paths.handler_file(pool.handler);
+  UniqueFd document = make_document(pool_to_json(pool));
+  UniqueFd handler;
+  if (!pool.handler.empty()) handler.reset(open(pool.handler.c_str(), O_RDONLY | O_CLOEXEC));
+  Launch what;
+  what.executable = paths.supervisor;
+  SupervisorArgs args;
+  args.check = true;
+  what.argv = args.to_argv("preforkd: check " + pool.name);
+  what.descriptors = {-1, document.get(), -1, handler.get()};
+  what.user = *user;
+  Finished finished = launch_and_wait(what, kCheckSeconds);
+  if (finished.status == 0) return "";
+  std::string said = finished.output.substr(0, finished.output.find('\n'));
+  if (!said.empty()) return said;
+  return "load " + pool.handler + ": the check died of it (wait status " +
+         std::to_string(finished.status) + ")";
+}
+
+}  // namespace
+
+void check_handlers(const Paths& paths, const LoadedSettings& loaded,
+                    std::vector<std::string>& errors) {
+  for (size_t i = 0; i < loaded.settings.pools.size(); ++i) {
+    const PoolSettings& pool = loaded.settings.pools[i];
+    const char* key = pool.program.empty() ? "handler" : "program";
+    if (pool.program.empty() && pool.handler.empty()) continue;  // reported already
+    std::string trouble = trouble_of(paths, pool);
+    if (!trouble.empty()) errors.push_back(loaded.where(i, key) + ": " + key + ": " + trouble);
+  }
+}
+
+}  // namespace preforkd

@@ -1,0 +1,179 @@
+#include "daemon/control_link.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace preforkd {
+namespace {
+
+constexpr Nanoseconds kFirstPause = 50 * kMillisecond;
+constexpr Nanoseconds kLongestPause = 10 * kSecond;
+constexpr Nanoseconds kLongLife = 10 * kSecond;
+constexpr size_t kMostWaiting = 4096;  // datagrams; a control that reads none of so many is stuck
+
+std::string with_header(ControlNews kind, const std::string& json, const std::string& base) {
+  ControlNewsHeader header;
+  header.kind = kind;
+  header.json_size = static_cast<uint32_t>(json.size());
+  header.base_size = static_cast<uint32_t>(base.size());
+  return std::string(reinterpret_cast<const char*>(&header), sizeof header) + json + base;
+}
+
+template <class T>
+std::string bytes_of(const T& message) {
+  return std::string(reinterpret_cast<const char*>(&message), sizeof message);
+}
+
+}  // namespace
+
+ControlLink::ControlLink(EventLoop& loop, Kind kind, std::string executable, UniqueFd listen_socket,
+                         EffectiveUser user, std::string log_level, Calls calls)
+    : loop_(loop),
+      kind_(kind),
+      executable_(std::move(executable)),
+      listen_socket_(std::move(listen_socket)),
+      user_(std::move(user)),
+      log_level_(std::move(log_level)),
+      calls_(std::move(calls)) {}
+
+ControlLink::~ControlLink() {
+  loop_.cancel(restart_timer_);
+  if (channel_.is_open()) loop_.forget(channel_.fd());
+}
+
+void ControlLink::start() {
+  auto [ours, theirs] = Channel::make_pair();
+  // A burst of news (many pools at once) should fit; what does not waits here.
+  int room = 1 << 20;
+  setsockopt(ours.get(), SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+  Launch what;
+  what.executable = executable_;
+  what.argv = {kind_ == Kind::kWeb ? "preforkd: control web" : "preforkd: control",
+               "--log-level=" + log_level_};
+  if (kind_ == Kind::kWeb) what.argv.emplace_back("--web");
+  what.descriptors = {theirs.get(), listen_socket_.get()};
+  what.user = user_;
+  child_ = launch(what);
+  started_at_ = monotonic_now();
+  channel_ = Channel(std::move(ours));
+  loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t events) {
+    if (events & EPOLLOUT) flush();
+    if (events & (EPOLLIN | EPOLLHUP)) read_channel();
+  });
+  waiting_.clear();
+  told_segments_.clear();
+  calls_.greet(*this);
+}
+
+void ControlLink::start_again() {
+  restart_timer_ = {};
+  try {
+    start();
+  } catch (const std::exception& e) {
+    log_error(e.what());
+    pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
+    restart_timer_ = loop_.after(pause_, [this] { start_again(); });
+  }
+}
+
+bool ControlLink::reaped(pid_t pid, int status) {
+  if (pid != child_.pid) return false;
+  child_ = Child{};
+  if (channel_.is_open()) {
+    loop_.forget(channel_.fd());
+    channel_.close();
+  }
+  if (closing_) return true;
+  log_warning("control " + std::to_string(pid) + " died (" +
+              (WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
+                                   : "status " + std::to_string(WEXITSTATUS(status))) +
+              "): starting another");
+  if (monotonic_now() - started_at_ >= kLongLife) pause_ = 0;
+  restart_timer_ = loop_.after(pause_, [this] { start_again(); });
+  pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
+  return true;
+}
+
+void ControlLink::close() {
+  closing_ = true;
+  loop_.cancel(restart_timer_);
+  if (!channel_.is_open()) return;
+  flush();
+  loop_.forget(channel_.fd());
+  channel_.close();
+}
+
+// --- news ----------------------------------------------------------------------------------------
+
+void ControlLink::push(std::string bytes, int descriptor) {
+  if (!channel_.is_open()) return;  // the next process is greeted with everything
+  // A copy: the original may be gone by the time there is room.
+  UniqueFd copy(descriptor >= 0 ? fcntl(descriptor, F_DUPFD_CLOEXEC, 3) : -1);
+  waiting_.push_back({std::move(bytes), std::move(copy)});
+  flush();
+  if (waiting_.size() > kMostWaiting) child_.signal(SIGKILL);
+}
+
+void ControlLink::flush() {
+  while (!waiting_.empty()) {
+    News& next = waiting_.front();
+    auto sent = channel_.send(std::as_bytes(std::span(next.bytes)), {}, next.descriptor.get());
+    if (sent == Channel::Sent::kFull) return loop_.change(channel_.fd(), EPOLLIN | EPOLLOUT);
+    waiting_.pop_front();  // sent, or nobody will ever read it
+  }
+  if (channel_.is_open()) loop_.change(channel_.fd(), EPOLLIN);
+}
+
+void ControlLink::tell_daemon(const std::string& json) {
+  push(with_header(ControlNews::kDaemon, json, ""));
+}
+
+void ControlLink::tell_pool(const std::string& json, const std::string& base) {
+  push(with_header(ControlNews::kPool, json, base));
+}
+
+void ControlLink::tell_segment(const std::string& pool, uint32_t generation, int read_only_fd) {
+  if (!channel_.is_open() || !told_segments_.emplace(pool, generation).second) return;
+  SegmentNews news;
+  news.generation = generation;
+  pool.copy(news.pool, kPoolNameMax);
+  push(bytes_of(news), read_only_fd);
+}
+
+void ControlLink::answer(uint32_t id, uint32_t status, const std::string& text) {
+  Answer a;
+  a.id = id;
+  a.status = status;
+  text.copy(a.text, sizeof a.text - 1);
+  push(bytes_of(a));
+}
+
+// --- requests ------------------------------------------------------------------------------------
+
+void ControlLink::read_channel() {
+  Channel::Datagram datagram;
+  while (channel_.is_open()) {
+    Channel::Got got = channel_.receive(datagram);
+    if (got == Channel::Got::kNothing) return;
+    if (got == Channel::Got::kGone) {
+      loop_.forget(channel_.fd());
+      channel_.close();
+      if (!closing_) child_.signal(SIGKILL);  // without a channel it is of no use
+      return;
+    }
+    if (kind_ == Kind::kWeb || datagram.bytes.size() < sizeof(Request)) continue;
+    Request request;
+    datagram.bytes.copy(reinterpret_cast<char*>(&request), sizeof request);
+    request.pool[kPoolNameMax] = '\0';
+    calls_.on_request(request, datagram.bytes.substr(sizeof request));
+  }
+}
+
+}  // namespace preforkd

@@ -1,0 +1,75 @@
+// The daemon's end of the two control processes: starts them, restarts them when they die (the pools do not
+// notice), tells them what is true, and passes on what the full one asks. The listening sockets are the
+// daemon's, so that a client that connects while control is being restarted waits and is not refused.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "base/channel.h"
+#include "base/loop.h"
+#include "base/messages.h"
+#include "daemon/launch.h"
+
+namespace preforkd {
+
+class Pool;
+
+class ControlLink {
+ public:
+  enum class Kind { kFull, kWeb };  // kWeb has no way to ask: what it sends is thrown away
+
+  // `greet` is called for each new process: it tells it everything. `on_request` gets what the full one asks,
+  // with the bytes behind the Request.
+  struct Calls {
+    std::function<void(ControlLink&)> greet;
+    std::function<void(const Request&, std::string)> on_request;
+  };
+  ControlLink(EventLoop& loop, Kind kind, std::string executable, UniqueFd listen_socket,
+              EffectiveUser user, std::string log_level, Calls calls);
+  ~ControlLink();
+
+  void start();  // throws SysError
+  bool reaped(pid_t pid, int status);
+  void close();       // the process ends when its channel does
+  void kill() { child_.signal(9); }
+  bool is_running() const { return child_.is_running(); }
+
+  void tell_daemon(const std::string& json);
+  void tell_pool(const std::string& json, const std::string& base);
+  // Each segment once to each process.
+  void tell_segment(const std::string& pool, uint32_t generation, int read_only_fd);
+  void answer(uint32_t id, uint32_t status, const std::string& text);
+  int listen_fd() const { return listen_socket_.get(); }
+
+ private:
+  struct News {
+    std::string bytes;
+    UniqueFd descriptor;
+  };
+  void push(std::string bytes, int descriptor = -1);
+  void flush();
+  void read_channel();
+  void start_again();
+
+  EventLoop& loop_;
+  const Kind kind_;
+  const std::string executable_;
+  UniqueFd listen_socket_;
+  const EffectiveUser user_;
+  const std::string log_level_;
+  Calls calls_;
+  Child child_;
+  Channel channel_;
+  std::deque<News> waiting_;  // what the channel had no room for, in order
+  std::set<std::pair<std::string, uint32_t>> told_segments_;
+  bool closing_ = false;
+  Nanoseconds pause_ = 0;
+  Nanoseconds started_at_ = 0;
+  EventLoop::TimerId restart_timer_{};
+};
+
+}  // namespace preforkd

@@ -1,0 +1,312 @@
+#include "daemon/daemon.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "conf/user.h"
+#include "daemon/facts.h"
+#include "daemon/session.h"
+
+namespace preforkd {
+namespace {
+
+// Beyond timeouts.drain: for TERM, KILL and the last messages.
+constexpr Nanoseconds kFinishGrace = 5 * kSecond;
+constexpr Nanoseconds kStopGrace = 3 * kSecond;
+constexpr Nanoseconds kControlGrace = 1 * kSecond;
+
+EffectiveUser user_of(const std::string& user, const std::string& group) {
+  std::string error;
+  auto found = effective_user(user, group, error);
+  if (!found) throw ConfigError(error);
+  return *found;
+}
+
+}  // namespace
+
+Daemon::Daemon(const Paths& paths, std::string file, LoadedSettings loaded)
+    : paths_(paths),
+      file_(std::move(file)),
+      settings_(std::move(loaded.settings)),
+      started_(monotonic_now()) {
+  std::string error;
+  if (!settings_.control.group.empty())
+    if (auto gid = find_group(settings_.control.group, error)) control_gid_ = *gid;
+}
+
+Daemon::~Daemon() {
+  links_.clear();
+  pools_.clear();
+  if (!control_path_.empty()) unlink(control_path_.c_str());
+}
+
+// --- start-up ------------------------------------------------------------------------------------
+
+void Daemon::catch_signals() {
+  // What a dead supervisor leaves is ours to reap, and to end.
+  if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0) throw SysError("become child subreaper", errno);
+  signal(SIGPIPE, SIG_IGN);
+  sigset_t ours;
+  sigemptyset(&ours);
+  for (int s : {SIGCHLD, SIGTERM, SIGQUIT, SIGINT, SIGHUP, SIGUSR2}) sigaddset(&ours, s);
+  sigprocmask(SIG_BLOCK, &ours, nullptr);
+  signals_.reset(signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_.is_open()) throw SysError("signalfd", errno);
+  loop_.watch(signals_.get(), EPOLLIN, [this](uint32_t) { on_signals(); });
+}
+
+void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
+  std::vector<std::string> errors;
+  for (const PoolSettings& pool : settings_.pools)
+    opened_.push_back(
+        open_listeners(pool.listen, static_cast<int>(pool.backlog), inherited, errors));
+  for (const auto& left : inherited)
+    if (left.fd.is_open()) log_warning("systemd passed socket " + left.name + ", which no pool uses");
+
+  // The control socket: one that answers belongs to another preforkd.
+  std::string path = settings_.control.socket.empty() ? paths_.runtime + "/control.sock"
+                                                      : settings_.control.socket;
+  ListenAddress address;
+  address.kind = ListenAddress::Kind::kUnix;
+  address.path = path;
+  auto open_control = [&errors](const ListenAddress& at, UniqueFd& into) {
+    try {
+      into = Listener::open(at, 128).release_fd();
+      return true;
+    } catch (const std::exception& e) {
+      errors.push_back(std::string("control: ") + e.what());
+      return false;
+    }
+  };
+  if (open_control(address, control_socket_)) control_path_ = path;
+  std::string error;
+  if (!settings_.control.web.empty())
+    if (auto web = parse_listen_address(settings_.control.web, error)) open_control(*web, web_socket_);
+
+  if (errors.empty()) return;
+  for (size_t i = 0; i + 1 < errors.size(); ++i) log_error(errors[i]);
+  throw std::runtime_error(errors.back());
+}
+
+void Daemon::start_pools() {
+  LogLevel level = LogLevel::kInfo;
+  log_level_from_name(settings_.log_level, level);
+  for (size_t i = 0; i < settings_.pools.size(); ++i) {
+    const PoolSettings& pool = settings_.pools[i];
+    PoolOwner& owner = *this;
+    pools_.push_back(std::make_unique<Pool>(loop_, owner, paths_, pool,
+                                            user_of(pool.user, pool.group), std::move(opened_[i]),
+                                            level));
+  }
+  opened_.clear();
+  for (auto& pool : pools_) {
+    for (const Listener& listener : pool->listeners())
+      log({LogLevel::kInfo, pool->settings().name, 0, "listening on " + listener.address()});
+    pool->start();
+  }
+}
+
+void Daemon::start_control() {
+  EffectiveUser user = user_of("", "");
+  auto add = [&](ControlLink::Kind kind, UniqueFd socket) {
+    ControlLink::Calls calls;
+    calls.greet = [this](ControlLink& link) { greet(link); };
+    calls.on_request = [this](const Request& r, std::string bytes) { on_request(r, std::move(bytes)); };
+    links_.push_back(std::make_unique<ControlLink>(loop_, kind, paths_.control, std::move(socket),
+                                                   user, settings_.log_level, std::move(calls)));
+    links_.back()->start();
+  };
+  add(ControlLink::Kind::kFull, std::move(control_socket_));
+  if (web_socket_.is_open()) add(ControlLink::Kind::kWeb, std::move(web_socket_));
+  feed_watchdog();
+}
+
+void Daemon::run() {
+  notify_state();
+  loop_.run();
+}
+
+// --- signals and children ------------------------------------------------------------------------
+
+void Daemon::on_signals() {
+  signalfd_siginfo info;
+  while (read(signals_.get(), &info, sizeof info) == sizeof info) {
+    switch (info.ssi_signo) {
+      case SIGCHLD:
+        reap();
+        break;
+      case SIGTERM:
+      case SIGQUIT:
+        phase_ == Phase::kRunning ? finish() : stop_now();
+        break;
+      case SIGINT:
+        stop_now();
+        break;
+      case SIGHUP:
+        reload();
+        break;
+      case SIGUSR2:
+        log_warning("upgrade in place is not supported yet");
+        break;
+    }
+  }
+}
+
+void Daemon::reap() {
+  for (;;) {
+    int status = 0;
+    pid_t pid = waitpid(-1, &status, WNOHANG);
+    if (pid < 0 && errno == EINTR) continue;
+    if (pid <= 0) break;
+    // Neither: a worker whose supervisor died, or, as PID 1 of a container, a stranger.
+    bool ours = std::any_of(pools_.begin(), pools_.end(),
+                            [&](auto& pool) { return pool->reaped(pid, status); }) ||
+                std::any_of(links_.begin(), links_.end(),
+                            [&](auto& link) { return link->reaped(pid, status); });
+    if (!ours) log_debug("reaped " + std::to_string(pid));
+  }
+  close_when_over();
+}
+
+// --- the end -------------------------------------------------------------------------------------
+
+void Daemon::finish() {
+  if (phase_ != Phase::kRunning) return;
+  phase_ = Phase::kFinishing;
+  log_info("stopping: connections in service are finished first");
+  notify_.stopping("Stopping: finishing connections in service");
+  tell_daemon_facts();
+  Nanoseconds longest = 0;
+  for (auto& pool : pools_) {
+    longest = std::max(longest, pool->settings().drain_timeout);
+    pool->finish();
+  }
+  notify_.extend_timeout(longest + 2 * kFinishGrace);
+  end_timer_ = loop_.after(longest + kFinishGrace, [this] { stop_now(); });
+  close_when_over();
+}
+
+void Daemon::stop_now() {
+  if (phase_ == Phase::kClosing) return;
+  if (phase_ == Phase::kRunning) {
+    log_info("stopping at once");
+    notify_.stopping("Stopping at once");
+  }
+  phase_ = Phase::kFinishing;
+  tell_daemon_facts();
+  for (auto& pool : pools_) pool->stop_now();
+  loop_.cancel(end_timer_);
+  end_timer_ = loop_.after(kStopGrace, [this] {
+    for (auto& pool : pools_) pool->kill_all();
+  });
+  close_when_over();
+}
+
+void Daemon::close_when_over() {
+  if (phase_ == Phase::kFinishing &&
+      std::all_of(pools_.begin(), pools_.end(), [](auto& pool) { return pool->is_over(); })) {
+    phase_ = Phase::kClosing;
+    loop_.cancel(end_timer_);
+    for (auto& link : links_) link->close();
+    end_timer_ = loop_.after(kControlGrace, [this] {
+      for (auto& link : links_) link->kill();
+    });
+  }
+  if (phase_ == Phase::kClosing &&
+      std::none_of(links_.begin(), links_.end(), [](auto& link) { return link->is_running(); })) {
+    end_the_rest();
+    loop_.stop();
+  }
+}
+
+// Children that a program left in a session of its own, for instance: nothing of ours outlives us.
+void Daemon::end_the_rest() {
+  for (int round = 0; round < 100; ++round) {
+    std::vector<pid_t> left = own_children();
+    if (left.empty()) return;
+    for (pid_t pid : left) kill(pid, SIGKILL);
+    while (waitpid(-1, nullptr, 0) > 0) {
+    }
+  }
+}
+
+// --- what others are told ------------------------------------------------------------------------
+
+void Daemon::on_pool_changed(const std::string& name) {
+  if (Pool* pool = find_pool(name)) tell_pool_facts(*pool);
+  notify_state();
+  close_when_over();
+}
+
+void Daemon::greet(ControlLink& link) {
+  std::vector<std::string> names;
+  for (const auto& pool : pools_) names.push_back(pool->settings().name);
+  link.tell_daemon(
+      daemon_facts(started_, reloads_, control_gid_, phase_ != Phase::kRunning, names));
+  for (const auto& pool : pools_) {
+    link.tell_pool(pool_facts(*pool), pool->base());
+    for (const auto& g : pool->generations())
+      link.tell_segment(pool->settings().name, g->number(), g->segment());
+  }
+}
+
+void Daemon::tell_daemon_facts() {
+  std::vector<std::string> names;
+  for (const auto& pool : pools_) names.push_back(pool->settings().name);
+  std::string json =
+      daemon_facts(started_, reloads_, control_gid_, phase_ != Phase::kRunning, names);
+  for (auto& link : links_) link->tell_daemon(json);
+}
+
+void Daemon::tell_pool_facts(const Pool& pool) {
+  std::string json = pool_facts(pool);
+  for (auto& link : links_) {
+    for (const auto& g : pool.generations())
+      link->tell_segment(pool.settings().name, g->number(), g->segment());
+    link->tell_pool(json, pool.base());
+  }
+}
+
+// READY as soon as every pool has had its chance: one that cannot run does not keep the others waiting.
+void Daemon::notify_state() {
+  if (pools_.size() != settings_.pools.size() || links_.empty() || phase_ != Phase::kRunning) return;
+  std::string status;
+  size_t running = 0, starting = 0;
+  for (const auto& pool : pools_) {
+    running += pool->state() == PoolState::kRunning;
+    starting += pool->state() == PoolState::kStarting;
+    if (pool->state() == PoolState::kRunning) continue;
+    status += std::string("; ") + pool->settings().name + " is " + pool_state_name(pool->state());
+    if (!pool->reason().empty()) status += ": " + pool->reason();
+  }
+  status = std::to_string(running) + " of " + std::to_string(pools_.size()) + " pools running" + status;
+  if (said_ready_ || starting > 0) return notify_.status(status);
+  said_ready_ = true;
+  log_info("ready: " + status + "; control socket " + control_path_);
+  notify_.ready(status);
+}
+
+void Daemon::feed_watchdog() {
+  Nanoseconds interval = Notify::watchdog_interval();
+  if (interval == 0) return;
+  notify_.watchdog();
+  for (auto& pool : pools_) pool->ping();
+  watchdog_timer_ = loop_.after(interval / 2, [this] { feed_watchdog(); });
+}
+
+Pool* Daemon::find_pool(const std::string& name) {
+  auto found = std::find_if(pools_.begin(), pools_.end(),
+                            [&](const auto& pool) { return pool->settings().name == name; });
+  return found == pools_.end() ? nullptr : found->get();
+}
+
+}  // namespace preforkd

@@ -1,0 +1,51 @@
+#include "daemon/facts.h"
+
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/version.h"
+
+namespace preforkd {
+
+using nlohmann::json;
+
+std::string daemon_facts(Nanoseconds started, uint64_t reloads, int64_t control_gid, bool stopping,
+                         const std::vector<std::string>& pools) {
+  return json{{"version", kVersion},   {"pid", getpid()},
+              {"uid", geteuid()},      {"started_ns", started},
+              {"reloads", reloads},    {"control_gid", control_gid},
+              {"stopping", stopping},  {"pools", pools}}
+      .dump();
+}
+
+std::string pool_facts(const Pool& pool) {
+  const Limits& l = pool.limits();
+  json generations = json::array(), listen = json::array(), inodes = json::array();
+  for (const auto& g : pool.generations())
+    generations.push_back(
+        {{"number", g->number()}, {"over", g->state() == Generation::State::kOver}});
+  for (const Listener& listener : pool.listeners()) {
+    listen.push_back(listener.address());
+    inodes.push_back(listener.inode());
+  }
+  return json{{"name", pool.settings().name},
+              {"state", pool_state_name(pool.state())},
+              {"reason", pool.reason()},
+              {"generation", pool.generation()},
+              {"generations", generations},
+              {"listen", listen},
+              {"listen_inodes", inodes},
+              {"backlog_limit", pool.settings().backlog},
+              {"limits",
+               {{"min", l.min},
+                {"max", l.max},
+                {"min_spare", l.min_spare},
+                {"max_spare", l.max_spare},
+                {"shrink_after", to_seconds(l.shrink_after)}}},
+              {"capacity", pool.capacity()}}
+      // A reason may hold bytes of a file name; what is not UTF-8 is replaced.
+      .dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+}  // namespace preforkd

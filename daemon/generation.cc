@@ -1,0 +1,171 @@
+#include "daemon/generation.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "daemon/session.h"
+
+namespace preforkd {
+namespace {
+
+constexpr Nanoseconds kRepeat = 1 * kSecond;
+constexpr Nanoseconds kSilence = 5 * kSecond;
+constexpr Nanoseconds kOrphanLook = 100 * kMillisecond;
+constexpr Nanoseconds kTermToKill = 1 * kSecond;
+
+}  // namespace
+
+Generation::Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number, std::string pool,
+                       Child child, UniqueFd channel, UniqueFd read_only_segment)
+    : loop_(loop),
+      owner_(owner),
+      number_(number),
+      pool_(std::move(pool)),
+      child_(std::move(child)),
+      channel_(std::move(channel)),
+      segment_(std::move(read_only_segment)) {
+  loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t) { read_channel(); });
+}
+
+Generation::~Generation() {
+  if (channel_.is_open()) loop_.forget(channel_.fd());
+  loop_.cancel(repeat_timer_);
+  loop_.cancel(orphan_timer_);
+}
+
+// --- messages ------------------------------------------------------------------------------------
+
+void Generation::read_channel() {
+  Channel::Datagram datagram;
+  for (;;) {
+    Channel::Got got = channel_.receive(datagram);
+    if (got == Channel::Got::kNothing) return;
+    auto report = got == Channel::Got::kMessage ? datagram.as<Report>() : std::nullopt;
+    if (!report) {
+      loop_.forget(channel_.fd());
+      channel_.close();
+      // It should be dying; if it only closed its channel, it is of no use any more.
+      child_.signal(SIGKILL);
+      return;
+    }
+    last_heard_ = monotonic_now();
+    report->text[sizeof report->text - 1] = '\0';
+    if (report->type == ReportType::kAck) {
+      note_ack(report->number);
+      continue;
+    }
+    if (report->type == ReportType::kReady && state_ == State::kStarting)
+      state_ = State::kServing;
+    owner_.on_report(number_, *report);
+  }
+}
+
+void Generation::order(Order order, OnDone on_done) {
+  if (!has_supervisor()) {
+    if (on_done) on_done(false);
+    return;
+  }
+  order.number = next_order_++;
+  if (outstanding_.empty()) last_heard_ = monotonic_now();  // silence counts from here
+  outstanding_.emplace(order.number, Outstanding{order, std::move(on_done)});
+  send(order);
+  if (repeat_timer_.second == 0)
+    repeat_timer_ = loop_.after(kRepeat, [this] { repeat_orders(); });
+}
+
+void Generation::send(const Order& order) {
+  channel_.send_struct(order);  // full or gone: the repetition, or the death, will tell
+}
+
+void Generation::note_ack(uint32_t number) {
+  auto found = outstanding_.find(number);
+  if (found == outstanding_.end()) return;  // of a repetition
+  OnDone on_done = std::move(found->second.on_done);
+  outstanding_.erase(found);
+  if (outstanding_.empty()) loop_.cancel(repeat_timer_);
+  if (on_done) on_done(true);
+}
+
+void Generation::repeat_orders() {
+  repeat_timer_ = {};
+  if (outstanding_.empty() || !has_supervisor()) return;
+  if (state_ != State::kStarting && monotonic_now() - last_heard_ >= kSilence) {
+    log({LogLevel::kError, pool_, 0,
+         "supervisor " + std::to_string(child_.pid) + " has been silent for 5 s: killed"});
+    child_.signal(SIGKILL);
+    return;
+  }
+  for (const auto& [number, waiting] : outstanding_) send(waiting.order);
+  repeat_timer_ = loop_.after(kRepeat, [this] { repeat_orders(); });
+}
+
+void Generation::drain(Nanoseconds timeout, bool finish_queue) {
+  if (!serves()) return;
+  const bool was_starting = state_ == State::kStarting;
+  state_ = State::kDraining;
+  // One that still preloads has served nobody, and would not read the order for long.
+  if (was_starting) return child_.signal(SIGKILL);
+  Order o;
+  o.type = OrderType::kDrain;
+  o.drain = timeout;
+  o.finish_queue = finish_queue;
+  order(o);
+}
+
+void Generation::stop() {
+  if (!has_supervisor()) return kill_all();
+  const bool was_starting = state_ == State::kStarting;
+  state_ = State::kDraining;
+  if (was_starting) return child_.signal(SIGKILL);
+  Order o;
+  o.type = OrderType::kStop;
+  order(o);
+}
+
+void Generation::kill_all() {
+  if (has_supervisor()) child_.signal(SIGKILL);
+  signal_session(child_.pid, SIGKILL);
+  orphans_until_ = 0;
+}
+
+// --- the end -------------------------------------------------------------------------------------
+
+void Generation::supervisor_died(int status, Nanoseconds patience) {
+  if (channel_.is_open()) read_channel();  // its last words
+  if (channel_.is_open()) loop_.forget(channel_.fd());
+  channel_.close();
+  loop_.cancel(repeat_timer_);
+  state_ = State::kOrphaned;
+  if (orphans_until_ != 0) orphans_until_ = monotonic_now() + patience;  // 0: kill_all()
+  auto waiting = std::move(outstanding_);
+  outstanding_.clear();
+  for (auto& [number, entry] : waiting)
+    if (entry.on_done) entry.on_done(false);
+  owner_.on_supervisor_death(number_, status);
+  wait_for_orphans();
+}
+
+// A look each 100 ms while there are any, and not at each death: thousands may be dying.
+void Generation::wait_for_orphans() {
+  orphan_timer_ = {};
+  if (children_in_session(child_.pid).empty()) {
+    state_ = State::kOver;
+    owner_.on_over(number_);  // may destroy this
+    return;
+  }
+  const Nanoseconds now = monotonic_now();
+  if (now >= orphans_until_) {
+    if (!orphans_termed_)
+      log({LogLevel::kWarning, pool_, 0,
+           "workers of generation " + std::to_string(number_) + " are not done in time: ended"});
+    signal_session(child_.pid, orphans_termed_ ? SIGKILL : SIGTERM);
+    orphans_termed_ = true;
+    orphans_until_ = now + kTermToKill;
+  }
+  orphan_timer_ = loop_.at(std::min(now + kOrphanLook, orphans_until_), [this] { wait_for_orphans(); });
+}
+
+}  // namespace preforkd

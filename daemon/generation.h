@@ -1,0 +1,92 @@
+// One incarnation of a pool, as the daemon sees it: a supervisor process, the channel to it, and the
+// segment it works in. Owned by its Pool. It begins with a launch and is over when the supervisor and every
+// process of its session are gone.
+//
+// Orders are idempotent. Each is repeated every second until it is acknowledged; a supervisor that says
+// nothing for 5 s while an order waits is killed (its workers finish, the pool starts the next one). While
+// it preloads it obeys nothing, and is not held to that.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+
+#include "base/channel.h"
+#include "base/loop.h"
+#include "base/messages.h"
+#include "daemon/launch.h"
+
+namespace preforkd {
+
+// What a generation tells its pool. Called from the event loop.
+class GenerationOwner {
+ public:
+  virtual void on_report(uint32_t generation, const Report& report) = 0;
+  virtual void on_over(uint32_t generation) = 0;  // no process is left
+  virtual void on_supervisor_death(uint32_t generation, int status) = 0;
+
+ protected:
+  ~GenerationOwner() = default;
+};
+
+class Generation {
+ public:
+  enum class State {
+    kStarting,  // launched, not ready: preloading, starting its first workers
+    kServing,
+    kDraining,  // was told to drain or stop
+    kOrphaned,  // the supervisor is gone, workers may still serve
+    kOver,
+  };
+
+  Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number, std::string pool, Child child,
+             UniqueFd channel, UniqueFd read_only_segment);
+  ~Generation();
+  Generation(const Generation&) = delete;
+  Generation& operator=(const Generation&) = delete;
+
+  uint32_t number() const { return number_; }
+  State state() const { return state_; }
+  pid_t supervisor() const { return child_.pid; }
+  int segment() const { return segment_.get(); }
+  bool has_supervisor() const { return state_ < State::kOrphaned; }
+  bool serves() const { return state_ <= State::kServing; }
+
+  // `on_done` is called when the supervisor acknowledged, or with false when it died before.
+  using OnDone = std::function<void(bool)>;
+  void order(Order order, OnDone on_done = {});
+  void drain(Nanoseconds timeout, bool finish_queue);
+  void stop();  // end everything now
+  void kill_all();
+
+  // The daemon reaped this generation's supervisor. Its orphans have `patience` to finish.
+  void supervisor_died(int status, Nanoseconds patience);
+
+ private:
+  struct Outstanding {
+    Order order;
+    OnDone on_done;
+  };
+  void read_channel();
+  void note_ack(uint32_t number);
+  void repeat_orders();
+  void send(const Order& order);
+  void wait_for_orphans();
+
+  EventLoop& loop_;
+  GenerationOwner& owner_;
+  const uint32_t number_;
+  const std::string pool_;
+  Child child_;
+  Channel channel_;
+  UniqueFd segment_;
+  State state_ = State::kStarting;
+  std::map<uint32_t, Outstanding> outstanding_;  // by order number
+  uint32_t next_order_ = 1;
+  Nanoseconds last_heard_ = 0;
+  EventLoop::TimerId repeat_timer_{}, orphan_timer_{};
+  Nanoseconds orphans_until_ = kNever;  // then TERM, and a second later KILL
+  bool orphans_termed_ = false;
+};
+
+}  // namespace preforkd

@@ -1,0 +1,189 @@
+#include "daemon/launch.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string_view>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "systemd/notify.h"
+
+namespace preforkd {
+namespace {
+
+constexpr int kAboveAll = 1024;  // where descriptors wait while 3, 4, 5, ... are filled
+
+struct Trouble {
+  char step[16];
+  int error;
+};
+
+std::vector<std::string> child_environment() {
+  std::vector<std::string> kept;
+  for (char** e = environ; *e; ++e) {
+    std::string_view entry = *e, name = entry.substr(0, entry.find('='));
+    if (std::find(std::begin(kSystemdVariables), std::end(kSystemdVariables), name) ==
+        std::end(kSystemdVariables))
+      kept.emplace_back(entry);
+  }
+  return kept;
+}
+
+std::vector<char*> pointers(const std::vector<std::string>& strings) {
+  std::vector<char*> p;
+  for (const auto& s : strings) p.push_back(const_cast<char*>(s.c_str()));
+  p.push_back(nullptr);
+  return p;
+}
+
+// In the child. Returns only on failure.
+Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executable, int report,
+               char* const* argv, char* const* environment) {
+  auto trouble = [](const char* step) {
+    Trouble t{};
+    std::strncpy(t.step, step, sizeof t.step - 1);
+    t.error = errno;
+    return t;
+  };
+  if (setsid() < 0) return trouble("session");
+  for (int s = 1; s < NSIG; ++s) signal(s, SIG_DFL);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+
+  // Out of the way first: a source may itself be 3, 4 or 5.
+  std::vector<int> sources = what.descriptors;
+  for (int& fd : sources)
+    if (fd >= 0 && (fd = fcntl(fd, F_DUPFD_CLOEXEC, kAboveAll)) < 0) return trouble("descriptors");
+  if ((executable = fcntl(executable, F_DUPFD_CLOEXEC, kAboveAll)) < 0 ||
+      (report = fcntl(report, F_DUPFD_CLOEXEC, kAboveAll)) < 0)
+    return trouble("descriptors");
+  if (what.output >= 0 && dup2(what.output, 1) < 0) return trouble("descriptors");
+  int null = open("/dev/null", O_RDONLY);
+  if (null < 0 || dup2(null, 0) < 0) return trouble("descriptors");
+  for (size_t i = 0; i < sources.size(); ++i) {
+    int target = 3 + static_cast<int>(i);
+    if (sources[i] < 0)
+      close(target);
+    else if (dup2(sources[i], target) < 0)
+      return trouble("descriptors");
+  }
+  // All others are CLOEXEC, as everything here is, but a parent may have left us something.
+  int first_other = 3 + static_cast<int>(sources.size());
+  if (syscall(SYS_close_range, first_other, kAboveAll - 1, 0) < 0)
+    for (int fd = first_other; fd < kAboveAll; ++fd) close(fd);
+
+  if (what.user.change) {
+    if (setgroups(groups.size(), groups.data()) < 0) return trouble("groups");
+    if (setresgid(what.user.gid, what.user.gid, what.user.gid) < 0) return trouble("group");
+    if (setresuid(what.user.uid, what.user.uid, what.user.uid) < 0) return trouble("user");
+  }
+  syscall(SYS_execveat, executable, "", argv, environment, AT_EMPTY_PATH);
+  Trouble t = trouble("exec");
+  // `report` was moved; tell through the copy.
+  [[maybe_unused]] ssize_t ignored = write(report, &t, sizeof t);
+  _exit(127);
+}
+
+// The user's supplementary groups, with the primary group that the settings name.
+std::vector<gid_t> groups_of(const EffectiveUser& user) {
+  std::vector<gid_t> groups(64);
+  auto count = static_cast<int>(groups.size());
+  while (getgrouplist(user.name.c_str(), user.gid, groups.data(), &count) < 0)
+    groups.resize(static_cast<size_t>(count));
+  groups.resize(static_cast<size_t>(count));
+  return groups;
+}
+
+}  // namespace
+
+void Child::signal(int number) const {
+  if (pidfd.is_open()) syscall(SYS_pidfd_send_signal, pidfd.get(), number, nullptr, 0);
+}
+
+Child launch(const Launch& what) {
+  const std::string verb = "start " + what.executable;
+  UniqueFd executable(open(what.executable.c_str(), O_PATH | O_CLOEXEC));
+  if (!executable.is_open()) throw SysError(verb, errno);
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) < 0) throw SysError(verb + ": pipe", errno);
+  UniqueFd from_child(ends[0]), to_parent(ends[1]);
+  auto groups = what.user.change ? groups_of(what.user) : std::vector<gid_t>{};
+  auto environment = child_environment();
+  auto argv = pointers(what.argv), envp = pointers(environment);
+
+  Child child;
+  child.pid = fork();
+  if (child.pid < 0) throw SysError(verb + ": fork", errno);
+  if (child.pid == 0) {
+    Trouble t = become(what, groups, executable.get(), to_parent.get(), argv.data(), envp.data());
+    [[maybe_unused]] ssize_t ignored = write(to_parent.get(), &t, sizeof t);
+    _exit(127);
+  }
+  to_parent.reset();
+  Trouble t{};
+  ssize_t n;
+  do n = read(from_child.get(), &t, sizeof t);
+  while (n < 0 && errno == EINTR);
+  if (n == sizeof t) {
+    waitpid(child.pid, nullptr, 0);
+    throw SysError(verb + ": " + t.step, t.error);
+  }
+  child.pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, child.pid, 0)));
+  if (!child.pidfd.is_open()) {
+    int error = errno;
+    kill(child.pid, SIGKILL);
+    waitpid(child.pid, nullptr, 0);
+    throw SysError(verb + ": pidfd_open", error);
+  }
+  return child;
+}
+
+UniqueFd make_document(const std::string& text) {
+  UniqueFd fd(memfd_create("preforkd-settings", MFD_CLOEXEC));
+  if (!fd.is_open()) throw SysError("memfd_create", errno);
+  if (write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    throw SysError("write settings", errno);
+  return fd;
+}
+
+Finished launch_and_wait(Launch what, int seconds) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) < 0) throw SysError("pipe", errno);
+  UniqueFd from_child(ends[0]), output(ends[1]);
+  what.output = output.get();
+  Child child = launch(what);
+  output.reset();
+
+  Finished finished;
+  const Nanoseconds deadline = monotonic_now() + static_cast<uint64_t>(seconds) * kSecond;
+  char buffer[1024];
+  for (;;) {
+    Nanoseconds now = monotonic_now();
+    pollfd p{from_child.get(), POLLIN, 0};
+    int left = now < deadline ? static_cast<int>((deadline - now) / kMillisecond) + 1 : 0;
+    if (poll(&p, 1, left) <= 0) {
+      if (left > 0) continue;  // EINTR
+      child.signal(SIGKILL);
+      break;
+    }
+    ssize_t n = read(from_child.get(), buffer, sizeof buffer);
+    if (n <= 0) break;
+    finished.output.append(buffer, static_cast<size_t>(n));
+  }
+  while (waitpid(child.pid, &finished.status, 0) < 0 && errno == EINTR) {
+  }
+  return finished;
+}
+
+}  // namespace preforkd

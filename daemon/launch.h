@@ -1,0 +1,46 @@
+// Starts the daemon's children: the one function by which a supervisor or a control process comes to be,
+// in a fixed order: session, descriptors, groups, user, exec. A fresh address space for everything that is
+// not trusted; a child that fails before its exec says at which step and why.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "conf/user.h"
+
+namespace preforkd {
+
+struct Launch {
+  std::string executable;         // opened by the daemon: the child's user need not be able to reach it
+  std::vector<std::string> argv;  // argv[0] is the title that ps shows
+  std::vector<int> descriptors;   // become 3, 4, 5, ... in the child; -1 leaves a hole
+  int output = -1;                // becomes descriptor 1; -1: the daemon's own
+  EffectiveUser user;
+};
+
+struct Child {
+  pid_t pid = 0;
+  UniqueFd pidfd;
+  bool is_running() const { return pid > 0; }
+  void signal(int number) const;  // through the pidfd: never a stranger
+};
+
+// Descriptor 0 is /dev/null, 2 is the daemon's; nothing else is inherited. Its own session, no blocked
+// signals, the environment without systemd's variables. Throws SysError "start EXECUTABLE: STEP: reason".
+Child launch(const Launch& what);
+
+// A memfd with this text, for a child to read. Throws SysError.
+UniqueFd make_document(const std::string& text);
+
+// What `launch` ran wrote to its output, after it ended; `seconds` bounds it (then it is killed and the
+// status is that of a KILL).
+struct Finished {
+  int status = 0;  // of waitpid
+  std::string output;
+};
+Finished launch_and_wait(Launch what, int seconds);
+
+}  // namespace preforkd

@@ -1,0 +1,130 @@
+#include "daemon/listener.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <stdexcept>
+
+#include "base/error.h"
+
+namespace preforkd {
+namespace {
+
+// Whether nobody listens on a Unix socket that lies at this path: left behind by a crash.
+bool is_stale(const SocketAddress& address) {
+  UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  return probe.is_open() && connect(probe.get(), address.get(), address.length) < 0 &&
+         errno == ECONNREFUSED;
+}
+
+bool is_socket(const std::string& path) {
+  struct stat s {};
+  return lstat(path.c_str(), &s) == 0 && S_ISSOCK(s.st_mode);
+}
+
+void bind_or_throw(int fd, const SocketAddress& address, const ListenAddress& wanted) {
+  const std::string verb = "bind " + to_string(address);
+  if (bind(fd, address.get(), address.length) == 0) return;
+  bool on_disk = wanted.kind == ListenAddress::Kind::kUnix && wanted.path.front() == '/';
+  if (errno == EADDRINUSE && on_disk && is_socket(wanted.path) && is_stale(address)) {
+    unlink(wanted.path.c_str());
+    if (bind(fd, address.get(), address.length) == 0) return;
+  }
+  throw SysError(verb, errno);
+}
+
+}  // namespace
+
+Listener::Listener(UniqueFd fd, bool inherited) : fd_(std::move(fd)), inherited_(inherited) {
+  SocketAddress bound;
+  bound.length = sizeof bound.storage;
+  struct stat s {};
+  if (getsockname(fd_.get(), bound.get(), &bound.length) < 0) throw SysError("getsockname", errno);
+  if (fstat(fd_.get(), &s) < 0) throw SysError("fstat listen socket", errno);
+  address_ = to_string(bound);
+  inode_ = s.st_ino;
+}
+
+Listener::~Listener() {
+  struct stat s {};
+  if (fd_.is_open() && !unlink_path_.empty() && lstat(unlink_path_.c_str(), &s) == 0 &&
+      s.st_ino == unlink_inode_)
+    unlink(unlink_path_.c_str());
+}
+
+Listener Listener::open(const ListenAddress& wanted, int backlog) {
+  SocketAddress address = resolve(wanted);
+  const std::string text = to_string(address);
+  const int family = address.storage.ss_family;
+  UniqueFd fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.is_open()) throw SysError("socket for " + text, errno);
+  int on = 1;
+  // So that a restart need not wait for the connections of before in TIME_WAIT.
+  if (family != AF_UNIX) setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  // "[::]:80" and "0.0.0.0:80" are two addresses, whatever net.ipv6.bindv6only says.
+  if (family == AF_INET6) setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+  bind_or_throw(fd.get(), address, wanted);
+  const bool on_disk = family == AF_UNIX && wanted.path.front() == '/';
+  if (on_disk && chmod(wanted.path.c_str(), 0666) < 0) throw SysError("chmod " + text, errno);
+  if (listen(fd.get(), backlog) < 0) throw SysError("listen " + text, errno);
+  Listener listener(std::move(fd), false);
+  struct stat s {};
+  if (on_disk && lstat(wanted.path.c_str(), &s) == 0) {
+    listener.unlink_path_ = wanted.path;
+    listener.unlink_inode_ = s.st_ino;
+  }
+  return listener;
+}
+
+Listener Listener::adopt(UniqueFd fd, const std::string& name) {
+  int listening = 0, type = 0;
+  socklen_t size = sizeof listening;
+  if (getsockopt(fd.get(), SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) < 0 || !listening ||
+      getsockopt(fd.get(), SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_STREAM)
+    throw std::runtime_error("systemd:" + name + ": not a listening stream socket");
+  fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
+  return Listener(std::move(fd), true);
+}
+
+void Listener::close_the_door() {
+  if (!inherited_) listen(fd_.get(), 0);
+}
+
+void Listener::give_up() {
+  if (!inherited_) shutdown(fd_.get(), SHUT_RDWR);
+}
+
+std::vector<Listener> open_listeners(const std::vector<std::string>& listen, int backlog,
+                                     std::vector<InheritedSocket>& inherited,
+                                     std::vector<std::string>& errors) {
+  std::vector<Listener> listeners;
+  for (const std::string& text : listen) {
+    try {
+      std::string error;
+      auto address = parse_listen_address(text, error);
+      if (!address) throw std::runtime_error(text + ": " + error);
+      if (address->kind != ListenAddress::Kind::kSystemd) {
+        listeners.push_back(Listener::open(*address, backlog));
+        continue;
+      }
+      bool any = false;  // several sockets may share a name
+      for (auto& socket : inherited) {
+        if (socket.name != address->path || !socket.fd.is_open()) continue;
+        listeners.push_back(Listener::adopt(std::move(socket.fd), socket.name));
+        any = true;
+      }
+      if (!any)
+        throw std::runtime_error("listen " + text + ": systemd passed no socket of that name");
+    } catch (const std::exception& e) {
+      errors.emplace_back(e.what());
+    }
+  }
+  return listeners;
+}
+
+}  // namespace preforkd

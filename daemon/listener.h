@@ -1,0 +1,60 @@
+// A listen socket of a pool: made by the daemon, or inherited from systemd. Supervisors and workers get
+// copies of the descriptor and never this object.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "base/address.h"
+#include "base/fd.h"
+#include "systemd/inherited.h"
+
+namespace preforkd {
+
+class Listener {
+ public:
+  // Non-blocking, CLOEXEC, listening. Throws SysError "bind ADDRESS: reason". A stale Unix socket at the path
+  // is replaced, one that somebody listens on is not; the new one may be connected to by everybody (0666),
+  // as a TCP port may.
+  static Listener open(const ListenAddress& address, int backlog);
+  // One that systemd passed. Throws std::runtime_error if it is no listening stream socket.
+  static Listener adopt(UniqueFd fd, const std::string& name);
+
+  Listener(Listener&&) noexcept = default;
+  Listener& operator=(Listener&&) noexcept = default;
+  ~Listener();
+
+  int fd() const { return fd_.get(); }
+  // For a socket that lives otherwise (control's): the descriptor alone, nothing is removed any more.
+  UniqueFd release_fd() {
+    unlink_path_.clear();
+    return std::move(fd_);
+  }
+  const std::string& address() const { return address_; }  // in force: with the real port
+  ino_t inode() const { return inode_; }
+
+  // Stopping, step 1: lets in no more than a single new connection, so that the queue runs empty.
+  void close_the_door();
+  // Stopping, step 2: refuses from now on, whoever still holds a copy. Not for inherited ones, which outlive us.
+  void give_up();
+
+ private:
+  Listener(UniqueFd fd, bool inherited);
+
+  UniqueFd fd_;
+  bool inherited_ = false;
+  std::string address_;
+  std::string unlink_path_;  // "" = nothing to remove
+  ino_t unlink_inode_ = 0;   // only if it is still ours
+  ino_t inode_ = 0;
+};
+
+// All listeners of one pool's `listen`. `inherited` loses the ones that are taken. Adds what failed to
+// `errors`, one complete message each.
+std::vector<Listener> open_listeners(const std::vector<std::string>& listen, int backlog,
+                                     std::vector<InheritedSocket>& inherited,
+                                     std::vector<std::string>& errors);
+
+}  // namespace preforkd

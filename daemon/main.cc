@@ -1,0 +1,154 @@
+// preforkd: the daemon's start-up sequence.
+#include <getopt.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/process_title.h"
+#include "base/version.h"
+#include "conf/builtin.h"
+#include "conf/print.h"
+#include "daemon/daemon.h"
+#include "systemd/inherited.h"
+#include "systemd/journal.h"
+
+namespace preforkd {
+namespace {
+
+constexpr char kDefaultFile[] = "/etc/preforkd/preforkd.conf";
+constexpr char kUsage[] =
+    "usage: preforkd [-c FILE] [-t] [-T] [--runtime-dir DIR] [--version] [--help]\n"
+    "\n"
+    "A preforking TCP server. Runs in the foreground; stop it with ^C or SIGTERM.\n"
+    "\n"
+    "  -c FILE            the configuration (default: /etc/preforkd/preforkd.conf if it is\n"
+    "                     there, else a built-in one: echo on 127.0.0.1:7007)\n"
+    "  -t                 check the configuration and exit\n"
+    "  -T                 print the configuration as it will be used and exit\n"
+    "  --runtime-dir DIR  where the control socket is made\n"
+    "\n"
+    "Exit status: 0; 64 usage; 78 configuration; 71 system; 70 internal.\n";
+
+struct Options {
+  std::string file, runtime_dir;
+  bool check = false, print = false, help = false, version = false;
+};
+
+bool parse_options(int argc, char** argv, Options& options) {
+  enum { kRuntimeDir = 256, kVersionOption };
+  static const option kLong[] = {{"runtime-dir", required_argument, nullptr, kRuntimeDir},
+                                 {"version", no_argument, nullptr, kVersionOption},
+                                 {"help", no_argument, nullptr, 'h'},
+                                 {}};
+  for (int o; (o = getopt_long(argc, argv, "c:tTh", kLong, nullptr)) != -1;) {
+    switch (o) {
+      case 'c':
+        options.file = optarg;
+        break;
+      case 't':
+        options.check = true;
+        break;
+      case 'T':
+        options.print = true;
+        break;
+      case kRuntimeDir:
+        options.runtime_dir = optarg;
+        break;
+      case kVersionOption:
+        options.version = true;
+        break;
+      case 'h':
+        options.help = true;
+        break;
+      default:
+        return false;
+    }
+  }
+  if (optind < argc) std::fprintf(stderr, "preforkd: unexpected argument \"%s\"\n", argv[optind]);
+  return optind == argc;
+}
+
+// The file that is used without -c; "": the built-in default.
+std::string file_to_use(const Options& options) {
+  if (!options.file.empty()) return options.file;
+  return access(kDefaultFile, F_OK) == 0 ? kDefaultFile : "";
+}
+
+// Everything that is wrong, in the settings and in what they name, in one go.
+LoadedSettings load_and_check(const std::string& file, const Paths& paths) {
+  std::vector<std::string> errors;
+  LoadedSettings loaded =
+      file.empty() ? load_settings_text(builtin_conf_text(), std::string(kBuiltinName), errors)
+                   : load_settings(file, errors);
+  check_handlers(paths, loaded, errors);
+  if (!errors.empty()) throw ConfigError(errors);
+  return loaded;
+}
+
+int run(int argc, char** argv) {
+  // 1. What is asked.
+  Options options;
+  if (!parse_options(argc, argv, options)) {
+    std::fputs(kUsage, stderr);
+    return static_cast<int>(ExitCode::kUsage);
+  }
+  if (options.help) return std::fputs(kUsage, stdout), 0;
+  if (options.version) return std::printf("preforkd %s\n", kVersion), 0;
+  // 2. Where things are.
+  Paths paths = Paths::find(options.runtime_dir);
+  // 3. The configuration, checked whole before anything listens.
+  std::string file = file_to_use(options);
+  LoadedSettings loaded = load_and_check(file, paths);
+  if (options.print) return std::fputs(print_settings(loaded.settings).c_str(), stdout), 0;
+  if (options.check) return std::printf("%s: good\n", loaded.file.c_str()), 0;
+  // 4. The log.
+  reserve_process_title(argc, argv);
+  set_process_title("preforkd: daemon", "preforkd");
+  LogLevel level = LogLevel::kInfo;
+  log_level_from_name(loaded.settings.log_level, level);
+  set_log_level(level);
+  if (journal_takes_fields()) set_log_sink(log_to_journal);
+  log_info("preforkd " + std::string(kVersion) + ", configuration: " + loaded.file);
+  // 5. The runtime directory.
+  make_runtime_directory(paths.runtime);
+  Daemon daemon(paths, file, std::move(loaded));
+  // 6. Signals.
+  daemon.catch_signals();
+  // 7. Sockets: inherited or our own.
+  daemon.open_sockets(take_inherited_sockets());
+  // 8. A supervisor for each pool.
+  daemon.start_pools();
+  // 9. Control.
+  daemon.start_control();
+  // 10. Until everything has ended.
+  daemon.run();
+  log_info("stopped");
+  return 0;
+}
+
+int complain(ExitCode code, const std::exception& e) {
+  log_error(e.what());
+  return static_cast<int>(code);
+}
+
+}  // namespace
+}  // namespace preforkd
+
+int main(int argc, char** argv) {
+  using namespace preforkd;
+  try {
+    return run(argc, argv);
+  } catch (const ConfigError& e) {
+    for (const std::string& line : e.lines()) log_error(line);
+    return static_cast<int>(ExitCode::kConfig);
+  } catch (const std::logic_error& e) {
+    return complain(ExitCode::kInternal, e);
+  } catch (const std::exception& e) {
+    return complain(ExitCode::kSystem, e);
+  }
+}

@@ -1,0 +1,25 @@
+// Where things are: beside the executable in a build folder, else under PREFIX.
+#pragma once
+
+#include <string>
+
+namespace preforkd {
+
+struct Paths {
+  std::string supervisor, control;  // the two of libexec
+  std::string handlers;             // the folder of the handlers that are named without a path
+  std::string runtime;              // RUNTIME_DIR
+
+  // `runtime_dir` "": $RUNTIME_DIRECTORY, /run/preforkd for root, $XDG_RUNTIME_DIR/preforkd,
+  // /tmp/preforkd-UID. Nothing is made or checked here.
+  static Paths find(const std::string& runtime_dir);
+
+  // The file of a handler: as written if it is a path, else HANDLERS/NAME.so.
+  std::string handler_file(const std::string& handler) const;
+};
+
+// Makes the runtime directory where it is missing. Throws SysError, or std::runtime_error for one in /tmp
+// that belongs to somebody else.
+void make_runtime_directory(const std::string& path);
+
+}  // namespace preforkd

@@ -1,0 +1,116 @@
+// One pool, as the daemon sees it: settings, listen sockets, and the generations that serve them.
+//
+//   starting ──▶ running ⇄ degraded
+//       └──────────┴──────────┴──▶ draining ──▶ stopped ──▶ starting (resume)
+//
+// starting: the newest generation is not ready. degraded: its breaker tripped, or its supervisor could not
+// run or died just now (the reason says which). draining: it was told to stop accepting; stopped: nobody
+// serves, and connections wait in the kernel's queue until somebody resumes. A supervisor that dies is
+// replaced at once, and with a pause that doubles if that happens again soon.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "base/loop.h"
+#include "conf/settings.h"
+#include "daemon/generation.h"
+#include "daemon/listener.h"
+#include "daemon/paths.h"
+
+namespace preforkd {
+
+enum class PoolState { kStarting, kRunning, kDegraded, kDraining, kStopped };
+const char* pool_state_name(PoolState state);
+
+// What a pool tells the daemon.
+class PoolOwner {
+ public:
+  virtual void on_pool_changed(const std::string& name) = 0;  // state, limits, generations
+
+ protected:
+  ~PoolOwner() = default;
+};
+
+class Pool final : private GenerationOwner {
+ public:
+  Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolSettings settings,
+       EffectiveUser user, std::vector<Listener> listeners, LogLevel log_level);
+  ~Pool();
+
+  // Starts the first generation. Throws SysError: no memory for it, no process to be had.
+  void start();
+  // The reason why not, or "".
+  std::string drain();
+  std::string resume();
+  // Takes the limits at once; `on_done` when the supervisor works by them. With `for_how_long` not 0, back to
+  // what they were before after that. The caller has checked that they do not contradict each other.
+  using OnDone = std::function<void()>;
+  void set_limits(const Limits& limits, Nanoseconds for_how_long, OnDone on_done);
+
+  // The daemon ends: serves what already waits, for at most timeouts.drain; then refuses.
+  void finish();
+  void stop_now();
+  void kill_all();
+  bool is_over() const;  // no process is left
+
+  // A child of the daemon's was reaped. True if it was a supervisor of this pool.
+  bool reaped(pid_t pid, int status);
+  void ping();  // for the watchdog: a supervisor that does not answer is replaced
+
+  // Control read a generation that is over: `base` are the sums with it.
+  void close_generation(uint32_t number, std::string base);
+
+  const PoolSettings& settings() const { return settings_; }
+  const Limits& limits() const { return limits_; }
+  PoolState state() const { return state_; }
+  const std::string& reason() const { return reason_; }
+  uint32_t generation() const { return next_generation_ - 1; }
+  uint32_t capacity() const { return capacity_; }  // slots of the newest segment
+  const std::vector<Listener>& listeners() const { return listeners_; }
+  const std::vector<std::unique_ptr<Generation>>& generations() const { return generations_; }
+  const std::string& base() const { return base_; }
+  void adopt_file_limits(const PoolSettings& settings) { settings_ = settings; }
+
+ private:
+  void on_report(uint32_t generation, const Report& report) override;
+  void on_over(uint32_t generation) override;
+  void on_supervisor_death(uint32_t generation, int status) override;
+
+  void launch_generation();
+  void launch_again();
+  void restart_later();
+  void watch_listeners(uint32_t generation);
+  void forget_listeners();
+  Generation* current();
+  void set_state(PoolState state, std::string reason = "");
+  void log_line(LogLevel level, const std::string& text, pid_t worker = 0) const;
+
+  EventLoop& loop_;
+  PoolOwner& owner_;
+  const Paths& paths_;
+  PoolSettings settings_;
+  const EffectiveUser user_;
+  std::vector<Listener> listeners_;
+  const LogLevel log_level_;
+
+  Limits limits_;
+  Limits limits_before_;  // what a "for" reverts to
+  EventLoop::TimerId revert_timer_{};
+
+  std::vector<std::unique_ptr<Generation>> generations_;  // oldest first
+  uint32_t next_generation_ = 1;
+  uint32_t capacity_ = 0;
+  std::string base_;
+  PoolState state_ = PoolState::kStopped;
+  std::string reason_;
+  bool finishing_ = false;
+  bool watching_ = false;
+  Nanoseconds launched_at_ = 0;
+  Nanoseconds pause_ = 0;
+  EventLoop::TimerId restart_timer_{};
+};
+
+}  // namespace preforkd

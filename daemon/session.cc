@@ -1,0 +1,54 @@
+#include "daemon/session.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <string>
+
+namespace preforkd {
+namespace {
+
+pid_t parent_of(const std::string& pid) {
+  std::ifstream file("/proc/" + pid + "/stat");
+  std::string line;
+  std::getline(file, line);
+  // "pid (comm) state ppid": comm may hold anything, a parenthesis too.
+  size_t end = line.rfind(')');
+  return end == line.npos || line.size() < end + 4 ? 0 : std::atoi(line.c_str() + end + 4);
+}
+
+std::vector<pid_t> children_from_proc() {
+  std::vector<pid_t> children;
+  std::unique_ptr<DIR, int (*)(DIR*)> proc(opendir("/proc"), closedir);
+  while (dirent* entry = proc ? readdir(proc.get()) : nullptr)
+    if (std::atoi(entry->d_name) > 0 && parent_of(entry->d_name) == getpid())
+      children.push_back(std::atoi(entry->d_name));
+  return children;
+}
+
+}  // namespace
+
+std::vector<pid_t> own_children() {
+  std::ifstream file("/proc/self/task/" + std::to_string(getpid()) + "/children");
+  if (!file) return children_from_proc();
+  std::vector<pid_t> children;
+  for (pid_t pid; file >> pid;) children.push_back(pid);
+  return children;
+}
+
+std::vector<pid_t> children_in_session(pid_t session) {
+  std::vector<pid_t> members;
+  for (pid_t pid : own_children())
+    if (getsid(pid) == session) members.push_back(pid);
+  return members;
+}
+
+void signal_session(pid_t session, int number) {
+  for (pid_t pid : children_in_session(session)) kill(pid, number);
+}
+
+}  // namespace preforkd

@@ -1,0 +1,365 @@
+#include "daemon/supervisor.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/backlog.h"
+#include "base/log.h"
+#include "shm/doorbell.h"
+
+namespace preforkd {
+namespace {
+
+constexpr Nanoseconds kFirstForkPause = 100 * kMillisecond;
+constexpr Nanoseconds kLongestForkPause = 5 * kSecond;
+constexpr Nanoseconds kSayAgain = 100 * kMillisecond;
+constexpr Nanoseconds kFinishQueue = 5 * kSecond;
+constexpr uint32_t kFlood = 32;  // turns with nothing to do, before it rests
+constexpr Nanoseconds kRest = 1 * kMillisecond;
+
+// The one global: signal handlers can reach nothing else.
+struct {
+  shm::Doorbell* bell = nullptr;
+  shm::Word count{0};  // in private memory: no worker can put it back
+  volatile sig_atomic_t term = 0;
+} signalled;
+
+void on_signal(int number) {
+  if (number == SIGTERM) signalled.term = 1;
+  signalled.count.fetch_add(1);
+  shm::ring_from_signal(*signalled.bell);
+}
+
+uint32_t jitter() { return static_cast<uint32_t>(monotonic_now() >> 7); }
+
+}  // namespace
+
+void install_supervisor_signals(shm::Doorbell& bell) {
+  signalled.bell = &bell;
+  struct sigaction action {};
+  action.sa_handler = on_signal;  // without SA_RESTART: a signal ends the wait
+  for (int number : {SIGCHLD, SIGIO, SIGTERM}) sigaction(number, &action, nullptr);
+  action.sa_handler = SIG_IGN;
+  for (int number : {SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGUSR1, SIGUSR2})
+    sigaction(number, &action, nullptr);
+}
+
+Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon)
+    : plan_(plan),
+      board_(board),
+      daemon_(daemon),
+      workforce_(plan, board, [this] { daemon_.close(); }),
+      limits_(plan.settings.limits) {
+  memory_.step_began = monotonic_now();
+}
+
+int Supervisor::run() {
+  for (;;) {
+    const uint32_t signals = signalled.count.load();
+    const uint32_t rings = shm::rings(board_.segment().doorbell);
+    const Nanoseconds now = monotonic_now();
+    due_ = kNever;
+    if (signalled.term && course_ == Course::kServing)
+      drain(plan_.settings.drain_timeout, false, now);
+    bool did_something = obey_daemon(now);
+    did_something |= reap_workers(now);
+    if (course_ != Course::kServing && board_.alive() == 0) break;
+    did_something |= settle(now);
+    did_something |= tell_progress();
+    if (did_something) {
+      fruitless_ = 0;
+      continue;  // look again before sleeping: what was done changed what there is to do
+    }
+    arm(now);
+    if (++fruitless_ > kFlood && due_ > now + kRest) {
+      shm::rest(signalled.count, signals, now + kRest);
+      if (shm::rings(board_.segment().doorbell) == rings) fruitless_ = 0;  // it was no flood
+      continue;
+    }
+    shm::sleep_until_rung(board_.segment().doorbell, rings, due_);
+  }
+  say(ReportType::kDrained);
+  return 0;
+}
+
+// --- the daemon ----------------------------------------------------------------------------------
+
+bool Supervisor::obey_daemon(Nanoseconds now) {
+  bool any = false;
+  Channel::Datagram datagram;
+  for (;;) {
+    Channel::Got got = daemon_.receive(datagram);
+    if (got == Channel::Got::kNothing) return any;
+    auto order = got == Channel::Got::kMessage ? datagram.as<Order>() : std::nullopt;
+    if (!order) {  // the daemon died, or is not what it was
+      daemon_.close();
+      if (course_ == Course::kServing) drain(plan_.settings.drain_timeout, false, now);
+      return any;
+    }
+    obey(*order, now);
+    say(ReportType::kAck, order->number);
+    any = true;
+  }
+}
+
+void Supervisor::obey(const Order& order, Nanoseconds now) {
+  switch (order.type) {
+    case OrderType::kLimits:
+      limits_ = order.limits;
+      limits_.max = std::min(limits_.max, board_.capacity());
+      break;
+    case OrderType::kDrain:
+      if (course_ == Course::kServing) drain(order.drain, order.finish_queue != 0, now);
+      break;
+    case OrderType::kStop:
+      course_ = Course::kEnding;
+      board_.segment().published.leaving.store(1);
+      workforce_.end_all(now);
+      break;
+    case OrderType::kReadable:
+      watching_ = false;
+      break;
+    case OrderType::kPing:
+      break;
+  }
+}
+
+void Supervisor::drain(Nanoseconds timeout, bool finish_queue, Nanoseconds now) {
+  course_ = Course::kDraining;
+  drain_ends_ = now + timeout;
+  shm::Published& published = board_.segment().published;
+  if (finish_queue) published.accept_until.store(now + std::min(timeout, kFinishQueue));
+  // Every worker that becomes busy from now on rings: the daemon wants to know when none accepts.
+  published.low_water.store(~0u);
+  published.leaving.store(1);
+  workforce_.release_all_starters();
+  workforce_.nudge_all();
+}
+
+bool Supervisor::say(ReportType type, uint32_t number, const std::string& text) {
+  Report report;
+  report.type = type;
+  report.number = number;
+  text.copy(report.text, sizeof report.text - 1);
+  if (daemon_.send_struct(report) == Channel::Sent::kYes) return true;
+  return !daemon_.is_open();  // nobody to tell: nothing to say again
+}
+
+void Supervisor::send_log(const LogLine& line) {
+  if (!daemon_.is_open()) {
+    pid_t worker = getpid() == plan_.supervisor ? 0 : getpid();
+    return log_to_stderr({line.level, plan_.settings.name, worker, line.text});
+  }
+  Report report;
+  report.type = ReportType::kLog;
+  report.level = static_cast<int32_t>(line.level);
+  report.pid = line.worker;
+  report.number = lost_lines_;
+  line.text.copy(report.text, sizeof report.text - 1);
+  if (daemon_.send_struct(report) == Channel::Sent::kYes)
+    lost_lines_ = 0;
+  else
+    ++lost_lines_;
+}
+
+// Ready, degraded or not, quiet: told when it changes, and again if the channel was full.
+bool Supervisor::tell_progress() {
+  const shm::Counts counts = board_.counts();
+  bool heard = true;
+  const bool all_there = board_.alive() >= limits_.min || (fork_pause_ && board_.alive() > 0);
+  if (!told_ready_ && course_ == Course::kServing && counts.starting == 0 && all_there)
+    heard &= told_ready_ = say(ReportType::kReady);
+  if (breaker_.tripped() != told_degraded_) {
+    bool said = breaker_.tripped()
+                    ? say(ReportType::kDegraded, 0,
+                          std::to_string(breaker_.deaths) + " workers died in a row, the last one " +
+                              last_death_)
+                    : say(ReportType::kRecovered);
+    if (said) told_degraded_ = !told_degraded_;
+    heard &= said;
+  }
+  if (course_ != Course::kServing && !told_quiet_ && counts.idle == 0 && counts.starting == 0) {
+    heard &= told_quiet_ = say(ReportType::kQuiet);
+    board_.segment().published.low_water.store(0);
+  }
+  if (!heard) due_ = std::min(due_, monotonic_now() + kSayAgain);
+  return false;
+}
+
+// --- the workers ---------------------------------------------------------------------------------
+
+bool Supervisor::reap_workers(Nanoseconds now) {
+  bool any = false, abnormal = false;
+  while (auto death = workforce_.reap(now)) {
+    any = true;
+    abnormal |= death->abnormal || death->ending == shm::Ending::kTimedOut;
+    auto level = death->abnormal ? LogLevel::kWarning : LogLevel::kDebug;
+    log({level, {}, death->pid, death->text});
+    if (!death->abnormal) continue;
+    last_death_ = death->text;
+    breaker_ = breaker_.after_death(board_.connections_served(), now, jitter());
+  }
+  // The dead one may have taken an exclusive wake-up with it: let others look at what is waiting.
+  if (abnormal)
+    if (uint32_t waiting = queued()) workforce_.nudge_idle(waiting);
+  return any;
+}
+
+uint32_t Supervisor::queued() const {
+  uint32_t sum = 0;
+  for (int fd : plan_.listen_sockets)
+    if (auto backlog = queued_on(fd)) sum += backlog->queued;
+  return sum;
+}
+
+bool Supervisor::may_fork(Nanoseconds now) const {
+  return course_ == Course::kServing && now >= fork_retry_at_ &&
+         (!breaker_.tripped() || now >= breaker_.retry_at);
+}
+
+// Before the bits are read: see the header.
+void Supervisor::publish(Nanoseconds now, bool more_starters_than_tickets) {
+  if (course_ != Course::kServing) return;
+  shm::Published& published = board_.segment().published;
+  auto set = [](shm::Word& word, uint32_t value) {
+    if (word.load(std::memory_order_relaxed) != value) word.store(value);
+  };
+  // With min_spare = 0 the last idle worker still rings: somebody must watch the queue then.
+  bool room = may_fork(now) && board_.alive() < limits_.max;
+  set(published.low_water, room ? std::max(limits_.min_spare, 1u) : 0);
+  uint32_t ring_on = 0;
+  // At `min` no step of shrinking will look in: the last start must say so, or its deadline would.
+  if (!told_ready_ || more_starters_than_tickets || plan_.settings.connections ||
+      board_.alive() <= limits_.min)
+    ring_on |= shm::kRingOnStarted;
+  if (breaker_.deaths) ring_on |= shm::kRingOnCompleted;
+  set(published.ring_on, ring_on);
+}
+
+// Decides how big the pool should be, and makes it so.
+bool Supervisor::settle(Nanoseconds now) {
+  due_ = std::min(due_, workforce_.end_overdue(now, [](const std::string& text) { log_warning(text); }));
+  if (course_ == Course::kDraining) {
+    due_ = std::min(due_, drain_ends_);
+    if (now >= drain_ends_) {
+      log_warning("drain: " + std::to_string(board_.alive()) + " workers are not done in time: ended");
+      drain_ends_ = kNever;
+      course_ = Course::kEnding;
+      workforce_.end_all(now);
+      return true;
+    }
+  }
+  const bool tickets_matter = workforce_.hand_out_start_tickets();
+  if (breaker_.deaths) breaker_ = breaker_.after_progress(board_.connections_served());
+  publish(now, tickets_matter);
+  if (course_ != Course::kServing) return false;
+
+  const Workforce::Headcount seen = workforce_.headcount();
+  View view;
+  view.starting = seen.counts.starting;
+  view.idle = seen.counts.idle;
+  view.busy = seen.counts.busy;
+  view.retiring = seen.counts.retiring;
+  view.recycling = seen.recycling;
+  view.queued = queued();
+  view.peak_busy = std::min(board_.peak(), board_.capacity());
+  board_.set_queued(view.queued);
+  board_.set_at_max(board_.alive() >= limits_.max, now);
+  idle_or_starting_ = view.idle + view.starting + view.recycling > 0;
+
+  Verdict verdict = decide(view, limits_, now, memory_);
+  memory_ = verdict.memory;
+  due_ = std::min(due_, verdict.wake_at);
+  if (verdict.take_peak) {
+    board_.take_peak();
+    workforce_.take_back_tickets();
+  }
+  const bool wanted_to_grow = verdict.action == Action::kGrow;
+  if (wanted_to_grow && !may_fork(now)) {
+    verdict.action = Action::kHold;
+    verdict.reason = breaker_.tripped() ? Reason::kBreaker : Reason::kForkFailed;
+    due_ = std::min(due_, std::max(fork_retry_at_, breaker_.tripped() ? breaker_.retry_at : 0));
+  } else if (wanted_to_grow && breaker_.tripped()) {
+    verdict.count = 1;
+    verdict.reason = Reason::kBreaker;
+    breaker_ = breaker_.after_probe(now, jitter());
+  }
+
+  const bool new_hold = verdict.action == Action::kHold &&
+                        (recorded_action_ != verdict.action || recorded_reason_ != verdict.reason);
+  if (verdict.action == Action::kGrow || verdict.action == Action::kShrink || new_hold)
+    board_.record(verdict.action, verdict.reason, verdict.count, seen.counts, view.queued,
+                  verdict.peak, limits_, memory_.patience, now);
+  recorded_action_ = verdict.action;
+  recorded_reason_ = verdict.reason;
+
+  switch (verdict.action) {
+    case Action::kGrow:
+      return grow(verdict, now);
+    case Action::kShrink:
+      if (verdict.reason == Reason::kAboveMax)
+        workforce_.dismiss(verdict.count);
+      else
+        workforce_.retire_longest_idle(verdict.count);
+      return verdict.reason == Reason::kAboveMax;
+    default:
+      return dismiss_recyclers(seen, verdict);
+  }
+}
+
+bool Supervisor::grow(const Verdict& verdict, Nanoseconds now) {
+  workforce_.take_back_tickets();
+  Workforce::Forked forked = workforce_.fork(verdict.count, now);
+  if (forked.error) {
+    note_fork_failure(forked.error, now);
+  } else if (fork_pause_) {
+    log_notice("fork: processes are to be had again");
+    fork_pause_ = 0;
+  }
+  return forked.count > 0;
+}
+
+// The pool goes on with the workers that it has, and tries again: said once, until it works.
+void Supervisor::note_fork_failure(int error, Nanoseconds now) {
+  if (fork_pause_ == 0)
+    log_error("fork: " + std::string(std::strerror(error)) + ": going on with " +
+              std::to_string(board_.alive()) + " workers, trying again");
+  fork_pause_ = std::clamp(fork_pause_ * 2, kFirstForkPause, kLongestForkPause);
+  fork_retry_at_ = now + fork_pause_;
+  due_ = std::min(due_, fork_retry_at_);
+}
+
+// Those who have served their connections go when the pool does without them, their replacements being
+// idle by now; at `max`, where no replacement can be made before, one leaves first.
+bool Supervisor::dismiss_recyclers(const Workforce::Headcount& seen, const Verdict& verdict) {
+  if (seen.recycling == 0 || seen.counts.starting > 0) return false;
+  const bool at_max = verdict.action == Action::kHold && verdict.reason == Reason::kAtMax;
+  if (verdict.action == Action::kHold && !at_max) return false;
+  if (at_max && seen.counts.retiring > 0) return false;
+  workforce_.dismiss_recyclers(at_max ? 1 : seen.recycling);
+  return true;
+}
+
+// Last before sleeping: the bells that are set only for a sleep.
+void Supervisor::arm(Nanoseconds now) {
+  // No connection has a deadline yet: the next worker to become busy must ring, so that one is set.
+  if (plan_.settings.connection_timeout && course_ == Course::kServing) {
+    board_.segment().shared.watch.store(1);
+    if (board_.counts().busy > 0) {
+      Nanoseconds next = workforce_.end_overdue(now, [](const std::string& t) { log_warning(t); });
+      due_ = std::min(due_, next);
+    }
+  }
+  // Nobody is there to take a connection, and there is room to fork one: the daemon watches the socket.
+  if (course_ == Course::kServing && !watching_ && !idle_or_starting_ && may_fork(now) &&
+      board_.alive() < limits_.max) {
+    watching_ = say(ReportType::kWatchListen);
+    if (!watching_) due_ = std::min(due_, now + kSayAgain);
+  }
+}
+
+}  // namespace preforkd

@@ -1,0 +1,88 @@
+// A supervisor: keeps one pool at its right size, and does nothing else. Single-threaded; its one blocking
+// point is the doorbell (shm/doorbell.h). Each turn it notes the doorbell's count, drains everything that
+// there is to do, and sleeps until rung, signalled, or something falls due. With the pool at `min` and
+// nothing busy nothing falls due, and it is never woken.
+//
+// What wakes it: a worker that left fewer idle than the low-water mark; a worker's death (SIGCHLD); a
+// message of the daemon's, or its death (SIGIO on the channel); the watch, a start, a completed connection,
+// when it asked for them; a TERM. Rings with nothing behind them are answered with a pause.
+//
+// Interleaving with workers: publish() comes before look(), so that a worker becoming busy meanwhile
+// either is counted or rings. `idle` is read before `queued`: a connection accepted in between is then
+// missed rather than counted twice, and its worker's ring brings the supervisor back.
+//
+// SIGKILL at any moment: its workers finish what they serve, and leave (worker/worker.h); the daemon starts
+// the next supervisor on a new segment. Nothing of this one's memory is needed again.
+#pragma once
+
+#include <string>
+
+#include "base/channel.h"
+#include "base/log.h"
+#include "base/messages.h"
+#include "daemon/breaker.h"
+#include "daemon/scaler.h"
+#include "daemon/workforce.h"
+
+namespace preforkd {
+
+class Supervisor {
+ public:
+  Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon);
+
+  // Returns when every worker is gone: drained, stopped, or without a daemon.
+  int run();
+
+  // Called by the log sink: a line for the daemon. Never blocks; what does not fit is counted. In a
+  // worker, which has no channel, and without a daemon it goes to descriptor 2.
+  void send_log(const LogLine& line);
+
+ private:
+  // One turn's parts, in the order in which run() calls them. Each says whether it did something.
+  bool obey_daemon(Nanoseconds now);
+  bool reap_workers(Nanoseconds now);
+  bool settle(Nanoseconds now);
+  bool dismiss_recyclers(const Workforce::Headcount& seen, const Verdict& verdict);
+  bool tell_progress();
+  void arm(Nanoseconds now);
+
+  void obey(const Order& order, Nanoseconds now);
+  void drain(Nanoseconds timeout, bool finish_queue, Nanoseconds now);
+  void publish(Nanoseconds now, bool more_starters_than_tickets);
+  bool may_fork(Nanoseconds now) const;
+  bool grow(const Verdict& verdict, Nanoseconds now);
+  void note_fork_failure(int error, Nanoseconds now);
+  uint32_t queued() const;
+  bool say(ReportType type, uint32_t number = 0, const std::string& text = "");
+
+  const WorkerPlan& plan_;
+  shm::Scoreboard& board_;
+  Channel& daemon_;
+  Workforce workforce_;
+  Limits limits_;
+  ScalerMemory memory_;
+  Breaker breaker_;
+
+  enum class Course { kServing, kDraining, kEnding };
+  Course course_ = Course::kServing;
+  Nanoseconds drain_ends_ = kNever;
+
+  Nanoseconds due_ = kNever;  // of this turn: the earliest thing that needs a look
+  Nanoseconds fork_retry_at_ = 0;
+  Nanoseconds fork_pause_ = 0;
+  Action recorded_action_ = Action::kNone;  // a hold is recorded once
+  Reason recorded_reason_ = Reason::kNone;
+  uint32_t lost_lines_ = 0;
+  uint32_t fruitless_ = 0;    // turns in a row with nothing to do
+  bool watching_ = false;     // the daemon was asked to watch the listen sockets
+  bool idle_or_starting_ = false;
+
+  // What the daemon was told last, so that a report that did not fit is sent again.
+  bool told_ready_ = false, told_degraded_ = false, told_quiet_ = false;
+  std::string last_death_;
+};
+
+// Installs the supervisor's signal handlers, which ring `bell`. Once, before the first fork.
+void install_supervisor_signals(shm::Doorbell& bell);
+
+}  // namespace preforkd

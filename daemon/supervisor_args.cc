@@ -1,0 +1,55 @@
+#include "daemon/supervisor_args.h"
+
+#include <getopt.h>
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace preforkd {
+
+std::vector<std::string> SupervisorArgs::to_argv(const std::string& title) const {
+  if (check) return {title, "--check"};
+  return {title,
+          "--generation=" + std::to_string(generation),
+          "--capacity=" + std::to_string(capacity),
+          "--listen-sockets=" + std::to_string(listen_sockets),
+          "--log-level=" + std::to_string(log_level)};
+}
+
+SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
+  static const option kOptions[] = {{"check", no_argument, nullptr, 'k'},
+                                    {"generation", required_argument, nullptr, 'g'},
+                                    {"capacity", required_argument, nullptr, 'c'},
+                                    {"listen-sockets", required_argument, nullptr, 'n'},
+                                    {"log-level", required_argument, nullptr, 'l'},
+                                    {}};
+  SupervisorArgs args;
+  auto number = [] { return static_cast<uint32_t>(std::strtoul(optarg, nullptr, 10)); };
+  opterr = 0;
+  for (int o; (o = getopt_long(argc, argv, "", kOptions, nullptr)) != -1;) {
+    switch (o) {
+      case 'k':
+        args.check = true;
+        break;
+      case 'g':
+        args.generation = number();
+        break;
+      case 'c':
+        args.capacity = number();
+        break;
+      case 'n':
+        args.listen_sockets = number();
+        break;
+      case 'l':
+        args.log_level = static_cast<int>(number());
+        break;
+      default:
+        throw std::runtime_error("preforkd-supervisor is started by preforkd, not by hand");
+    }
+  }
+  if (!args.check && (args.capacity == 0 || args.listen_sockets == 0))
+    throw std::runtime_error("preforkd-supervisor is started by preforkd, not by hand");
+  return args;
+}
+
+}  // namespace preforkd

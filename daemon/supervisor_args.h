@@ -1,0 +1,32 @@
+// What the daemon hands to a supervisor: which descriptor is what, and the numbers that are not settings.
+// Both sides include this; nothing else knows it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace preforkd {
+
+// Descriptors of a supervisor at its start. Listen sockets follow from kFirstListenFd on.
+enum SupervisorFd : int {
+  kChannelFd = 3,   // the daemon; --check: not there
+  kSettingsFd = 4,  // the pool's settings as JSON (conf/pool_json.h)
+  kSegmentFd = 5,   // the pool's shared memory, read-write; --check: not there
+  kHandlerFd = 6,   // the handler's file, opened by the daemon; not there for a program
+  kFirstListenFd = 7,
+};
+
+struct SupervisorArgs {
+  bool check = false;  // only say whether the handler or program could run; exits 0, or 1 with the reason on stdout
+  uint32_t generation = 0;
+  uint32_t capacity = 0;
+  uint32_t listen_sockets = 0;
+  int log_level = 6;
+
+  std::vector<std::string> to_argv(const std::string& title) const;
+  // Throws std::runtime_error: it was not the daemon who called.
+  static SupervisorArgs from_argv(int argc, char** argv);
+};
+
+}  // namespace preforkd

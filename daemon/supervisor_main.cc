@@ -1,0 +1,127 @@
+// preforkd-supervisor: keeps one pool. Started by the daemon as the pool's user, in a session of its own,
+// with the descriptors of daemon/supervisor_args.h; never by hand.
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <exception>
+#include <memory>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/process_title.h"
+#include "conf/pool_json.h"
+#include "daemon/supervisor.h"
+#include "daemon/supervisor_args.h"
+
+namespace preforkd {
+namespace {
+
+Supervisor* log_target = nullptr;  // for the log sink, which takes no context
+
+std::string read_all(int fd) {
+  std::string text;
+  char buffer[4096];
+  for (off_t at = 0;;) {
+    ssize_t n = pread(fd, buffer, sizeof buffer, at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw SysError("read settings", errno);
+    if (n == 0) return text;
+    text.append(buffer, static_cast<size_t>(n));
+    at += n;
+  }
+}
+
+void set_close_on_exec(int first, int last) {
+  for (int fd = first; fd <= last; ++fd) fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
+// A message on the channel, or its other end's death, raises SIGIO here. Workers close their copy.
+void signal_on_message(int fd) {
+  if (fcntl(fd, F_SETOWN, getpid()) < 0 ||
+      fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_ASYNC) < 0)
+    throw SysError("fcntl O_ASYNC", errno);
+}
+
+void say_failed(Channel& daemon, const std::string& text) {
+  Report report;
+  report.type = ReportType::kFailed;
+  text.copy(report.text, sizeof report.text - 1);
+  daemon.send_struct(report);
+}
+
+int check(const PoolSettings& settings) {
+  try {
+    if (!settings.program.empty()) {
+      std::string trouble = program_trouble(settings.program);
+      if (!trouble.empty()) throw std::runtime_error(trouble);
+    } else {
+      HandlerLibrary(settings.handler, kHandlerFd);
+    }
+    return 0;
+  } catch (const std::exception& e) {
+    std::printf("%s\n", e.what());
+    return 1;
+  }
+}
+
+int supervise(const SupervisorArgs& args, const PoolSettings& settings) {
+  Channel daemon{UniqueFd(kChannelFd)};
+  try {
+    // 1. What a worker must never reach: this process's memory, and its channel.
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    set_close_on_exec(kChannelFd, kFirstListenFd + static_cast<int>(args.listen_sockets) - 1);
+    set_process_title("preforkd: supervisor " + settings.name, "preforkd-superv");
+    set_log_level(static_cast<LogLevel>(args.log_level));
+    // 2. The pool's shared memory; mapped, the descriptor is not needed, and workers could truncate it.
+    UniqueFd segment(kSegmentFd);
+    shm::Mapping mapping(segment.get(), args.capacity);
+    segment.reset();
+    shm::Scoreboard board(mapping, settings.name, args.generation, getpid(), settings.starting,
+                          monotonic_now());
+    // 3. Signals ring the doorbell, which lies in that memory.
+    install_supervisor_signals(mapping.segment().doorbell);
+    signal_on_message(kChannelFd);
+    // 4. What the workers will serve.
+    std::vector<int> listen_sockets;
+    for (uint32_t i = 0; i < args.listen_sockets; ++i)
+      listen_sockets.push_back(kFirstListenFd + static_cast<int>(i));
+    std::unique_ptr<HandlerLibrary> handler;
+    std::unique_ptr<Program> program;
+    if (settings.program.empty())
+      handler = std::make_unique<HandlerLibrary>(settings.handler, kHandlerFd);
+    else
+      program = std::make_unique<Program>(settings.program);
+    close(kHandlerFd);
+    // 5. Log lines go to the daemon from here on, the handler's preload's included.
+    WorkerPlan plan{settings, mapping, listen_sockets, handler.get(), program.get(), getpid()};
+    Supervisor supervisor(plan, board, daemon);
+    log_target = &supervisor;
+    set_log_sink([](const LogLine& line) { log_target->send_log(line); });
+    if (handler) handler->preload(settings.name, settings.settings);
+    // 6. Until every worker is gone.
+    return supervisor.run();
+  } catch (const std::exception& e) {
+    say_failed(daemon, e.what());
+    return static_cast<int>(ExitCode::kSystem);
+  }
+}
+
+}  // namespace
+}  // namespace preforkd
+
+int main(int argc, char** argv) {
+  using namespace preforkd;
+  try {
+    SupervisorArgs args = SupervisorArgs::from_argv(argc, argv);
+    reserve_process_title(argc, argv);
+    PoolSettings settings = pool_from_json(read_all(kSettingsFd));
+    close(kSettingsFd);
+    return args.check ? check(settings) : supervise(args, settings);
+  } catch (const std::exception& e) {
+    log_error(e.what());
+    return static_cast<int>(ExitCode::kUsage);
+  }
+}

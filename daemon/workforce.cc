@@ -1,0 +1,341 @@
+#include "daemon/workforce.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "shm/tickets.h"
+
+namespace preforkd {
+namespace {
+
+constexpr Nanoseconds kTermToKill = 1 * kSecond;
+
+}  // namespace
+
+Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board,
+                     std::function<void()> before_work)
+    : plan_(plan),
+      board_(board),
+      before_work_(std::move(before_work)),
+      records_(board.capacity()) {}
+
+template <class Visit>
+void Workforce::each(Visit visit) const {
+  for (uint32_t slot = 0, seen = 0; slot < records_.size() && seen < board_.alive(); ++slot) {
+    if (records_[slot].pid == 0) continue;
+    ++seen;
+    visit(slot);
+  }
+}
+
+// --- fork ----------------------------------------------------------------------------------------
+
+Workforce::Forked Workforce::fork(uint32_t count, Nanoseconds now) {
+  Forked result;
+  // Blocked over the fork: a child must not run the supervisor's handlers.
+  sigset_t all, before;
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, &before);
+  for (; result.count < count && board_.alive() < board_.capacity(); ++result.count) {
+    uint32_t slot = board_.prepare(now);
+    pid_t pid = ::fork();
+    if (pid == 0) be_worker(slot);
+    if (pid < 0) {
+      result.error = errno;
+      board_.fork_failed(slot);
+      break;
+    }
+    board_.forked(slot, pid);
+    records_[slot] = Record{};
+    records_[slot].pid = pid;
+    records_[slot].forked_at = now;
+    slot_of_[pid] = slot;
+    ++unstarted_;
+  }
+  sigprocmask(SIG_SETMASK, &before, nullptr);
+  return result;
+}
+
+void Workforce::be_worker(uint32_t slot) {
+  int status = static_cast<int>(ExitCode::kInternal);
+  try {
+    before_work_();
+    status = Worker(plan_, slot).run();
+  } catch (const std::exception& e) {
+    log_error(e.what());
+  }
+  _exit(status);
+}
+
+// --- reap ----------------------------------------------------------------------------------------
+
+std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
+  for (;;) {
+    int status = 0;
+    pid_t pid = waitpid(-1, &status, WNOHANG);
+    if (pid < 0 && errno == EINTR) continue;
+    if (pid <= 0) return std::nullopt;
+    auto found = slot_of_.find(pid);
+    if (found == slot_of_.end()) continue;  // a child that a handler's preload left behind
+    uint32_t slot = found->second;
+    slot_of_.erase(found);
+    Death death = judge(slot, pid, status);
+    Record& record = records_[slot];
+    if (!record.started) {
+      --unstarted_;
+      auto step = static_cast<shm::StartingStep>(board_.slot(slot).starting_step.load());
+      if (step == shm::StartingStep::kHasTicket)
+        shm::post_tickets(board_.segment().tickets.start, 1);
+    }
+    bool served = plan_.program && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    board_.fold(slot, death.ending, served, now);
+    told_ -= record.told_to_leave;
+    ending_ -= record.ending != 0;
+    record = Record{};
+    return death;
+  }
+}
+
+// What a death was: as ordered, as usual, or abnormal.
+Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
+  const Record& record = records_[slot];
+  shm::Scoreboard::Last last = board_.last_words(slot);
+  Death death;
+  death.pid = pid;
+  const bool signaled = WIFSIGNALED(status);
+  const int code = signaled ? WTERMSIG(status) : WEXITSTATUS(status);
+  std::string doing = last.active ? " while serving " + shm::peer_text(last.peer)
+                      : last.state == WorkerState::kStarting ? " while starting"
+                                                              : "";
+  death.text = (signaled ? "killed by signal " + std::to_string(code) + " (" + strsignal(code) + ")"
+                         : "exited with status " + std::to_string(code)) +
+               doing;
+  const bool was_program = plan_.program && last.active;
+  if (record.ending && (signaled || was_program)) {
+    death.ending = shm::Ending::kTimedOut;
+    // A worker that does not get through `start` is as bad as one that crashes in it.
+    death.abnormal = last.state == WorkerState::kStarting && record.ending != shm::kEndAny;
+  } else if (was_program && (signaled ? code == SIGPIPE : code < 126)) {
+    death.ending = shm::Ending::kRecycled;  // whether it succeeded is the connection's matter
+  } else if (!signaled && code == 0) {
+    death.ending = last.recycle ? shm::Ending::kRecycled : shm::Ending::kRetired;
+  } else {
+    death.ending = shm::Ending::kCrashed;
+    death.abnormal = true;
+  }
+  return death;
+}
+
+// --- orders --------------------------------------------------------------------------------------
+
+// A program may have children: they are ended with it. It leads its group from its first moments on.
+void Workforce::send(const Record& record, int signal_number) const {
+  if (plan_.program && (signal_number == SIGTERM || signal_number == SIGKILL) &&
+      kill(-record.pid, signal_number) == 0)
+    return;
+  kill(record.pid, signal_number);
+}
+
+void Workforce::nudge_idle(uint32_t count) {
+  for (uint32_t slot : board_.idle_longest(count)) send(records_[slot], plan_.nudge_signal());
+}
+
+void Workforce::nudge_all() {
+  each([&](uint32_t slot) { send(records_[slot], plan_.nudge_signal()); });
+}
+
+void Workforce::take_back_tickets() {
+  shm::take_back_tickets(board_.segment().tickets.retire, board_.capacity());
+}
+
+void Workforce::retire_longest_idle(uint32_t count) {
+  take_back_tickets();
+  shm::post_tickets(board_.segment().tickets.retire, count);
+  nudge_idle(count);
+}
+
+void Workforce::tell_to_leave(uint32_t slot) {
+  board_.slot(slot).leave.store(1);
+  records_[slot].told_to_leave = true;
+  ++told_;
+  send(records_[slot], plan_.nudge_signal());
+}
+
+void Workforce::dismiss(uint32_t count) {
+  // Idle ones at once; of the others those in higher slots, which keeps the scans short.
+  for (uint32_t slot : board_.idle_longest(board_.capacity())) {
+    if (count == 0) return;
+    if (records_[slot].told_to_leave) continue;
+    tell_to_leave(slot);
+    --count;
+  }
+  for (auto slot = static_cast<uint32_t>(records_.size()); slot-- > 0 && count > 0;) {
+    if (records_[slot].pid == 0 || records_[slot].told_to_leave) continue;
+    tell_to_leave(slot);
+    --count;
+  }
+}
+
+void Workforce::dismiss_recyclers(uint32_t count) {
+  each([&](uint32_t slot) {
+    if (count == 0 || records_[slot].told_to_leave || !board_.slot(slot).recycle.load()) return;
+    tell_to_leave(slot);
+    --count;
+  });
+}
+
+// --- deadlines -----------------------------------------------------------------------------------
+
+bool Workforce::in_hand(uint32_t slot, uint64_t number) const {
+  const shm::Slot& s = board_.slot(slot);
+  uint64_t done = s.served.load() + s.failed.load();
+  return number == shm::kEndAny || (s.begun.load() == number && done < number);
+}
+
+void Workforce::note_ending(uint32_t slot, uint64_t number, Nanoseconds now) {
+  Record& record = records_[slot];
+  ending_ += record.ending == 0;
+  record.ending = number;
+  record.kill_at = now + kTermToKill;
+}
+
+// Interleavings: worker/seat.h. False: it was done in the meantime.
+bool Workforce::order_end(uint32_t slot, uint64_t number, Nanoseconds now) {
+  board_.slot(slot).end.store(number);
+  if (!in_hand(slot, number)) {
+    board_.slot(slot).end.store(0);
+    return false;
+  }
+  note_ending(slot, number, now);
+  send(records_[slot], SIGTERM);
+  return true;
+}
+
+void Workforce::end_all(Nanoseconds now) {
+  each([&](uint32_t slot) {
+    if (records_[slot].ending != shm::kEndAny) order_end(slot, shm::kEndAny, now);
+  });
+}
+
+Nanoseconds Workforce::end_overdue(Nanoseconds now,
+                                   const std::function<void(const std::string&)>& log) {
+  Nanoseconds next = kNever;
+  if (!plan_.settings.connection_timeout && unstarted_ == 0 && ending_ == 0) return next;
+  each([&](uint32_t slot) {
+    Record& record = records_[slot];
+    if (record.kill_at) {
+      // Only while it is still about the same connection: a worker that finished it leaves by itself.
+      if (now >= record.kill_at && in_hand(slot, record.ending)) send(record, SIGKILL);
+      if (now >= record.kill_at) record.kill_at = now + kTermToKill;
+      next = std::min(next, record.kill_at);
+      return;
+    }
+    auto state = static_cast<WorkerState>(board_.slot(slot).state.load());
+    if (state == WorkerState::kStarting)
+      next = std::min(next, check_start(slot, now, log));
+    else if (state == WorkerState::kBusy && plan_.settings.connection_timeout)
+      next = std::min(next, check_connection(slot, now, log));
+  });
+  return next;
+}
+
+// A worker that waits for a start ticket is not late, as long as others come through.
+Nanoseconds Workforce::check_start(uint32_t slot, Nanoseconds now,
+                                   const std::function<void(const std::string&)>& log) {
+  const shm::Slot& s = board_.slot(slot);
+  auto step = static_cast<shm::StartingStep>(s.starting_step.load());
+  Nanoseconds timeout = plan_.settings.start_timeout;
+  if (timeout == 0) return kNever;
+  Nanoseconds since = records_[slot].forked_at;
+  if (step == shm::StartingStep::kHasTicket) since = std::max<Nanoseconds>(since, s.since.load());
+  if (step == shm::StartingStep::kWaitsForTicket)
+    since = std::max(since, start_progress_) + timeout;
+  if (since > now || now - since < timeout) return since + timeout;
+  log("worker " + std::to_string(records_[slot].pid) + " did not get through start in " +
+      std::to_string(timeout / kMillisecond) + " ms: killed");
+  note_ending(slot, 1, now);  // any number but kEndAny: see judge()
+  send(records_[slot], SIGKILL);
+  return records_[slot].kill_at;
+}
+
+Nanoseconds Workforce::check_connection(uint32_t slot, Nanoseconds now,
+                                        const std::function<void(const std::string&)>& log) {
+  const shm::Slot& s = board_.slot(slot);
+  uint64_t number = s.begun.load();
+  Nanoseconds since = s.since.load(), timeout = plan_.settings.connection_timeout;
+  if (since > now || now - since < timeout) return std::min(since, now) + timeout;
+  shm::PeerWords peer;
+  for (size_t i = 0; i < peer.size(); ++i) peer[i] = s.peer[i].load();
+  if (!order_end(slot, number, now)) return now + timeout;
+  log("worker " + std::to_string(records_[slot].pid) + " has served " + shm::peer_text(peer) +
+      " for " + std::to_string((now - since) / kMillisecond) + " ms: ended (timeouts.connection)");
+  return records_[slot].kill_at;
+}
+
+// --- starting ------------------------------------------------------------------------------------
+
+bool Workforce::hand_out_start_tickets() {
+  if (unstarted_ == 0) return false;
+  uint32_t through = 0, with_ticket = 0, waiting = 0;
+  each([&](uint32_t slot) {
+    Record& record = records_[slot];
+    if (record.started) return;
+    const shm::Slot& s = board_.slot(slot);
+    if (static_cast<WorkerState>(s.state.load()) != WorkerState::kStarting) {
+      record.started = true;
+      ++through;
+      return;
+    }
+    auto step = static_cast<shm::StartingStep>(s.starting_step.load());
+    with_ticket += step == shm::StartingStep::kHasTicket;
+    waiting += step == shm::StartingStep::kWaitsForTicket;
+  });
+  unstarted_ -= through;
+  if (through) start_progress_ = monotonic_now();
+  if (!plan_.handler || !plan_.handler->has_start()) return false;
+
+  sem_t& tickets = board_.segment().tickets.start;
+  int left = 0;
+  sem_getvalue(&tickets, &left);
+  if (unstarted_ == 0) {  // nobody is on the way to a ticket: set the count right
+    shm::take_back_tickets(tickets, board_.capacity());
+    shm::post_tickets(tickets, plan_.settings.starting);
+  } else {
+    shm::post_tickets(tickets, through);
+    bool all_lost = through == 0 && with_ticket == 0 && left == 0 && waiting == unstarted_;
+    if (all_lost) shm::post_tickets(tickets, 1);
+  }
+  return unstarted_ > 0;
+}
+
+void Workforce::release_all_starters() {
+  shm::post_tickets(board_.segment().tickets.start, unstarted_);
+}
+
+Workforce::Headcount Workforce::headcount() const {
+  Headcount h;
+  h.counts = board_.counts();
+  const bool recycling = plan_.settings.connections != 0;
+  if (!recycling && told_ == 0) return h;
+  each([&](uint32_t slot) {
+    const Record& record = records_[slot];
+    const shm::Slot& s = board_.slot(slot);
+    const bool wants = recycling && s.recycle.load() != 0;
+    if (!record.told_to_leave && !wants) return;
+    uint32_t& from = board_.is_idle(slot) ? h.counts.idle : h.counts.busy;
+    auto state = static_cast<WorkerState>(s.state.load());
+    if (from == 0 || state == WorkerState::kRetiring || state == WorkerState::kStarting) return;
+    --from;
+    ++(record.told_to_leave ? h.counts.retiring : h.recycling);
+  });
+  return h;
+}
+
+}  // namespace preforkd

@@ -1,0 +1,105 @@
+// The supervisor's workers as processes: forks them, signals them, reaps them, and knows for each what it
+// was told. Everything that decides about a worker's fate is kept here, in private memory; of the shared
+// slot it believes only what can hurt nobody but this pool's figures.
+//
+// Pids without pidfds: these are our own children, only we reap them, and a pid cannot be used again before
+// that; so kill(pid) between fork and reap hits the worker and nobody else. (A pidfd each would be copied
+// into, and closed by, every worker that is forked.)
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "shm/scoreboard.h"
+#include "worker/worker.h"
+
+namespace preforkd {
+
+class Workforce {
+ public:
+  // `before_work` runs in each child first of all: it lets go of what only the supervisor may hold.
+  Workforce(const WorkerPlan& plan, shm::Scoreboard& board, std::function<void()> before_work);
+
+  // --- fork ---
+  // Forks up to `count`; returns how many, and the errno that stopped it (0: none).
+  struct Forked {
+    uint32_t count = 0;
+    int error = 0;
+  };
+  Forked fork(uint32_t count, Nanoseconds now);
+
+  // --- reap ---
+  struct Death {
+    pid_t pid = 0;
+    shm::Ending ending{};
+    bool abnormal = false;  // counts for the breaker
+    std::string text;       // for the log: "killed by signal 11 (Segmentation fault) while serving ..."
+  };
+  std::optional<Death> reap(Nanoseconds now);  // nothing: nobody else has died
+
+  // --- orders to workers ---
+  void retire_longest_idle(uint32_t count);   // retire tickets and nudges
+  void take_back_tickets();
+  void dismiss(uint32_t count);               // exactly so many leave: idle ones first, then busy ones
+  void dismiss_recyclers(uint32_t count);
+  void nudge_idle(uint32_t count);
+  void nudge_all();
+  // Ends what is overdue (timeouts.start, timeouts.connection, orders given before) and returns when the
+  // next thing will be. Needs nothing when nobody is starting, busy or being ended.
+  Nanoseconds end_overdue(Nanoseconds now, const std::function<void(const std::string&)>& log);
+  void end_all(Nanoseconds now);  // whatever they do: TERM, and KILL a second later
+
+  // --- starting ---
+  // Posts start tickets for those who are through. True while more are starting than have tickets.
+  bool hand_out_start_tickets();
+  void release_all_starters();
+
+  // What the pool looks like, with those who were told to leave counted as retiring and those who wait to
+  // be replaced as recycling.
+  struct Headcount {
+    shm::Counts counts;
+    uint32_t recycling = 0;
+  };
+  Headcount headcount() const;
+
+ private:
+  struct Record {
+    pid_t pid = 0;  // 0: no worker in this slot
+    Nanoseconds forked_at = 0;
+    uint64_t ending = 0;        // the connection number it was ordered to end, or kEndAny
+    Nanoseconds kill_at = 0;    // when TERM is followed by KILL
+    bool told_to_leave = false;
+    bool started = false;       // was seen past `start`
+  };
+
+  [[noreturn]] void be_worker(uint32_t slot);
+  void send(const Record& record, int signal_number) const;
+  void tell_to_leave(uint32_t slot);
+  bool in_hand(uint32_t slot, uint64_t number) const;
+  void note_ending(uint32_t slot, uint64_t number, Nanoseconds now);
+  bool order_end(uint32_t slot, uint64_t number, Nanoseconds now);
+  Nanoseconds check_start(uint32_t slot, Nanoseconds now,
+                          const std::function<void(const std::string&)>& log);
+  Nanoseconds check_connection(uint32_t slot, Nanoseconds now,
+                               const std::function<void(const std::string&)>& log);
+  Death judge(uint32_t slot, pid_t pid, int status) const;
+  template <class Visit>
+  void each(Visit visit) const;  // visit(slot), for every live worker
+
+  const WorkerPlan& plan_;
+  shm::Scoreboard& board_;
+  std::function<void()> before_work_;
+  std::vector<Record> records_;  // by slot
+  std::unordered_map<pid_t, uint32_t> slot_of_;
+  uint32_t unstarted_ = 0;          // workers not yet seen past `start`
+  uint32_t told_ = 0;               // workers told to leave and not reaped
+  uint32_t ending_ = 0;             // workers ordered to end and not reaped
+  Nanoseconds start_progress_ = 0;  // when a worker last came through `start`
+};
+
+}  // namespace preforkd

@@ -1,0 +1,52 @@
+#include "systemd/notify.h"
+
+#include <systemd/sd-daemon.h>
+
+namespace preforkd {
+namespace {
+
+// The result is not looked at: a manager that does not listen is no reason to do anything else.
+void send(const std::string& lines) { sd_notify(0, lines.c_str()); }
+
+// A line feed would end the status and begin another assignment.
+std::string one_line(std::string_view text) {
+  std::string line(text);
+  for (char& c : line)
+    if (c == '\n' || c == '\0') c = ' ';
+  return line;
+}
+
+}  // namespace
+
+void Notify::send_with_status(std::string_view state, std::string_view text) {
+  last_status_ = one_line(text);
+  send(std::string(state) + "\nSTATUS=" + last_status_);
+}
+
+void Notify::ready(std::string_view text) { send_with_status("READY=1", text); }
+void Notify::stopping(std::string_view text) { send_with_status("STOPPING=1", text); }
+
+// The time stamp is what Type=notify-reload (systemd 253) asks for; older ones ignore it.
+void Notify::reloading() {
+  send("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(monotonic_now() / kMicrosecond));
+}
+
+void Notify::status(std::string_view text) {
+  std::string line = one_line(text);
+  if (line == last_status_) return;
+  last_status_ = std::move(line);
+  send("STATUS=" + last_status_);
+}
+
+void Notify::extend_timeout(Nanoseconds more) {
+  send("EXTEND_TIMEOUT_USEC=" + std::to_string(more / kMicrosecond));
+}
+
+Nanoseconds Notify::watchdog_interval() {
+  uint64_t microseconds = 0;
+  return sd_watchdog_enabled(0, &microseconds) > 0 ? microseconds * kMicrosecond : 0;
+}
+
+void Notify::watchdog() { send("WATCHDOG=1"); }
+
+}  // namespace preforkd

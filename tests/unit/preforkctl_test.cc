@@ -1,0 +1,287 @@
+// preforkctl: what its command line may say, and its conversation with a daemon that answers well,
+// badly, or not at all. (What a person then reads: preforkctl_tables_test.cc.)
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/fd.h"
+#include "control/client.h"
+#include "control/commands.h"
+#include "control/tables.h"
+#include "tests/unit/preforkctl_test.h"
+
+void add_preforkctl_tests();
+void add_preforkctl_tables_tests();
+
+namespace preforkd {
+namespace {
+
+// A daemon with a script: it answers each connection with the next of its answers, byte for byte.
+class ScriptedDaemon {
+ public:
+  explicit ScriptedDaemon(std::vector<std::string> answers) : answers_(std::move(answers)) {
+    char folder[] = "/tmp/preforkctl-test.XXXXXX";
+    folder_ = mkdtemp(folder);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path().copy(address.sun_path, sizeof address.sun_path - 1);
+    listener_.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    // A client that never comes ends the test and does not hang it.
+    timeval limit{20, 0};
+    setsockopt(listener_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+    listen(listener_.get(), 8);
+    thread_ = std::thread([this] { serve(); });
+  }
+  ScriptedDaemon(const ScriptedDaemon&) = delete;
+  ScriptedDaemon& operator=(const ScriptedDaemon&) = delete;
+  ~ScriptedDaemon() {
+    finish();
+    unlink(path().c_str());
+    rmdir(folder_.c_str());
+  }
+
+  std::string path() const { return folder_ + "/control.sock"; }
+  Client client() const { return Client({path()}); }
+
+  // What the clients sent, when all of them were answered.
+  const std::vector<std::string>& finish() {
+    if (thread_.joinable()) thread_.join();
+    return requests_;
+  }
+
+ private:
+  void serve() {
+    for (const std::string& answer : answers_) {
+      UniqueFd connection(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      if (!connection.is_open()) return;
+      requests_.push_back(read_request(connection.get()));
+      send(connection.get(), answer.data(), answer.size(), MSG_NOSIGNAL);
+    }
+  }
+
+  static std::string read_request(int fd) {
+    std::string request;
+    size_t whole = std::string::npos;
+    while (request.size() < whole) {
+      char buffer[4096];
+      ssize_t n = read(fd, buffer, sizeof buffer);
+      if (n <= 0) break;
+      request.append(buffer, static_cast<size_t>(n));
+      size_t end = request.find("\r\n\r\n"), length = request.find("Content-Length: ");
+      if (end == request.npos) continue;
+      whole = end + 4;
+      if (length < end) whole += std::stoul(request.substr(length + 16));
+    }
+    return request;
+  }
+
+  std::vector<std::string> answers_, requests_;
+  std::string folder_;
+  UniqueFd listener_;
+  std::thread thread_;
+};
+
+std::string http(int status, const std::string& body, std::optional<size_t> length = {}) {
+  return "HTTP/1.1 " + std::to_string(status) + " X\r\nConnection: close\r\nContent-Length: " +
+         std::to_string(length.value_or(body.size())) + "\r\n\r\n" + body;
+}
+
+// --- the command line ---------------------------------------------------------------------------
+
+std::string patch_error(std::vector<std::string> pairs,
+                        std::optional<std::string> for_seconds = {}) {
+  return error_of<UsageError>([&] { limits_body(pairs, for_seconds); });
+}
+
+void test_limits_patch() {
+  std::vector<std::string> pairs = {"min=4", "max=64", "shrink_after=2.5"};
+  expect_text(limits_body(pairs, "600").dump(),
+              R"({"min":4,"max":64,"shrink_after":2.5,"for":600.0})");
+  expect_text(patch_error({"mim=4"}), "unknown limit 'mim', did you mean 'min'?");
+  expect_text(patch_error({"colour=4"}), "unknown limit 'colour'");
+  expect_text(patch_error({"min"}), "'min': expected KEY=VALUE");
+  expect_text(patch_error({"min=1", "min=1"}), "min: given twice");
+  expect_text(patch_error({"min=1"}, "0"), "--for 0: expected a number of seconds above 0");
+  expect_text(patch_error({"min=1"}, "1h"), "--for 1h: expected a number of seconds above 0");
+  for (const char* value : {"", "-1", "+1", " 1", "1 ", "1.5", "4294967296", "0x10", "many"})
+    expect_text(patch_error({std::string("min=") + value}),
+                std::string("min=") + value + ": expected a whole number from 0 to 4294967295");
+  for (const char* value : {"", "-0.5", "nan", "inf", "1e999", "2s"})
+    expect_text(patch_error({std::string("shrink_after=") + value}),
+                std::string("shrink_after=") + value + ": expected a number of seconds, 0 or more");
+}
+
+void test_arguments() {
+  auto error = [](const char* name, Arguments arguments) {
+    return error_of<UsageError>([&] { check_arguments(find_command(name), arguments); });
+  };
+  expect_text(error("staus", {}), "unknown command 'staus', did you mean 'status'?");
+  expect_text(error("workers", {}), "expected: workers POOL");
+  expect_text(error("stop", {{"echo"}}), "expected: stop");
+  expect_text(error("status", {{"a", "b"}}), "expected: status [POOL]");
+  expect_text(error("set", {{"echo"}}), "expected: set POOL KEY=VALUE...");
+  expect_text(error("status", {{""}}), "status: an argument is empty");
+  expect_text(error("drain", {{"echo"}, false, "5"}), "drain: takes no --for, only set does");
+  expect_text(error("status", {}), "(no error)");
+  expect_text(error("set", {{"echo", "min=1"}, true, "5"}), "(no error)");
+}
+
+// Whoever adds a command documents it.
+void test_documentation() {
+  for (const Command& command : commands()) {
+    std::string name = command.name;
+    CU_ASSERT_TRUE(contains(help(), "\n  " + name + ' '));
+    CU_ASSERT_TRUE(contains(help(command), "Usage: preforkctl " + name));
+  }
+  std::ifstream file("doc/preforkctl.1");
+  std::string page{std::istreambuf_iterator<char>(file), {}};
+  CU_ASSERT_FALSE_FATAL(page.empty());
+  for (const Command& command : commands())
+    CU_ASSERT_TRUE(contains(page, std::string("\n.It Cm ") + command.name));
+}
+
+void test_usual_sockets() {
+  auto sockets = [](unsigned uid, const char* runtime, const char* session) {
+    std::string all;
+    for (const std::string& path : usual_sockets(uid, [&](const char* name) {
+           return std::string_view(name) == "RUNTIME_DIRECTORY" ? runtime
+                  : std::string_view(name) == "XDG_RUNTIME_DIR" ? session
+                                                                : nullptr;
+         }))
+      all += path + '\n';
+    return all;
+  };
+  const std::string system = "/run/preforkd/control.sock\n";
+  expect_text(sockets(0, nullptr, "/run/user/0"), system);
+  expect_text(sockets(0, "/run/preforkd", nullptr), system);
+  expect_text(sockets(0, "/run/a:/run/b", nullptr), "/run/a/control.sock\n" + system);
+  expect_text(sockets(4242042, nullptr, "/run/user/7"),
+              "/run/user/7/preforkd/control.sock\n/tmp/preforkd-4242042/control.sock\n" + system);
+  expect_text(sockets(4242042, "", ""), "/tmp/preforkd-4242042/control.sock\n" + system);
+}
+
+// --- the conversation ---------------------------------------------------------------------------
+
+std::string run(const char* name, const Arguments& arguments, const Client& client) {
+  return find_command(name).run(arguments, client);
+}
+
+void test_requests() {
+  ScriptedDaemon daemon({http(200, status_of(kPool)), http(200, kPool),
+                         http(200, R"({"ok":true,"message":"2 pools \u001b[1mreloaded"})"),
+                         http(200, R"({"ok":true})"), http(200, "a 1\n\x1b[2J\xff\n")});
+  Client client = daemon.client();
+  CU_ASSERT_TRUE(contains(run("status", {}, client), "\necho  running"));
+  expect_text(run("set", {{"echo", "min=4", "max=256"}, false, "600"}, client),
+              "echo: min 4, max 256, min_spare 2, max_spare 8, shrink_after 2.5 s\n"
+              "for 10m, then as before\n");
+  expect_text(run("reload", {}, client), "2 pools \\x1b[1mreloaded\n");
+  expect_text(run("drain", {{"../a b"}}, client), "draining ../a b\n");
+  expect_text(run("metrics", {}, client), "a 1\n\\x1b[2J\\xff\n");
+
+  const auto& requests = daemon.finish();
+  CU_ASSERT_EQUAL_FATAL(requests.size(), 5);
+  CU_ASSERT_TRUE(requests[0].starts_with("GET /v1/status HTTP/1.1\r\n"));
+  CU_ASSERT_TRUE(requests[1].starts_with("PATCH /v1/pools/echo/limits HTTP/1.1\r\n"));
+  CU_ASSERT_TRUE(
+      requests[1].ends_with("\r\n\r\n"
+                            R"({"min":4,"max":256,"for":600.0})"));
+  CU_ASSERT_TRUE(contains(requests[1], "Content-Type: application/json\r\n"));
+  CU_ASSERT_TRUE(requests[2].starts_with("POST /v1/reload HTTP/1.1\r\n"));
+  CU_ASSERT_TRUE(requests[3].starts_with("POST /v1/pools/..%2Fa%20b/drain HTTP/1.1\r\n"));
+  CU_ASSERT_TRUE(requests[4].starts_with("GET /metrics HTTP/1.1\r\n"));
+}
+
+void test_json() {
+  ScriptedDaemon daemon({http(200, R"({"b":1,"a":"\u001b\u009bü"})"), http(200, status_of(""))});
+  expect_text(run("status", {{}, true}, daemon.client()),
+              "{\n  \"b\": 1,\n  \"a\": \"\\u001b\\u009b\\u00fc\"\n}\n");
+  CU_ASSERT_TRUE(contains(run("version", {{}, true}, daemon.client()), "\"preforkd\": \"0.1.0\""));
+}
+
+void test_refusals() {
+  ScriptedDaemon daemon({http(404, R"({"error":"no pool 'x'"})"), http(500, "<html>"),
+                         http(409, std::string(100'000, '[')), http(302, "{}")});
+  auto reason = [&] {
+    return error_of<std::runtime_error>([&] { daemon.client().get("/v1/pools/x"); });
+  };
+  expect_text(reason(), "no pool 'x'");
+  expect_text(reason(), "the daemon answered HTTP 500");
+  expect_text(reason(), "the daemon answered HTTP 409");
+  expect_text(reason(), "the daemon answered HTTP 302");
+}
+
+void test_bad_answers() {
+  constexpr char kNoJson[] = "read the daemon's answer: it is not JSON";
+  struct Case {
+    std::string answer, reason;
+  };
+  const std::vector<Case> cases = {
+      {"", "GET /v1/status: the daemon closed the connection before it had answered"},
+      {"hello\r\n\r\n", "GET /v1/status: what listens there does not speak HTTP"},
+      {http(200, "{\"a\":", 5000), "GET /v1/status: the daemon's answer was cut short"},
+      {http(200, ""), kNoJson},
+      {http(200, "{\"a\":"), kNoJson},
+      {http(200, "{\"a\":\"\xff\"}"), kNoJson},
+      {http(200, std::string("\0\x1b", 2)), kNoJson},
+      {http(200, "1e999"), kNoJson},
+      {http(200, std::string(1'000'000, '[')), "read the daemon's answer: it is nested too deeply"},
+      {http(200, std::string(Client::kMaxAnswer + 1, ' ')),
+       "GET /v1/status: the daemon's answer is longer than 64 MiB"},
+  };
+  std::vector<std::string> answers;
+  for (const Case& c : cases) answers.push_back(c.answer);
+  ScriptedDaemon daemon(answers);
+  for (const Case& c : cases)
+    expect_text(error_of<std::runtime_error>([&] { run("status", {}, daemon.client()); }),
+                c.reason);
+}
+
+void test_no_daemon() {
+  ScriptedDaemon daemon({http(200, "{}")});
+  std::string nowhere = "/nonexistent/control.sock", long_path(200, 'x');
+  // The first that answers is the daemon.
+  CU_ASSERT_EQUAL(Client({nowhere, long_path, daemon.path()}).get("/v1/status"), "{}");
+  daemon.finish();
+  Client nobody({nowhere, long_path});
+  expect_text(error_of<NoDaemon>([&] { nobody.post("/v1/stop"); }),
+              "no daemon at " + nowhere + ": No such file or directory\nno daemon at " + long_path +
+                  ": File name too long");
+  expect_text(run("version", {{}, true}, nobody).substr(0, 17), "{\n  \"preforkctl\":");
+}
+
+}  // namespace
+}  // namespace preforkd
+
+void add_preforkctl_tests() {
+  using namespace preforkd;
+  CU_pSuite suite = CU_add_suite("preforkctl", nullptr, nullptr);
+  struct Row {
+    const char* name;
+    CU_TestFunc test;
+  };
+  constexpr Row kTests[] = {
+      {"limits are checked before they are sent", test_limits_patch},
+      {"arguments are counted", test_arguments},
+      {"every command is documented", test_documentation},
+      {"where the socket may be", test_usual_sockets},
+      {"requests are what the daemon expects", test_requests},
+      {"--json is the daemon's own", test_json},
+      {"refusals give the daemon's reason", test_refusals},
+      {"bad answers are told apart", test_bad_answers},
+      {"no daemon there", test_no_daemon},
+  };
+  for (const Row& row : kTests) CU_add_test(suite, row.name, row.test);
+  add_preforkctl_tables_tests();
+}

@@ -1,0 +1,60 @@
+#include "worker/acceptor.h"
+
+#include <sys/epoll.h>
+
+#include <cerrno>
+
+#include "base/error.h"
+
+namespace preforkd {
+
+Acceptor::Acceptor(const std::vector<int>& listen_sockets)
+    : sockets_(listen_sockets), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+  if (!epoll_.is_open()) throw SysError("epoll_create1", errno);
+  register_for_wake();
+}
+
+void Acceptor::register_for_wake() {
+  if (registered_) return;
+  for (int fd : sockets_) {
+    epoll_event event{};
+    event.events = EPOLLIN | EPOLLEXCLUSIVE;
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0)
+      throw SysError("epoll_ctl add listen socket", errno);
+  }
+  registered_ = true;
+}
+
+void Acceptor::unregister() {
+  if (!registered_) return;
+  for (int fd : sockets_) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  registered_ = false;
+}
+
+std::optional<Accepted> Acceptor::try_accept() {
+  short_of_ = 0;
+  for (size_t tried = 0; tried < sockets_.size(); ++tried) {
+    int listen_socket = sockets_[next_];
+    next_ = (next_ + 1) % sockets_.size();
+    for (;;) {
+      Accepted accepted;
+      accepted.peer.length = sizeof accepted.peer.storage;
+      accepted.fd.reset(
+          accept4(listen_socket, accepted.peer.get(), &accepted.peer.length, SOCK_CLOEXEC));
+      if (accepted.fd.is_open()) return accepted;
+      // The client gave up while it waited, or a pending network error (accept(2)): try the next one.
+      if (errno == EINTR || errno == ECONNABORTED || errno == EPROTO) continue;
+      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+        short_of_ = errno;
+      break;  // EAGAIN; EINVAL: the socket was shut down
+    }
+  }
+  return std::nullopt;
+}
+
+void Acceptor::wait(const sigset_t& unblocked, int timeout_ms) {
+  epoll_event event;
+  epoll_pwait(epoll_.get(), &event, 1, timeout_ms, &unblocked);
+}
+
+}  // namespace preforkd

@@ -1,0 +1,60 @@
+#include "worker/handler_library.h"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <stdexcept>
+
+#include "base/log.h"
+
+namespace preforkd {
+namespace {
+
+// dlerror() begins with the file it was given, which may be a descriptor's path; say the user's path.
+std::string load_error(const std::string& path, const std::string& opened) {
+  const char* said = dlerror();
+  std::string reason = said ? said : "unknown error";
+  if (reason.starts_with(opened + ": ")) reason.erase(0, opened.size() + 2);
+  return "load " + path + ": " + reason;
+}
+
+void log_from_handler(int level, const char* text) {
+  int bounded = std::clamp(level, 3, 7);
+  log({static_cast<LogLevel>(bounded), {}, 0, text ? text : ""});
+}
+
+}  // namespace
+
+HandlerLibrary::HandlerLibrary(const std::string& path, int fd) : path_(path) {
+  std::string opened = path;
+  if (access(path.c_str(), R_OK) != 0) {
+    if (errno != EACCES || fd < 0)
+      throw std::runtime_error("load " + path + ": " + std::strerror(errno));
+    opened = "/proc/self/fd/" + std::to_string(fd);
+  }
+  void* library = dlopen(opened.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) throw std::runtime_error(load_error(path, opened));
+  handler_ = static_cast<const struct preforkd_handler*>(dlsym(library, "preforkd_handler"));
+  if (!handler_)
+    throw std::runtime_error("load " + path + ": no symbol preforkd_handler: not a preforkd handler");
+  if (handler_->abi == 0 || handler_->abi > PREFORKD_ABI)
+    throw std::runtime_error("load " + path + ": handler ABI version " +
+                             std::to_string(handler_->abi) + ", this preforkd supports 1 to " +
+                             std::to_string(PREFORKD_ABI));
+  if (handler_->size < sizeof(struct preforkd_handler) || !handler_->serve)
+    throw std::runtime_error("load " + path + ": its preforkd_handler is incomplete");
+}
+
+void HandlerLibrary::preload(const std::string& pool, const std::string& settings) {
+  pool_ = pool;
+  settings_ = settings;
+  host_ = {PREFORKD_ABI, sizeof host_, pool_.c_str(), settings_.c_str(), log_from_handler};
+  if (!handler_->preload) return;
+  if (int code = handler_->preload(&host_, &state_))
+    throw std::runtime_error("preload " + path_ + ": it returned " + std::to_string(code));
+}
+
+}  // namespace preforkd

@@ -1,0 +1,139 @@
+#include "worker/program.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string_view>
+
+#include "base/log.h"
+
+namespace preforkd {
+namespace {
+
+// Names that we set, or that would speak of another connection or of preforkd's own start.
+constexpr std::string_view kOurs[] = {
+    "PROTO",         "TCPLOCALIP",     "TCPLOCALPORT",   "TCPLOCALHOST",  "TCPREMOTEIP",
+    "TCPREMOTEPORT", "TCPREMOTEHOST",  "TCPREMOTEINFO",  "UNIXLOCALPATH", "UNIXLOCALUID",
+    "UNIXLOCALGID",  "UNIXLOCALPID",   "UNIXREMOTEPATH", "UNIXREMOTEPID", "UNIXREMOTEEUID",
+    "UNIXREMOTEEGID", "REMOTE_ADDR",   "REMOTE_PORT",    "REMOTE_HOST",   "NOTIFY_SOCKET",
+    "WATCHDOG_PID",  "WATCHDOG_USEC",  "LISTEN_PID",     "LISTEN_FDS",    "LISTEN_FDNAMES"};
+
+struct HostAndPort {
+  std::string host, port;
+};
+
+HostAndPort split(const SocketAddress& address) {
+  char text[INET6_ADDRSTRLEN] = "";
+  if (address.storage.ss_family == AF_INET6) {
+    const auto* in = reinterpret_cast<const sockaddr_in6*>(&address.storage);
+    // An IPv4 client of a socket that takes both is shown as what it is.
+    if (IN6_IS_ADDR_V4MAPPED(&in->sin6_addr))
+      inet_ntop(AF_INET, &in->sin6_addr.s6_addr[12], text, sizeof text);
+    else
+      inet_ntop(AF_INET6, &in->sin6_addr, text, sizeof text);
+    return {text, std::to_string(ntohs(in->sin6_port))};
+  }
+  const auto* in = reinterpret_cast<const sockaddr_in*>(&address.storage);
+  inet_ntop(AF_INET, &in->sin_addr, text, sizeof text);
+  return {text, std::to_string(ntohs(in->sin_port))};
+}
+
+std::vector<char*> pointers(const std::vector<std::string>& strings) {
+  std::vector<char*> p;
+  p.reserve(strings.size() + 1);
+  for (const auto& s : strings) p.push_back(const_cast<char*>(s.c_str()));
+  p.push_back(nullptr);
+  return p;
+}
+
+// An ignored signal would stay ignored in the program; a caught one goes back to its default. Setting a
+// pending one to ignored first throws it away: it was meant for the worker.
+void reset_signals() {
+  for (int s = 1; s < NSIG; ++s) {
+    signal(s, SIG_IGN);
+    signal(s, SIG_DFL);
+  }
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+}
+
+// close_range(2) came with Linux 5.9, but a seccomp filter may not know it.
+void leave_only_standard_descriptors() {
+  if (syscall(SYS_close_range, 3u, ~0u, 0u) == 0) return;
+  for (int fd = 3; fd < static_cast<int>(sysconf(_SC_OPEN_MAX)); ++fd) close(fd);
+}
+
+}  // namespace
+
+std::vector<std::string> connection_environment(const SocketAddress& local,
+                                                const SocketAddress& peer,
+                                                const ucred& unix_peer) {
+  if (local.storage.ss_family == AF_UNIX) {
+    std::string path = to_string(local).substr(std::strlen("unix:"));
+    return {"PROTO=UNIX", "UNIXLOCALPATH=" + path,
+            "UNIXREMOTEPID=" + std::to_string(unix_peer.pid),
+            "UNIXREMOTEEUID=" + std::to_string(unix_peer.uid),
+            "UNIXREMOTEEGID=" + std::to_string(unix_peer.gid)};
+  }
+  HostAndPort l = split(local), r = split(peer);
+  return {"PROTO=TCP",
+          "TCPLOCALIP=" + l.host,
+          "TCPLOCALPORT=" + l.port,
+          "TCPREMOTEIP=" + r.host,
+          "TCPREMOTEPORT=" + r.port,
+          "REMOTE_ADDR=" + r.host,
+          "REMOTE_PORT=" + r.port,
+          "REMOTE_HOST=" + r.host};
+}
+
+std::string program_trouble(const std::vector<std::string>& argv) {
+  struct stat s {};
+  auto trouble = [&](const char* reason) { return "execute " + argv[0] + ": " + reason; };
+  if (stat(argv[0].c_str(), &s) < 0) return trouble(std::strerror(errno));
+  if (!S_ISREG(s.st_mode)) return trouble("not a regular file");
+  if (faccessat(AT_FDCWD, argv[0].c_str(), X_OK, AT_EACCESS) < 0)
+    return trouble(std::strerror(errno));
+  return "";
+}
+
+Program::Program(const std::vector<std::string>& argv) : argv_(argv) {
+  for (char** e = environ; *e; ++e) {
+    std::string_view entry = *e, name = entry.substr(0, entry.find('='));
+    if (std::find(std::begin(kOurs), std::end(kOurs), name) == std::end(kOurs))
+      environment_.emplace_back(entry);
+  }
+}
+
+void Program::become(const Accepted& connection) const {
+  SocketAddress local;
+  local.length = sizeof local.storage;
+  getsockname(connection.fd.get(), local.get(), &local.length);
+  ucred unix_peer{};
+  socklen_t size = sizeof unix_peer;
+  if (local.storage.ss_family == AF_UNIX)
+    getsockopt(connection.fd.get(), SOL_SOCKET, SO_PEERCRED, &unix_peer, &size);
+
+  std::vector<std::string> environment = environment_;
+  for (auto& entry : connection_environment(local, connection.peer, unix_peer))
+    environment.push_back(std::move(entry));
+  auto argv = pointers(argv_), envp = pointers(environment);
+
+  dup2(connection.fd.get(), 0);
+  dup2(connection.fd.get(), 1);
+  leave_only_standard_descriptors();
+  reset_signals();
+  execve(argv[0], argv.data(), envp.data());
+  log_error("execute " + argv_[0] + ": " + std::strerror(errno));
+  _exit(kExecFailed);
+}
+
+}  // namespace preforkd

@@ -1,0 +1,41 @@
+// Program per connection: the pre-forked worker accepts, and then becomes the program.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "worker/acceptor.h"
+
+namespace preforkd {
+
+// The environment that UCSPI defines (PROTO, TCPLOCALIP, TCPLOCALPORT, TCPREMOTEIP, TCPREMOTEPORT; for
+// Unix sockets PROTO=UNIX, UNIXLOCALPATH, UNIXREMOTEPID, UNIXREMOTEUID, UNIXREMOTEEGID as ucspi-unix has
+// them), plus REMOTE_ADDR, REMOTE_PORT and REMOTE_HOST (the address: nothing is looked up), as
+// "NAME=value". Pure.
+std::vector<std::string> connection_environment(const SocketAddress& local,
+                                                const SocketAddress& peer,
+                                                const ucred& unix_peer);
+
+// Checks, as the calling user, that argv[0] is a file that can be executed. "" or "execute PATH: reason".
+std::string program_trouble(const std::vector<std::string>& argv);
+
+// Everything of a program that can be made before its client comes, so that little is left between
+// accept and exec.
+class Program {
+ public:
+  // Keeps the daemon's environment, but for what would lie about this connection.
+  explicit Program(const std::vector<std::string>& argv);
+
+  // Descriptors 0 and 1 become the connection, 2 stays (the log), all others close; signal dispositions
+  // and mask are reset. Does not return: if exec fails it says so on descriptor 2 and exits 127.
+  [[noreturn]] void become(const Accepted& connection) const;
+
+ private:
+  std::vector<std::string> argv_;
+  std::vector<std::string> environment_;
+};
+
+// Exit status of a worker that could not become its program.
+inline constexpr int kExecFailed = 127;
+
+}  // namespace preforkd

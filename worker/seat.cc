@@ -1,0 +1,154 @@
+#include "worker/seat.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+
+#include "shm/doorbell.h"
+#include "shm/scoreboard.h"
+#include "shm/tickets.h"
+
+namespace preforkd {
+namespace {
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
+
+}  // namespace
+
+Seat::Seat(const shm::Mapping& mapping, uint32_t slot)
+    : segment_(mapping.segment()),
+      slot_(mapping.slot(slot)),
+      bits_(mapping.bits(slot / shm::kSlotsPerWord)),
+      mapping_(mapping),
+      bit_(uint64_t{1} << (slot % shm::kSlotsPerWord)) {}
+
+bool Seat::wait_to_start() {
+  auto step = [this](shm::StartingStep s) { slot_.starting_step.store(static_cast<uint32_t>(s)); };
+  step(shm::StartingStep::kWaitsForTicket);
+  if (!shm::wait_for_ticket(segment_.tickets.start)) return false;
+  slot_.since.store(monotonic_now());  // timeouts.start counts from here
+  step(shm::StartingStep::kHasTicket);
+  return true;
+}
+
+void Seat::move_to(WorkerState state) {
+  if (!worker_may_move(state_, state)) abort();  // a defect in worker/worker.cc
+  state_ = state;
+  slot_.state.store(static_cast<uint32_t>(state), std::memory_order_release);
+}
+
+void Seat::started(Nanoseconds now) {
+  shm::SlotWriter writer(slot_);
+  slot_.since.store(now, kRelaxed);
+  // The bit before the state: in between the supervisor counts this worker as idle, and never as neither
+  // starting nor idle, which would look like a worker missing.
+  bits_.idle.fetch_or(bit_);
+  move_to(WorkerState::kIdle);
+  if (segment_.published.ring_on.load() & shm::kRingOnStarted) shm::ring(segment_.doorbell);
+}
+
+void Seat::begin(Nanoseconds now, const shm::PeerWords& peer) {
+  {
+    shm::SlotWriter writer(slot_);
+    slot_.begun.store(++begun_, kRelaxed);
+    slot_.since.store(now, kRelaxed);
+    for (size_t i = 0; i < peer.size(); ++i) slot_.peer[i].store(peer[i], kRelaxed);
+    began_at_ = now;
+    move_to(WorkerState::kBusy);
+  }
+  if (!busy_) {
+    busy_ = true;
+    bits_.busy.fetch_or(bit_);
+    bits_.idle.fetch_and(~bit_);
+    count_and_ring();
+  }
+  tick(now);
+}
+
+// One pass over the bitmaps: who is idle, who is busy, and whether the supervisor wants to know.
+void Seat::count_and_ring() {
+  shm::Published& published = segment_.published;
+  uint32_t idle = 0, busy = 0;
+  uint32_t words = std::min(published.scan_words.load(), mapping_.capacity() / shm::kSlotsPerWord);
+  for (uint32_t w = 0; w < words; ++w) {
+    const shm::Bits& bits = mapping_.bits(w);
+    idle += static_cast<uint32_t>(std::popcount(bits.idle.load()));
+    busy += static_cast<uint32_t>(std::popcount(bits.busy.load()));
+  }
+  busy_seen_ = busy;
+  shm::Word& peak = segment_.shared.peak_busy;
+  for (uint32_t seen = peak.load(kRelaxed); seen < busy && !peak.compare_exchange_weak(seen, busy);) {
+  }
+  bool wanted = idle < published.low_water.load();
+  // The watch is armed once a sleep: whoever takes it rings, the others pass.
+  if (segment_.shared.watch.load() != 0 && segment_.shared.watch.exchange(0) != 0) wanted = true;
+  if (wanted) shm::ring(segment_.doorbell);
+}
+
+// The first connection of each second says so to control, which waits on this word while nothing
+// happens.
+void Seat::tick(Nanoseconds now) {
+  auto second = static_cast<uint32_t>(now / kSecond);
+  shm::Word& word = segment_.shared.tick;
+  uint32_t last = word.load(kRelaxed);
+  if (last != second && word.compare_exchange_strong(last, second)) shm::wake_all(word);
+}
+
+void Seat::done(Nanoseconds now, bool served) {
+  uint64_t spent = now > began_at_ ? now - began_at_ : 0;
+  uint64_t us = spent / kMicrosecond;
+  shm::SlotWriter writer(slot_);
+  busy_ns_ += spent;
+  slot_.busy_ns.store(busy_ns_, kRelaxed);
+  shm::Word& bucket = slot_.histogram[histogram_bucket(us)];
+  bucket.store(bucket.load(kRelaxed) + 1, kRelaxed);
+  if (us > max_us_) slot_.max_us.store(max_us_ = us, kRelaxed);
+  // Last, and seq_cst: after this the connection is not in hand any more (see `end` above).
+  if (served)
+    slot_.served.store(++served_);
+  else
+    slot_.failed.store(++failed_);
+  if (segment_.published.ring_on.load() & shm::kRingOnCompleted) shm::ring(segment_.doorbell);
+}
+
+void Seat::idle(Nanoseconds now) {
+  shm::SlotWriter writer(slot_);
+  slot_.since.store(now, kRelaxed);
+  busy_ = false;
+  bits_.idle.fetch_or(bit_);
+  bits_.busy.fetch_and(~bit_);
+  move_to(WorkerState::kIdle);
+}
+
+void Seat::retire(Nanoseconds now) {
+  shm::SlotWriter writer(slot_);
+  slot_.since.store(now, kRelaxed);
+  move_to(WorkerState::kRetiring);
+  busy_ = false;
+  bits_.idle.fetch_and(~bit_);
+  bits_.busy.fetch_and(~bit_);
+}
+
+bool Seat::may_retire() { return shm::try_ticket(segment_.tickets.retire); }
+
+bool Seat::must_leave() const {
+  return segment_.published.leaving.load() != 0 || slot_.leave.load() != 0;
+}
+
+bool Seat::must_end(uint64_t number) const {
+  uint64_t ordered = slot_.end.load();
+  return ordered == number || ordered == shm::kEndAny;
+}
+
+bool Seat::accepts_until(Nanoseconds now) const {
+  return segment_.published.leaving.load() != 0 && now < segment_.published.accept_until.load();
+}
+
+void Seat::ask_for_recycling() {
+  slot_.recycle.store(1);
+  shm::ring(segment_.doorbell);
+}
+
+void Seat::refused() { segment_.shared.refused.fetch_add(1, kRelaxed); }
+
+}  // namespace preforkd

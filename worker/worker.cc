@@ -1,0 +1,202 @@
+#include "worker/worker.h"
+
+#include <poll.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/log.h"
+#include "base/process_title.h"
+
+namespace preforkd {
+namespace {
+
+constexpr int kSupervisorDied = SIGUSR2;
+constexpr Nanoseconds kBackOff = 50 * kMillisecond;
+
+// What the signal handlers need; there is one worker in a process.
+struct {
+  const Seat* seat = nullptr;
+  pid_t supervisor = 0;
+  int nudge_signal = SIGUSR1;
+  volatile sig_atomic_t nudged = 0;
+  volatile sig_atomic_t asked_to_leave = 0;
+} signalled;
+
+bool orphaned() { return getppid() != signalled.supervisor; }
+
+void on_nudge(int) { signalled.nudged = 1; }
+
+void on_term(int) {
+  int saved = errno;
+  const Seat* seat = signalled.seat;
+  if (orphaned() || (seat && seat->must_end(seat->begun()))) {
+    signal(SIGTERM, SIG_DFL);  // installed with SA_NODEFER: not blocked here
+    raise(SIGTERM);
+  }
+  signalled.asked_to_leave = 1;
+  // Pending until the next wait, which it ends: no gap between looking at the flag and sleeping.
+  kill(getpid(), signalled.nudge_signal);
+  errno = saved;
+}
+
+void handle(int number, void (*handler)(int), int flags) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  action.sa_flags = flags;
+  sigaction(number, &action, nullptr);
+}
+
+// From the supervisor's signals to a worker's. All are blocked on entry.
+void take_over_signals(const WorkerPlan& plan, const Seat& seat, sigset_t& wait_mask) {
+  signalled.seat = &seat;
+  signalled.supervisor = plan.supervisor;
+  signalled.nudge_signal = plan.nudge_signal();
+  for (int ours : {SIGCHLD, SIGIO, SIGHUP, SIGINT, SIGQUIT}) handle(ours, SIG_DFL, 0);
+  handle(SIGPIPE, SIG_IGN, 0);  // a client that hung up is an error of send(), not the end of a worker
+  handle(SIGUSR1, on_nudge, 0);
+  handle(plan.nudge_signal(), on_nudge, 0);
+  handle(kSupervisorDied, on_nudge, 0);
+  handle(SIGTERM, on_term, SA_NODEFER);
+
+  sigset_t outside;
+  sigemptyset(&outside);
+  sigemptyset(&wait_mask);
+  for (int only_in_wait : {SIGUSR1, plan.nudge_signal(), kSupervisorDied})
+    sigaddset(&outside, only_in_wait);
+  // Set after the change of user, which clears it, and before the first look at getppid().
+  prctl(PR_SET_PDEATHSIG, kSupervisorDied, 0, 0, 0);
+  sigprocmask(SIG_SETMASK, &outside, nullptr);
+}
+
+uint64_t random_below(uint64_t bound) {
+  if (bound == 0) return 0;
+  // splitmix64's finaliser: no more is needed to keep workers from leaving together.
+  uint64_t x = monotonic_now() ^ static_cast<uint64_t>(getpid()) << 32;
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+  x = (x ^ x >> 27) * 0x94d049bb133111eb;
+  return (x ^ x >> 31) % bound;
+}
+
+}  // namespace
+
+Worker::Worker(const WorkerPlan& plan, uint32_t slot)
+    : plan_(plan), seat_(plan.mapping, slot), acceptor_(plan.listen_sockets) {
+  set_process_title("preforkd: worker " + plan.settings.name, "preforkd-worker");
+  take_over_signals(plan, seat_, wait_mask_);
+  // The supervisor is not dumpable; a worker may be, so that a handler's crash leaves a core.
+  prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+  if (plan.program) setpgid(0, 0);  // so that its children can be ended with it
+  // ±10 %: it asks for its replacement within the last tenth, and has a tenth more to wait for it. Of
+  // fewer than 10 connections the limit is exact.
+  uint64_t limit = plan.settings.connections, tenth = limit / 10;
+  recycle_at_ = limit + tenth;
+  recycle_from_ = tenth ? limit - random_below(tenth + 1) : limit > 1 ? limit - 1 : limit;
+}
+
+int Worker::run() {
+  if (plan_.handler && plan_.handler->has_start()) {
+    while (!orphaned() && !seat_.must_leave() && !signalled.asked_to_leave) {
+      if (!seat_.wait_to_start() || seat_.must_leave()) continue;
+      if (int code = plan_.handler->start()) {
+        log_error("start of worker " + std::to_string(getpid()) + " returned " +
+                  std::to_string(code));
+        return 1;
+      }
+      break;
+    }
+  }
+  seat_.started(monotonic_now());
+  while (auto connection = next_connection()) {
+    serve(std::move(*connection));
+    if (seat_.must_end(seat_.begun()) || served_enough()) break;
+  }
+  if (seat_.is_busy()) seat_.retire(monotonic_now());
+  if (plan_.handler) plan_.handler->stop();
+  return 0;
+}
+
+// The next one that waits, now or later; nothing when it is time to leave.
+std::optional<Accepted> Worker::next_connection() {
+  for (;;) {
+    if (orphaned()) return std::nullopt;
+    bool leaving = seat_.must_leave() || signalled.asked_to_leave;
+    // A busy worker was not waiting: no wake-up was meant for it that a last accept would have to honour.
+    if (leaving && seat_.is_busy() && !seat_.accepts_until(monotonic_now())) return std::nullopt;
+    if (leaving) return last_accept(true);
+    if (auto connection = acceptor_.try_accept()) return connection;
+    if (seat_.is_busy()) go_idle();
+    if (acceptor_.short_of()) {
+      back_off();
+      continue;
+    }
+    short_told_ = false;
+    wait();
+    if (!signalled.nudged) continue;
+    signalled.nudged = 0;
+    if (!orphaned() && !seat_.must_leave() && !signalled.asked_to_leave && seat_.may_retire())
+      return last_accept(false);
+  }
+}
+
+// No wake-up may leave with this worker: unregistered first, it looks once more.
+std::optional<Accepted> Worker::last_accept(bool leaving) {
+  acceptor_.unregister();
+  seat_.retire(monotonic_now());
+  auto connection = acceptor_.try_accept();
+  if (connection && !leaving) acceptor_.register_for_wake();
+  return connection;
+}
+
+void Worker::go_idle() {
+  acceptor_.register_for_wake();  // if it had to be removed while busy
+  seat_.idle(monotonic_now());
+}
+
+void Worker::wait() { acceptor_.wait(wait_mask_, -1); }
+
+// Out of descriptors or memory: the connection stays in the queue, and epoll would return at once.
+void Worker::back_off() {
+  if (!short_told_)
+    log_warning("accept: " + std::string(std::strerror(acceptor_.short_of())) +
+                "; trying again every 50 ms");
+  short_told_ = true;
+  seat_.refused();
+  timespec pause = to_timespec(kBackOff);
+  ppoll(nullptr, 0, &pause, &wait_mask_);
+}
+
+void Worker::serve(Accepted connection) {
+  shm::PeerWords peer = shm::pack_peer(connection.peer.get());
+  if (connection.peer.storage.ss_family == AF_UNIX) {
+    ucred who{};
+    socklen_t size = sizeof who;
+    getsockopt(connection.fd.get(), SOL_SOCKET, SO_PEERCRED, &who, &size);
+    peer = shm::pack_unix_peer(static_cast<uint32_t>(who.pid), who.uid);
+  }
+  seat_.begin(monotonic_now(), peer);
+  if (plan_.program) {
+    prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);  // it would survive the exec
+    plan_.program->become(connection);
+  }
+  // See DESIGN: from here on the kernel would walk past hundreds of busy registrations at each connection.
+  constexpr uint32_t kManyBusy = 256;
+  if (seat_.busy_seen() >= kManyBusy) acceptor_.unregister();
+
+  preforkd_connection c{sizeof c, connection.fd.get(), connection.peer.get(),
+                        connection.peer.length, seat_.begun()};
+  bool served = plan_.handler->serve(c) == 0;
+  // Before the close: a client that has seen its connection end finds it counted.
+  seat_.done(monotonic_now(), served);
+}
+
+bool Worker::served_enough() {
+  if (recycle_at_ == 0 || seat_.begun() < recycle_from_) return false;
+  if (!asked_) seat_.ask_for_recycling();
+  asked_ = true;
+  return seat_.begun() >= recycle_at_;
+}
+
+}  // namespace preforkd

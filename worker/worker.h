@@ -1,0 +1,70 @@
+// A worker's life, from the fork to its last connection: as dumb as it can be, it serves one connection
+// at a time. The states are in shm/worker_state.h, the protocol with the supervisor in worker/seat.h.
+//
+// Signals. SIGUSR1 (nudge; SIGURG for programs) and SIGUSR2 (the supervisor died) are blocked outside the
+// wait, so that a worker with a connection in hand never sees them; both only end the wait. SIGTERM is
+// never blocked, so that a stuck worker can be ended: with an order for the connection in hand, or without
+// a supervisor, the worker dies of it at once; from anybody else it means "leave when you are done".
+//
+// A program is nudged with SIGURG because that is ignored by default: a nudge that is sent to an idle
+// worker and arrives when it has just become a program does nothing. SIGUSR1 would kill the program.
+//
+// The supervisor killed at any moment: the parent-death signal ends the wait, and the worker exits; a busy
+// one finishes its connection and looks at getppid() before it would accept the next one.
+#pragma once
+
+#include <signal.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "conf/settings.h"
+#include "shm/region.h"
+#include "worker/acceptor.h"
+#include "worker/handler_library.h"
+#include "worker/program.h"
+#include "worker/seat.h"
+
+namespace preforkd {
+
+// What all workers of a pool have in common; made by the supervisor, borrowed by each worker.
+struct WorkerPlan {
+  const PoolSettings& settings;
+  const shm::Mapping& mapping;
+  const std::vector<int>& listen_sockets;
+  const HandlerLibrary* handler;  // exactly one of the two
+  const Program* program;
+  pid_t supervisor;
+
+  int nudge_signal() const { return program ? SIGURG : SIGUSR1; }
+};
+
+class Worker {
+ public:
+  // Called in the forked child, with all signals blocked.
+  Worker(const WorkerPlan& plan, uint32_t slot);
+
+  // Returns the exit status; for a program, not at all once a client came.
+  int run();
+
+ private:
+  std::optional<Accepted> next_connection();
+  std::optional<Accepted> last_accept(bool leaving);
+  void go_idle();
+  void wait();
+  void back_off();
+  void serve(Accepted connection);
+  bool served_enough();
+
+  const WorkerPlan& plan_;
+  Seat seat_;
+  Acceptor acceptor_;
+  sigset_t wait_mask_;
+  uint64_t recycle_from_ = 0;  // connections after which it asks to be replaced; 0 = never
+  uint64_t recycle_at_ = 0;    // connections after which it leaves, replaced or not
+  bool asked_ = false;
+  bool short_told_ = false;
+};
+
+}  // namespace preforkd
