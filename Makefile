@@ -14,7 +14,7 @@ CXXFLAGS ?= -g
 LANGUAGE      := -std=c++20 -Wall -Wextra -Wshadow -I. -Iworker/include -DPREFORKD_PREFIX='"$(PREFIX)"'
 ALL_CXXFLAGS  := $(LANGUAGE) -Werror -fPIC -fvisibility=hidden $(FLAGS_$(BUILD)) $(CXXFLAGS)
 # The supervisor is forked from for each worker and every library mapped into it is copied each time: it links libc alone.
-STATIC_release := -Wl,--as-needed -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL
+STATIC_release := -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL
 STATIC_debug   := $(STATIC_release)
 HARDEN := -Wl,-z,relro,-z,now
 
@@ -23,7 +23,8 @@ MAINS    := daemon/main.cc daemon/supervisor_main.cc control/main.cc control/pre
 FOLDERS  := base shm conf systemd worker daemon control
 HANDLERS := $(patsubst handlers/%.cc,$(OUT)/handlers/%.so,$(wildcard handlers/*.cc))
 ARCHIVES := $(FOLDERS:%=$(OUT)/%.a)
-TESTS    := $(OUT)/unit-tests $(OUT)/system-tests
+TEST_HANDLERS := $(patsubst tests/system/handlers/%.cc,$(OUT)/tests/handlers/%.so,$(wildcard tests/system/handlers/*.cc))
+TESTS    := $(OUT)/unit-tests $(OUT)/system-tests $(TEST_HANDLERS)
 PARALLEL := $(MAKE) --no-print-directory -j$(shell nproc)
 BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
 
@@ -47,7 +48,7 @@ test: deps                                ## the same, and run all tests
 
 unit: $(OUT)/unit-tests                   ## run the unit tests (ONLY=suite picks one)
 	BUILD_DIR=$(CURDIR)/$(OUT) $< $(ONLY)
-system: all $(OUT)/system-tests           ## run the tests of the real programs (ONLY=suite picks one)
+system: all $(OUT)/system-tests $(TEST_HANDLERS) ## run the tests of the real programs (ONLY=suite picks one)
 	BUILD_DIR=$(CURDIR)/$(OUT) $(OUT)/system-tests $(ONLY)
 
 bench: deps                               ## measure, and write bench/RESULTS.md
@@ -63,6 +64,9 @@ $(OUT)/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/shm.a $(O
 $(OUT)/preforkctl: $(OUT)/control/preforkctl.o $(OUT)/control.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lcurl
 $(OUT)/handlers/%.so: $(OUT)/handlers/%.o
+	$(CXX) $(ALL_CXXFLAGS) -shared -o $@ $^
+$(OUT)/tests/handlers/%.so: $(OUT)/tests/system/handlers/%.o
+	@mkdir -p $(@D)
 	$(CXX) $(ALL_CXXFLAGS) -shared -o $@ $^
 $(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/control.a $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lconfig++ -lsystemd -lmicrohttpd -lcurl -ldl -pthread
@@ -112,8 +116,10 @@ install: all                              ## install under DESTDIR and PREFIX; a
 	install -D -t $(DEST)/lib/preforkd $(OUT)/preforkd-supervisor $(OUT)/preforkd-control
 	install -D -m 644 -t $(DEST)/lib/preforkd/handlers $(HANDLERS)
 	install -D -m 644 -t $(DEST)/include/preforkd worker/include/preforkd/*
-	install -D -m 644 -t $(DEST)/share/man/man8 doc/preforkd.8
+	install -D -m 644 -t $(DEST)/share/man/man1 doc/preforkctl.1
 	install -D -m 644 -t $(DEST)/share/man/man5 doc/preforkd.conf.5
+	install -D -m 644 -t $(DEST)/share/man/man8 doc/preforkd.8
+	install -D -m 644 doc/preforkctl.bash $(DEST)/share/bash-completion/completions/preforkctl
 	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md systemd/pool-users.conf
 	install -D -m 644 systemd/preforkd.sysusers $(DEST)/lib/sysusers.d/preforkd.conf
 	install -D -m 644 -t $(UNITS) systemd/preforkd.socket

@@ -8,6 +8,10 @@
 #include "control/totals.h"
 
 namespace preforkd {
+namespace {
+// Fewer than the endpoint has places, so that those who only look always find one.
+constexpr size_t kMaxAsked = 128;
+}  // namespace
 
 DaemonLink::DaemonLink(EventLoop& loop, UniqueFd channel, Pools& pools, bool mute)
     : loop_(loop), channel_(std::move(channel)), pools_(pools), mute_(mute) {}
@@ -51,7 +55,8 @@ bool DaemonLink::take(Channel::Datagram& datagram) {
 }
 
 bool DaemonLink::ask(const Request& request) {
-  if (mute_ || channel_.send_struct(request) != Channel::Sent::kYes) return false;
+  if (mute_ || asked_.size() >= kMaxAsked) return false;
+  if (channel_.send_struct(request) != Channel::Sent::kYes) return false;
   asked_[request.id] = request;
   return true;
 }

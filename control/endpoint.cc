@@ -58,7 +58,8 @@ HttpReply too_large() { return error_reply(413, "the body is above 64 KiB"); }
 void refuse_body_at_once(int socket) {
   std::string body = too_large().body;
   std::string text =
-      "HTTP/1.1 413 Content Too Large\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
+      "HTTP/1.1 413 Content Too Large\r\nContent-Type: application/json\r\nCache-Control: "
+      "no-store\r\n"
       "Connection: close\r\nContent-Length: " +
       std::to_string(body.size()) + "\r\n\r\n" + body;
   [[maybe_unused]] ssize_t ignored =
@@ -137,7 +138,8 @@ struct Endpoint::Callbacks {
     }
   }
 
-  static void on_completed(void* self, MHD_Connection*, void** context, MHD_RequestTerminationCode) {
+  static void on_completed(void* self, MHD_Connection*, void** context,
+                           MHD_RequestTerminationCode) {
     auto* exchange = static_cast<Exchange*>(*context);
     if (!exchange) return;
     static_cast<Endpoint*>(self)->waiting_.erase(exchange->id);
@@ -151,13 +153,10 @@ Endpoint::Endpoint(EventLoop& loop, UniqueFd listener, OnCall on_call)
   daemon_ = MHD_start_daemon(
       MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, nullptr, nullptr,
       Callbacks::on_request, this,  //
-      MHD_OPTION_EXTERNAL_LOGGER, log_message, nullptr,
-      MHD_OPTION_LISTEN_SOCKET, listener.get(),
-      MHD_OPTION_CONNECTION_LIMIT, kMaxClients,
-      MHD_OPTION_CONNECTION_TIMEOUT, kSilenceSeconds,
-      MHD_OPTION_NOTIFY_CONNECTION, Callbacks::on_connection, this,
-      MHD_OPTION_NOTIFY_COMPLETED, Callbacks::on_completed, this,
-      MHD_OPTION_END);
+      MHD_OPTION_EXTERNAL_LOGGER, log_message, nullptr, MHD_OPTION_LISTEN_SOCKET, listener.get(),
+      MHD_OPTION_CONNECTION_LIMIT, kMaxClients, MHD_OPTION_CONNECTION_TIMEOUT, kSilenceSeconds,
+      MHD_OPTION_NOTIFY_CONNECTION, Callbacks::on_connection, this, MHD_OPTION_NOTIFY_COMPLETED,
+      Callbacks::on_completed, this, MHD_OPTION_END);
   if (!daemon_) throw std::runtime_error("start the HTTP endpoint: libmicrohttpd refused");
   listener.release();  // it is the library's now, which closes it
   epoll_ = MHD_get_daemon_info(daemon_, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
@@ -216,7 +215,8 @@ MHD_Result Endpoint::receive(MHD_Connection* connection, Exchange& exchange, con
 MHD_Result Endpoint::call(MHD_Connection* connection, Exchange& exchange) {
   if (!exchange.reply) {
     exchange.id = next_id_++;
-    HttpCall request{exchange.method, exchange.path, header(connection, "Accept"), exchange.body, {}};
+    HttpCall request{
+        exchange.method, exchange.path, header(connection, "Accept"), exchange.body, {}};
     if (exchange.method != "GET") request.peer = peer_of(exchange.client->socket);
     try {
       exchange.reply = on_call_(request, exchange.id);

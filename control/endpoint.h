@@ -32,11 +32,12 @@ class Endpoint {
   void answer(uint32_t id, HttpReply reply);
 
  private:
-  struct Client;    // a connection
-  struct Exchange;  // a request on it
-  struct Callbacks; // the library's C functions
+  struct Client;     // a connection
+  struct Exchange;   // a request on it
+  struct Callbacks;  // the library's C functions
 
-  MHD_Result receive(MHD_Connection* connection, Exchange& exchange, const char* data, size_t* size);
+  MHD_Result receive(MHD_Connection* connection, Exchange& exchange, const char* data,
+                     size_t* size);
   MHD_Result call(MHD_Connection* connection, Exchange& exchange);
   void run();
   void make_room();
@@ -46,7 +47,7 @@ class Endpoint {
   MHD_Daemon* daemon_ = nullptr;
   int epoll_ = -1;  // the library's
   EventLoop::TimerId timer_{};
-  std::list<Client> clients_;             // the one that was silent longest first
+  std::list<Client> clients_;              // the one that was silent longest first
   std::map<uint32_t, Exchange*> waiting_;  // for an answer
   uint32_t next_id_ = 1;
   bool closed_one_ = false;

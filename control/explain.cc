@@ -36,11 +36,12 @@ std::string on_trial(const DecisionView& d) {
 }
 std::string surplus(const DecisionView& d) {
   std::string has = retreat(d) + "of " + workers(staying(d)) + ", ";
-  if (d.peak == 0) return has + "none was busy for a while, so " + number(d.min) + " (min) are enough";
+  if (d.peak == 0)
+    return has + "none was busy for a while, so " + number(d.min) + " (min) are enough";
   uint64_t keep = std::max<uint64_t>(d.min, uint64_t{d.peak} + d.max_spare);
-  std::string why = keep == d.min ? "that is no more than min " + number(d.min)
-                                  : "with " + number(d.max_spare) + " to spare that asks for " +
-                                        number(keep);
+  std::string why = keep == d.min
+                        ? "that is no more than min " + number(d.min)
+                        : "with " + number(d.max_spare) + " to spare that asks for " + number(keep);
   return has + "at most " + number(d.peak) + (d.peak == 1 ? " was" : " were") +
          " busy at once for a while; " + why;
 }
@@ -64,10 +65,10 @@ constexpr struct {
   Reason reason;
   std::string (*sentence)(const DecisionView&);
 } kSentences[] = {
-    {Action::kGrow, Reason::kBelowMin, below_min},   {Action::kGrow, Reason::kDemand, demand},
-    {Action::kGrow, Reason::kRecycle, recycling},    {Action::kGrow, Reason::kBreaker, on_trial},
-    {Action::kShrink, Reason::kSurplus, surplus},    {Action::kShrink, Reason::kAboveMax, above_max},
-    {Action::kHold, Reason::kAtMax, at_max},         {Action::kHold, Reason::kBreaker, died},
+    {Action::kGrow, Reason::kBelowMin, below_min}, {Action::kGrow, Reason::kDemand, demand},
+    {Action::kGrow, Reason::kRecycle, recycling},  {Action::kGrow, Reason::kBreaker, on_trial},
+    {Action::kShrink, Reason::kSurplus, surplus},  {Action::kShrink, Reason::kAboveMax, above_max},
+    {Action::kHold, Reason::kAtMax, at_max},       {Action::kHold, Reason::kBreaker, died},
     {Action::kHold, Reason::kForkFailed, refused},
 };
 
@@ -78,7 +79,8 @@ std::string explain(const DecisionView& d) {
   for (const auto& row : kSentences)
     if (row.action == d.action && row.reason == d.reason) text = row.sentence(d);
   if (text.empty())  // a pair that no scaler makes: tell what the memory says
-    text = std::string(action_name(d.action)) + " " + number(d.count) + ": " + reason_name(d.reason);
+    text =
+        std::string(action_name(d.action)) + " " + number(d.count) + ": " + reason_name(d.reason);
   if (d.action == Action::kShrink && d.patience > 1)
     text += " (patience × " + number(d.patience) + ")";
   return text;

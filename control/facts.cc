@@ -38,7 +38,7 @@ class Members {
     return value.is_number() && into >= 0;
   }
   template <class T>
-    requires std::is_unsigned_v<T>
+  requires std::is_unsigned_v<T>
   static bool read(const json& value, T& into) {
     if (!value.is_number_unsigned() || value.get<uint64_t>() > std::numeric_limits<T>::max())
       return false;

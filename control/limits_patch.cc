@@ -70,7 +70,8 @@ std::variant<LimitsPatch, std::string> parse_limits_patch(std::string_view body)
     auto field = std::find_if(std::begin(kFields), std::end(kFields),
                               [&](const Field& f) { return f.name == name; });
     if (field == std::end(kFields))
-      return quoted(name) + " is not a limit: expected min, max, min_spare, max_spare, shrink_after or for";
+      return quoted(name) +
+             " is not a limit: expected min, max, min_spare, max_spare, shrink_after or for";
     std::string complaint =
         field->whole ? take_whole(*field, value, patch) : take_time(*field, value, patch);
     if (!complaint.empty()) return complaint;

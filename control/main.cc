@@ -55,7 +55,8 @@ void ignore_signals() {
 
 UniqueFd inherited(int fd) {
   if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
-    throw SysError("use descriptor " + std::to_string(fd) + ", which only the daemon can give", errno);
+    throw SysError("use descriptor " + std::to_string(fd) + ", which only the daemon can give",
+                   errno);
   return UniqueFd(fd);
 }
 
@@ -109,7 +110,8 @@ int main(int argc, char** argv) {
   using namespace preforkd;
   auto options = parse_options(argc, argv);
   if (!options) {
-    log_error("preforkd-control is started by preforkd: preforkd-control [--web] [--log-level=LEVEL]");
+    log_error(
+        "preforkd-control is started by preforkd: preforkd-control [--web] [--log-level=LEVEL]");
     return static_cast<int>(ExitCode::kUsage);
   }
   try {

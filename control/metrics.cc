@@ -22,7 +22,9 @@ class Samples {
       : out_(out), name_(std::move(name)), pool_(std::move(pool)) {}
 
   template <class Number>
-  void add(Number value) { add("", "", "", value); }
+  void add(Number value) {
+    add("", "", "", value);
+  }
   template <class Number>
   void add(std::string_view label, std::string_view label_value, Number value) {
     add("", label, label_value, value);
@@ -34,8 +36,11 @@ class Samples {
     std::string labels;
     if (!pool_.empty()) labels = "pool=\"" + escape_label(pool_) + "\"";
     if (!label.empty())
-      labels.append(labels.empty() ? "" : ",").append(label).append("=\"").append(
-          escape_label(label_value)).append("\"");
+      labels.append(labels.empty() ? "" : ",")
+          .append(label)
+          .append("=\"")
+          .append(escape_label(label_value))
+          .append("\"");
     if (!labels.empty()) out_.append("{").append(labels).append("}");
     out_.append(" ").append(text_of(value)).append("\n");
   }
@@ -100,7 +105,8 @@ void limits(const PoolView& p, Samples& s) {
 }
 void utilization(const PoolView& p, Samples& s) {
   s.add("window", "now", p.busy_now);
-  for (size_t i = 0; i < std::size(kWindows); ++i) s.add("window", kWindows[i].name, p.busy_over[i]);
+  for (size_t i = 0; i < std::size(kWindows); ++i)
+    s.add("window", kWindows[i].name, p.busy_over[i]);
 }
 
 // The buckets of memory are an eighth of a power of two; shown are the powers from 16 µs to 18 min.
@@ -127,7 +133,8 @@ constexpr PoolRow kPoolRows[] = {
      [](const PoolView& p, Samples& s) { s.add(uint64_t{p.facts.generation}); }},
     {"preforkd_workers", Type::kGauge, "", "Workers that exist, by state.", workers},
     {"preforkd_workers_limit", Type::kGauge, "", "The limits of the pool, in workers.", limits},
-    {"preforkd_workers_capacity", Type::kGauge, "", "The most that max can be set to until a reload.",
+    {"preforkd_workers_capacity", Type::kGauge, "",
+     "The most that max can be set to until a reload.",
      [](const PoolView& p, Samples& s) { s.add(uint64_t{p.facts.capacity}); }},
     {"preforkd_shrink_after_seconds", Type::kGauge, "seconds",
      "How long a surplus must last before workers retire.",
@@ -149,7 +156,8 @@ constexpr PoolRow kPoolRows[] = {
      "Of the failed, those that took longer than timeouts.connection.", sum<&Figures::timed_out>},
     {"preforkd_connections_active", Type::kGauge, "", "Connections in hand now.",
      [](const PoolView& p, Samples& s) { s.add(p.active); }},
-    {"preforkd_connections_queued", Type::kGauge, "", "Connections waiting in the accept queues now.",
+    {"preforkd_connections_queued", Type::kGauge, "",
+     "Connections waiting in the accept queues now.",
      [](const PoolView& p, Samples& s) { s.add(uint64_t{p.backlog.queued}); }},
     {"preforkd_backlog_limit", Type::kGauge, "", "How many may wait, as the kernel enforces it.",
      [](const PoolView& p, Samples& s) { s.add(uint64_t{p.backlog.limit}); }},

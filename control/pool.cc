@@ -58,8 +58,7 @@ Reading Pool::read(Nanoseconds now) {
     }
     reading.figures += snapshot->figures;
     for (auto& worker : snapshot->workers)
-      if (worker.active && worker.since && now > worker.since)
-        unfinished_ns += now - worker.since;
+      if (worker.active && worker.since && now > worker.since) unfinished_ns += now - worker.since;
     reading.living.push_back(std::move(*snapshot));
   }
   uint64_t busy_ns = reading.figures.busy_ns;

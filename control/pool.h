@@ -23,9 +23,9 @@ struct Segment {
 // What one look into the memory of a pool gave.
 struct Reading {
   Nanoseconds at = 0;
-  shm::Figures figures;                // closed generations included; never less than before
-  std::vector<shm::Snapshot> living;   // of the generations that are not over, oldest first
-  uint64_t finished_ns = 0;            // busy_ns without the connections in hand; never less either
+  shm::Figures figures;               // closed generations included; never less than before
+  std::vector<shm::Snapshot> living;  // of the generations that are not over, oldest first
+  uint64_t finished_ns = 0;           // busy_ns without the connections in hand; never less either
 
   // The sum of one member over the living generations: starting, idle, busy, retiring or active.
   uint64_t sum(uint32_t shm::Snapshot::*member) const;

@@ -34,15 +34,15 @@ Backlog backlog_of(const PoolFacts& facts, const Reading& reading,
   if (known) return sum;
   sum.limit = facts.backlog_limit;
   if (!reading.living.empty())
-    sum.queued = static_cast<uint32_t>(std::min<uint64_t>(reading.living.back().queued, UINT32_MAX));
+    sum.queued =
+        static_cast<uint32_t>(std::min<uint64_t>(reading.living.back().queued, UINT32_MAX));
   return sum;
 }
 
 }  // namespace
 
 std::optional<ServiceTimes> service_times(const shm::Figures& figures) {
-  uint64_t count =
-      std::accumulate(figures.histogram.begin(), figures.histogram.end(), uint64_t{0});
+  uint64_t count = std::accumulate(figures.histogram.begin(), figures.histogram.end(), uint64_t{0});
   if (count == 0) return std::nullopt;
   return ServiceTimes{quantile(figures, count, 0.5), quantile(figures, count, 0.9),
                       quantile(figures, count, 0.99), figures.max_us};

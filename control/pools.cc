@@ -15,7 +15,8 @@ shm::Figures base_of(std::string_view pool, std::string_view bytes) {
   if (bytes.empty()) return {};
   if (auto figures = unpack_totals(bytes)) return *figures;
   log({LogLevel::kWarning, pool, 0,
-       "read the totals of its closed generations: not a record of this version; they count as zero"});
+       "read the totals of its closed generations: not a record of this version; they count as "
+       "zero"});
   return {};
 }
 

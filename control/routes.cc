@@ -29,8 +29,7 @@ HttpReply json_reply(std::string body) {
 }
 
 Outcome get_status(const Context& c) {
-  return json_reply(
-      status_json(c.pools.daemon(), view_all(c.pools.shown()), monotonic_now()));
+  return json_reply(status_json(c.pools.daemon(), view_all(c.pools.shown()), monotonic_now()));
 }
 
 Outcome get_pool(const Context& c) { return json_reply(pool_json(view_of(*c.pool))); }
@@ -51,8 +50,8 @@ Outcome get_decisions(const Context& c) {
 Outcome get_metrics(const Context& c) {
   MetricsFormat format = metrics_format(c.call.accept);
   TwoClocks now = read_clocks();
-  double started = now.epoch_seconds -
-                   (to_seconds(now.monotonic) - to_seconds(c.pools.daemon().started));
+  double started =
+      now.epoch_seconds - (to_seconds(now.monotonic) - to_seconds(c.pools.daemon().started));
   HttpReply reply;
   reply.body = metrics_text(c.pools.daemon(), view_all(c.pools.shown()), started, format);
   reply.content_type = metrics_content_type(format);
@@ -171,8 +170,7 @@ Outcome Routes::respond(const HttpCall& call) {
   Pool* pool = name.empty() ? nullptr : pools_.find_shown(name);
   if (!name.empty() && !pool)
     return error_reply(404, "there is no pool '" + std::string(name) + "'");
-  if (route->changes && pools_.daemon().stopping)
-    return error_reply(503, "the daemon is stopping");
+  if (route->changes && pools_.daemon().stopping) return error_reply(503, "the daemon is stopping");
   return route->respond({pools_, call, pool});
 }
 

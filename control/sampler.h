@@ -29,7 +29,7 @@ class Sampler {
     std::unique_ptr<TickBell> bell;
     uint32_t seen = 0;  // the tick at the last look
   };
-  struct Watch {  // over one pool
+  struct Watch {                   // over one pool
     std::map<uint64_t, Ear> ears;  // by the segment's serial
     EventLoop::TimerId next{};
     bool awake = false;

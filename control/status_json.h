@@ -19,7 +19,8 @@ std::string status_json(const DaemonFacts& daemon, const std::vector<PoolView>& 
                         Nanoseconds now);
 std::string pool_json(const PoolView& pool);
 std::string workers_json(const Reading& reading);  // an array, by generation and slot
-std::string decisions_json(std::vector<shm::DecisionView> decisions, const TwoClocks& now);  // by time
+std::string decisions_json(std::vector<shm::DecisionView> decisions,
+                           const TwoClocks& now);  // by time
 
 std::string error_json(std::string_view text);
 std::string done_json(std::string_view text);

@@ -22,7 +22,8 @@ static_assert(offsetof(shm::Segment, shared) + sizeof(shm::Shared) <= kPage);
 
 // Returns the error, or 0 when woken.
 int futex_wait(const void* word, uint32_t expected, int flags) {
-  return syscall(SYS_futex, word, FUTEX_WAIT | flags, expected, nullptr, nullptr, 0) < 0 ? errno : 0;
+  return syscall(SYS_futex, word, FUTEX_WAIT | flags, expected, nullptr, nullptr, 0) < 0 ? errno
+                                                                                         : 0;
 }
 void futex_wake(const void* word, int flags) {
   syscall(SYS_futex, word, FUTEX_WAKE | flags, INT_MAX, nullptr, nullptr, 0);

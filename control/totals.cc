@@ -51,9 +51,9 @@ std::optional<shm::Figures> unpack_totals(std::string_view bytes) {
 void raise_to(shm::Figures& floor, const shm::Figures& seen) {
   using shm::Figures;
   static constexpr uint64_t Figures::*kMembers[] = {
-      &Figures::served,   &Figures::failed,  &Figures::rejected,  &Figures::forked,
-      &Figures::retired,  &Figures::crashed, &Figures::timed_out, &Figures::recycled,
-      &Figures::busy_ns,  &Figures::worker_ns, &Figures::at_max_ns, &Figures::max_us};
+      &Figures::served,  &Figures::failed,    &Figures::rejected,  &Figures::forked,
+      &Figures::retired, &Figures::crashed,   &Figures::timed_out, &Figures::recycled,
+      &Figures::busy_ns, &Figures::worker_ns, &Figures::at_max_ns, &Figures::max_us};
   for (auto member : kMembers) floor.*member = std::max(floor.*member, seen.*member);
   for (size_t b = 0; b < floor.histogram.size(); ++b)
     floor.histogram[b] = std::max(floor.histogram[b], seen.histogram[b]);

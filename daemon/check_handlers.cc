@@ -15,7 +15,7 @@ constexpr int kCheckSeconds = 30;
 std::string trouble_of(const Paths& paths, PoolSettings pool) {
   std::string error;
   auto user = effective_user(pool.user, pool.group, error);
-  if (!user) return error;
+  if (!user) return "";  // reported already, on the line of `user` or `group`
   if (!pool.handler.empty()) pool.handler = paths.handler_file(pool.handler);
   UniqueFd document = make_document(pool_to_json(pool));
   UniqueFd handler;
@@ -42,7 +42,8 @@ void check_handlers(const Paths& paths, const LoadedSettings& loaded,
   for (size_t i = 0; i < loaded.settings.pools.size(); ++i) {
     const PoolSettings& pool = loaded.settings.pools[i];
     const char* key = pool.program.empty() ? "handler" : "program";
-    if (pool.program.empty() && pool.handler.empty()) continue;  // reported already
+    const std::string& file = pool.program.empty() ? pool.handler : pool.program[0];
+    if (file.empty() || (!pool.program.empty() && file[0] != '/')) continue;  // reported already
     std::string trouble = trouble_of(paths, pool);
     if (!trouble.empty()) errors.push_back(loaded.where(i, key) + ": " + key + ": " + trouble);
   }

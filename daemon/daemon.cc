@@ -23,6 +23,7 @@ namespace {
 constexpr Nanoseconds kFinishGrace = 5 * kSecond;
 constexpr Nanoseconds kStopGrace = 3 * kSecond;
 constexpr Nanoseconds kControlGrace = 1 * kSecond;
+constexpr int kMostRounds = 100;  // of ending children of children
 
 EffectiveUser user_of(const std::string& user, const std::string& group) {
   std::string error;
@@ -44,6 +45,7 @@ Daemon::Daemon(const Paths& paths, std::string file, LoadedSettings loaded)
 }
 
 Daemon::~Daemon() {
+  end_the_rest();  // of a start that failed half-way; otherwise there is nothing left
   links_.clear();
   pools_.clear();
   if (!control_path_.empty()) unlink(control_path_.c_str());
@@ -52,6 +54,7 @@ Daemon::~Daemon() {
 // --- start-up ------------------------------------------------------------------------------------
 
 void Daemon::catch_signals() {
+  strangers_ = own_children();
   // What a dead supervisor leaves is ours to reap, and to end.
   if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0) throw SysError("become child subreaper", errno);
   signal(SIGPIPE, SIG_IGN);
@@ -152,7 +155,7 @@ void Daemon::on_signals() {
         stop_now();
         break;
       case SIGHUP:
-        reload();
+        if (phase_ == Phase::kRunning) reload();
         break;
       case SIGUSR2:
         log_warning("upgrade in place is not supported yet");
@@ -228,14 +231,17 @@ void Daemon::close_when_over() {
   }
 }
 
-// Children that a program left in a session of its own, for instance: nothing of ours outlives us.
+// Children that a program left in a session of its own, for instance: nothing of ours outlives us. What
+// the process had for children before it became preforkd (by an exec) is none of ours.
 void Daemon::end_the_rest() {
-  for (int round = 0; round < 100; ++round) {
+  for (int round = 0; round < kMostRounds; ++round) {
     std::vector<pid_t> left = own_children();
+    std::erase_if(left, [this](pid_t pid) {
+      return std::find(strangers_.begin(), strangers_.end(), pid) != strangers_.end();
+    });
     if (left.empty()) return;
     for (pid_t pid : left) kill(pid, SIGKILL);
-    while (waitpid(-1, nullptr, 0) > 0) {
-    }
+    for (pid_t pid : left) waitpid(pid, nullptr, 0);  // their children are adopted: the next round's
   }
 }
 

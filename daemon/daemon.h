@@ -75,6 +75,7 @@ class Daemon final : private PoolOwner {
   std::vector<std::unique_ptr<ControlLink>> links_;  // the full one first
   Phase phase_ = Phase::kRunning;
   bool said_ready_ = false;
+  std::vector<pid_t> strangers_;  // children that this process had before
   EventLoop::TimerId end_timer_{}, watchdog_timer_{};
 };
 

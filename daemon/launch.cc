@@ -21,8 +21,6 @@
 namespace preforkd {
 namespace {
 
-constexpr int kAboveAll = 1024;  // where descriptors wait while 3, 4, 5, ... are filled
-
 struct Trouble {
   char step[16];
   int error;
@@ -46,8 +44,14 @@ std::vector<char*> pointers(const std::vector<std::string>& strings) {
   return p;
 }
 
-// In the child. Returns only on failure.
-Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executable, int report,
+void close_on_exec_from(int first) {
+  if (syscall(SYS_close_range, first, ~0u, CLOSE_RANGE_CLOEXEC) == 0) return;
+  for (int fd = first; fd < static_cast<int>(sysconf(_SC_OPEN_MAX)); ++fd)
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
+// In the child. Returns only on failure. `report` moves out of the way with the other descriptors.
+Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executable, int& report,
                char* const* argv, char* const* environment) {
   auto trouble = [](const char* step) {
     Trouble t{};
@@ -61,13 +65,15 @@ Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executa
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
 
-  // Out of the way first: a source may itself be 3, 4 or 5.
+  // Out of the way first: a source may itself be 3, 4 or 5. Not far away: the limit may be low.
   std::vector<int> sources = what.descriptors;
+  const int first_other = 3 + static_cast<int>(sources.size());
   for (int& fd : sources)
-    if (fd >= 0 && (fd = fcntl(fd, F_DUPFD_CLOEXEC, kAboveAll)) < 0) return trouble("descriptors");
-  if ((executable = fcntl(executable, F_DUPFD_CLOEXEC, kAboveAll)) < 0 ||
-      (report = fcntl(report, F_DUPFD_CLOEXEC, kAboveAll)) < 0)
-    return trouble("descriptors");
+    if (fd >= 0 && (fd = fcntl(fd, F_DUPFD_CLOEXEC, first_other)) < 0) return trouble("descriptors");
+  int moved = fcntl(report, F_DUPFD_CLOEXEC, first_other);
+  executable = fcntl(executable, F_DUPFD_CLOEXEC, first_other);
+  if (moved < 0 || executable < 0) return trouble("descriptors");
+  report = moved;
   if (what.output >= 0 && dup2(what.output, 1) < 0) return trouble("descriptors");
   int null = open("/dev/null", O_RDONLY);
   if (null < 0 || dup2(null, 0) < 0) return trouble("descriptors");
@@ -78,10 +84,8 @@ Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executa
     else if (dup2(sources[i], target) < 0)
       return trouble("descriptors");
   }
-  // All others are CLOEXEC, as everything here is, but a parent may have left us something.
-  int first_other = 3 + static_cast<int>(sources.size());
-  if (syscall(SYS_close_range, first_other, kAboveAll - 1, 0) < 0)
-    for (int fd = first_other; fd < kAboveAll; ++fd) close(fd);
+  // What is ours is CLOEXEC already, but a parent may have left us something.
+  close_on_exec_from(first_other);
 
   if (what.user.change) {
     if (setgroups(groups.size(), groups.data()) < 0) return trouble("groups");
@@ -89,10 +93,7 @@ Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executa
     if (setresuid(what.user.uid, what.user.uid, what.user.uid) < 0) return trouble("user");
   }
   syscall(SYS_execveat, executable, "", argv, environment, AT_EMPTY_PATH);
-  Trouble t = trouble("exec");
-  // `report` was moved; tell through the copy.
-  [[maybe_unused]] ssize_t ignored = write(report, &t, sizeof t);
-  _exit(127);
+  return trouble("exec");
 }
 
 // The user's supplementary groups, with the primary group that the settings name.
@@ -126,8 +127,9 @@ Child launch(const Launch& what) {
   child.pid = fork();
   if (child.pid < 0) throw SysError(verb + ": fork", errno);
   if (child.pid == 0) {
-    Trouble t = become(what, groups, executable.get(), to_parent.get(), argv.data(), envp.data());
-    [[maybe_unused]] ssize_t ignored = write(to_parent.get(), &t, sizeof t);
+    int report = to_parent.get();
+    Trouble t = become(what, groups, executable.get(), report, argv.data(), envp.data());
+    [[maybe_unused]] ssize_t ignored = write(report, &t, sizeof t);
     _exit(127);
   }
   to_parent.reset();

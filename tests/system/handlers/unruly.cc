@@ -1,0 +1,86 @@
+// unruly: a handler that does what it should not, when it is told to. Each byte of a client is an order:
+//
+//   p  answers with its pid, a line          c  aborts                  s  spins for ever
+//   n  answers with the connection's number  x  exits with status 3     b  blocks in read for ever
+//   f  ends the connection as failed         t  ignores TERM, and blocks for ever
+//
+// Settings: start_ms: `start` takes so long; crash_while: a path: `start` aborts while it exists;
+// fail_preload: preload refuses.
+#include <preforkd/handler.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace {
+
+struct Settings {
+  long start_ms = 0;
+  std::string crash_while;
+};
+
+int preload(const preforkd_host* host, void** state) {
+  auto json = nlohmann::json::parse(host->settings, nullptr, false);
+  if (json.is_discarded() || json.value("fail_preload", false)) {
+    host->log(3, "preload refuses, as it was told to");
+    return 1;
+  }
+  *state = new Settings{json.value("start_ms", 0L), json.value("crash_while", "")};
+  return 0;
+}
+
+int start(void* state) {
+  const auto& settings = *static_cast<const Settings*>(state);
+  timespec pause{settings.start_ms / 1000, settings.start_ms % 1000 * 1'000'000};
+  nanosleep(&pause, nullptr);
+  if (!settings.crash_while.empty() && access(settings.crash_while.c_str(), F_OK) == 0) abort();
+  return 0;
+}
+
+bool answer(int fd, uint64_t number) {
+  std::string line = std::to_string(number) + "\n";
+  return send(fd, line.data(), line.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(line.size());
+}
+
+void block() {
+  for (;;) pause();
+}
+
+int serve(void*, const preforkd_connection* c) {
+  for (char order; recv(c->fd, &order, 1, 0) == 1;) {
+    switch (order) {
+      case 'p':
+        if (!answer(c->fd, static_cast<uint64_t>(getpid()))) return 1;
+        break;
+      case 'n':
+        if (!answer(c->fd, c->number)) return 1;
+        break;
+      case 'f':
+        return 1;
+      case 'c':
+        abort();
+      case 'x':
+        _exit(3);
+      case 's':
+        for (volatile unsigned turns = 0;; turns = turns + 1) {
+        }
+      case 't':
+        signal(SIGTERM, SIG_IGN);
+        block();
+        break;
+      case 'b':
+        block();
+        break;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+PREFORKD_HANDLER = {PREFORKD_ABI, sizeof(preforkd_handler), "unruly", preload, start, serve,
+                    nullptr};

@@ -1,0 +1,79 @@
+// The system tests: system-tests [SUITE]. Exit status 0 when all that was asked for ran and held.
+#include <CUnit/Basic.h>
+#include <curl/curl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <string>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "tests/system/suites.h"
+
+namespace preforkd::system_test {
+namespace {
+
+constexpr Nanoseconds kTimeForAll = 150 * kSecond;
+
+// CUnit calls functions without arguments: which test it is, it knows itself.
+struct Run {
+  std::map<CU_pTest, void (*)()> tests;
+  Nanoseconds deadline = 0;
+};
+Run& this_run() {
+  static Run run;
+  return run;
+}
+
+void run_current() {
+  try {
+    if (monotonic_now() > this_run().deadline) throw Failure("no time left for this test");
+    this_run().tests.at(CU_get_current_test())();
+  } catch (const Failure& e) {
+    expect(false, e.what(), e.where());
+  } catch (const std::exception& e) {
+    expect(false, e.what());
+  }
+}
+
+void add(const Suite& suite) {
+  CU_pSuite added = CU_add_suite(suite.name, nullptr, nullptr);
+  for (const Test& test : suite.tests)
+    this_run().tests[CU_add_test(added, test.name, run_current)] = test.run;
+}
+
+int run_all(const char* only) {
+  // What a dead server leaves behind shall come to us and be seen.
+  if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+    throw SysError("become child subreaper", errno);
+  signal(SIGPIPE, SIG_IGN);
+  curl_global_init(CURL_GLOBAL_DEFAULT);
+  if (CU_initialize_registry() != CUE_SUCCESS) throw std::runtime_error(CU_get_error_msg());
+  for (const Suite& suite : all_suites())
+    if (!only || std::strcmp(only, suite.name) == 0) add(suite);
+  if (this_run().tests.empty()) throw std::runtime_error(std::string("no suite is called ") + only);
+  this_run().deadline = monotonic_now() + kTimeForAll;
+  CU_basic_set_mode(CU_BRM_VERBOSE);
+  CU_basic_run_tests();
+  bool all_ran = CU_get_number_of_tests_run() == this_run().tests.size();
+  bool good = all_ran && CU_get_number_of_failures() == 0;
+  CU_cleanup_registry();
+  return good ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace preforkd::system_test
+
+int main(int argc, char** argv) {
+  try {
+    std::setvbuf(stdout, nullptr, _IOLBF, 0);  // so that it stands beside what goes to stderr
+    return preforkd::system_test::run_all(argc > 1 ? argv[1] : nullptr);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "system-tests: %s\n", e.what());
+    return 1;
+  }
+}

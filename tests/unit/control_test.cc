@@ -1,0 +1,214 @@
+// control/: what is made of the daemon's news and of shared memory.
+#include "tests/unit/control_test.h"
+
+#include <linux/futex.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+
+#include <climits>
+
+#include "control/pool_view.h"
+#include "control/tick_bell.h"
+#include "control/totals.h"
+
+using namespace preforkd;
+
+void add_control_answers_tests();  // control_answers_test.cc
+
+namespace {
+
+bool near(double a, double b) { return a - b < 1e-9 && b - a < 1e-9; }
+
+void understands_facts() {
+  auto facts = parse_pool_facts(pool_news(kFirst));
+  CU_ASSERT_FATAL(facts.has_value());
+  CU_ASSERT(facts->name == "echo" && facts->limits.max == 256);
+  CU_ASSERT(facts->limits.shrink_after == from_seconds(2.5));
+  CU_ASSERT(facts->generations.size() == 1 && facts->generations[0].number == 1);
+  for (bool pool : {true, false}) {  // each member is needed, and of its type
+    json whole = json::parse(pool ? pool_news(kFirst) : daemon_news());
+    auto accepted = [&](const json& o) {
+      return pool ? parse_pool_facts(o.dump()).has_value()
+                  : parse_daemon_facts(o.dump()).has_value();
+    };
+    CU_ASSERT(accepted(whole));
+    for (const auto& [name, value] : whole.items()) {
+      json without = whole, other = whole;
+      without.erase(name);
+      other[name] = value.is_object() ? json(1) : json::object();
+      CU_ASSERT(!accepted(without));
+      CU_ASSERT(!accepted(other));
+    }
+  }
+  CU_ASSERT(!parse_pool_facts("{") && !parse_pool_facts("[]") && !parse_daemon_facts(""));
+}
+
+void refuses_nonsense() {
+  Pools pools;
+  Channel::Datagram d;
+  CU_ASSERT(!pools.learn(d));
+  d.bytes = "x";
+  CU_ASSERT(!pools.learn(d));
+  CU_ASSERT(!learn(pools, ControlNews::kPool, "{}"));
+  CU_ASSERT(!learn(pools, static_cast<ControlNews>(99), pool_news(kFirst)));
+  d = datagram(ControlNews::kPool, pool_news(kFirst));
+  d.bytes.pop_back();
+  CU_ASSERT(!pools.learn(d));
+  CU_ASSERT(pools.shown().empty());
+}
+
+// A generation ends, its totals travel to the daemon and back, and no figure moves meanwhile.
+void keeps_figures_over_generations() {
+  Pools pools;
+  FakeSegment one(1), two(2);
+  one.worker(0, WorkerState::kIdle, 10, false);
+  one.worker(1, WorkerState::kBusy, 5, true);
+  CU_ASSERT(learn(pools, ControlNews::kDaemon, daemon_news()));
+  CU_ASSERT(learn_segment(pools, one, 1));  // the segment may come before the pool that names it
+  CU_ASSERT(pools.shown().empty());
+  CU_ASSERT(learn(pools, ControlNews::kPool, pool_news(kFirst)));
+  Pool* pool = pools.find_shown("echo");
+  CU_ASSERT_FATAL(pool != nullptr);
+
+  PoolView view = view_of(*pool);
+  CU_ASSERT(view.total == 2 && view.idle == 1 && view.busy == 1 && view.active == 1);
+  CU_ASSERT(view.accepted() == 16 && view.reading.figures.served == 15);
+  CU_ASSERT(!pool->closing(1).has_value());
+
+  CU_ASSERT(learn(pools, ControlNews::kPool, pool_news(kFirstOver)));
+  view = view_of(*pool);
+  CU_ASSERT(view.total == 0 && view.active == 0 && view.accepted() == 16);
+  CU_ASSERT(view.reading.figures.failed == 1 && view.reading.figures.crashed == 1);
+  CU_ASSERT(view.reading.figures.retired == 1);
+  auto closing = pool->closing(1);
+  CU_ASSERT_FATAL(closing.has_value());
+  CU_ASSERT(closing->generation == 1 && closing->totals.served == 15);
+  pool->closing_sent(1);
+  CU_ASSERT(!pool->closing(1).has_value());
+
+  two.worker(0, WorkerState::kIdle, 1, false);
+  CU_ASSERT(learn_segment(pools, two, 2));
+  CU_ASSERT(learn(pools, ControlNews::kPool, pool_news({{{"number", 2}, {"over", false}}}),
+                  pack_totals(closing->totals)));
+  CU_ASSERT(pool->segments().size() == 1 && pool->segments().contains(2));
+  view = view_of(*pool);
+  CU_ASSERT(view.accepted() == 17 && view.reading.figures.failed == 1 && view.total == 1);
+
+  two.worker(0, WorkerState::kIdle, 0, false);  // a reading that went back is not believed
+  CU_ASSERT(view_of(*pool).reading.figures.served == 16);
+  two.shrink();  // memory that is cut short costs its figures and nothing else
+  CU_ASSERT(view_of(*pool).reading.figures.served == 16);
+}
+
+void packs_totals() {
+  shm::Figures figures;
+  figures.served = 1;
+  figures.max_us = 2;
+  figures.histogram.back() = 3;
+  std::string bytes = pack_totals(figures);
+  auto back = unpack_totals(bytes);
+  CU_ASSERT_FATAL(back.has_value());
+  CU_ASSERT(back->served == 1 && back->max_us == 2 && back->histogram.back() == 3);
+  CU_ASSERT(!unpack_totals("") && !unpack_totals(bytes + "x") && !unpack_totals(bytes.substr(1)));
+  for (size_t i : {0, 8, 12}) {
+    std::string wrong = bytes;
+    wrong[i] ^= 1;
+    CU_ASSERT(!unpack_totals(wrong));
+  }
+}
+
+void measures_utilization() {
+  Utilization u;
+  CU_ASSERT(u.over(kSecond, 0.5) == 0.5);  // nothing is known yet
+  u.add(100 * kSecond, 0, 0);
+  CU_ASSERT(u.over(kSecond, 0.5) == 0.5);
+  u.add(110 * kSecond, 10 * kSecond, 40 * kSecond);  // a quarter busy for 10 s
+  CU_ASSERT(near(u.over(kSecond, 0), 0.25) && near(u.over(60 * kSecond, 0), 0.25));
+  u.add(114 * kSecond, 10 * kSecond, 56 * kSecond);  // then 4 s idle
+  CU_ASSERT(near(u.over(kSecond, 9), 0));
+  CU_ASSERT(near(u.over(10 * kSecond, 0), 6.0 / 40));  // 6 of the 10 s from before, interpolated
+  CU_ASSERT(near(u.over(60 * kSecond, 0), 10.0 / 56));
+  u.add(114 * kSecond, 99 * kSecond, 99 * kSecond);  // the same moment: ignored
+  CU_ASSERT(near(u.over(60 * kSecond, 0), 10.0 / 56));
+  u.add(300 * kSecond, 10 * kSecond, 800 * kSecond);  // long idle: the past leaves the window
+  CU_ASSERT(near(u.over(60 * kSecond, 9), 0));
+
+  Utilization often;  // asked 1000 times a second, it still knows the last minute
+  for (Nanoseconds t = 0; t <= 100'000; ++t)
+    often.add((t + 1) * kMillisecond, t < 70'000 ? 0 : (t - 70'000) * kMillisecond,
+              t * kMillisecond);
+  CU_ASSERT(near(often.over(60 * kSecond, 0), 0.5) && near(often.over(kSecond, 0), 1));
+}
+
+void finds_quantiles() {
+  shm::Figures f;
+  CU_ASSERT(!service_times(f).has_value());
+  f.histogram[histogram_bucket(10)] = 50;
+  f.histogram[histogram_bucket(1000)] = 40;
+  f.histogram[histogram_bucket(5000)] = 9;
+  f.histogram[kHistogramBuckets - 1] = 1;
+  f.max_us = uint64_t{1} << 41;
+  auto t = service_times(f);
+  CU_ASSERT_FATAL(t.has_value());
+  CU_ASSERT(t->p50 == 10 && t->p90 == 1023 && t->p99 == 5119 && t->max == uint64_t{1} << 41);
+  f.max_us = 900;
+  CU_ASSERT(service_times(f)->p90 == 900);  // never above the longest
+}
+
+// Within 5 s.
+bool rings(int bells) {
+  pollfd p{bells, POLLIN, 0};
+  uint64_t count = 0;
+  return poll(&p, 1, 5000) == 1 && read(bells, &count, sizeof count) == sizeof count;
+}
+
+void hears_the_tick() {
+  FakeSegment segment(1);
+  UniqueFd bells(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  TickBell bell(segment.fd(), bells.get());
+  auto& tick = segment.head().shared.tick;
+  for (uint32_t round = 0; round < 1000; ++round) {
+    bool before = round % 2 == 0;  // it comes before the bell is armed, or about when it waits
+    if (!before) bell.arm(round);
+    tick = round + 1;
+    syscall(SYS_futex, &tick, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+    if (before) bell.arm(round);
+    CU_ASSERT_FATAL(rings(bells.get()));
+    CU_ASSERT(bell.take_ring() && !bell.take_ring());
+  }
+}
+
+// A bell ends at once in whatever it does: not armed, armed and waiting, and with its memory gone.
+void ends_promptly() {
+  UniqueFd bells(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  Nanoseconds began = monotonic_now();
+  for (int round = 0; round < 300; ++round) {
+    FakeSegment segment(1);
+    if (round % 3 == 2) segment.shrink();
+    TickBell bell(segment.fd(), bells.get());
+    if (round % 3 != 0) bell.arm(0);
+  }
+  CU_ASSERT(monotonic_now() - began < 10 * kSecond);
+}
+
+}  // namespace
+
+void add_control_tests() {
+  static constexpr struct {
+    const char* name;
+    void (*run)();
+  } kTests[] = {
+      {"the daemon's facts are understood", understands_facts},
+      {"news that are none are refused", refuses_nonsense},
+      {"figures stay over generations", keeps_figures_over_generations},
+      {"totals are packed and unpacked", packs_totals},
+      {"utilization of the last seconds", measures_utilization},
+      {"quantiles of service times", finds_quantiles},
+      {"the bell hears each tick", hears_the_tick},
+      {"a bell ends promptly", ends_promptly},
+  };
+  CU_pSuite suite = CU_add_suite("control", nullptr, nullptr);
+  for (const auto& test : kTests) CU_add_test(suite, test.name, test.run);
+  add_control_answers_tests();
+}

@@ -1,0 +1,59 @@
+// The unit tests: all suites, or the one that is named. Exits 0 only if something ran and nothing failed.
+#include <CUnit/Basic.h>
+
+#include <cstdio>
+
+void add_address_tests();
+void add_backlog_tests();
+void add_breaker_tests();
+void add_channel_tests();
+void add_conf_tests();
+void add_doorbell_tests();
+void add_histogram_tests();
+void add_layout_tests();
+void add_listener_tests();
+void add_loop_tests();
+void add_preforkctl_tests();
+void add_program_tests();
+void add_scaler_tests();
+void add_scoreboard_tests();
+void add_seat_tests();
+void add_session_tests();
+void add_tickets_tests();
+void add_worker_state_tests();
+
+namespace {
+
+constexpr void (*kSuites[])() = {
+    add_address_tests,    add_conf_tests,     add_channel_tests,  add_loop_tests,
+    add_backlog_tests,    add_layout_tests,   add_histogram_tests, add_worker_state_tests,
+    add_doorbell_tests,   add_tickets_tests,  add_scoreboard_tests, add_seat_tests,
+    add_program_tests,    add_scaler_tests,   add_breaker_tests,  add_listener_tests,
+    add_session_tests,    add_preforkctl_tests,
+};
+
+bool run(const char* only) {
+  if (!only) return CU_basic_run_tests() == CUE_SUCCESS;
+  CU_pSuite suite = CU_get_suite(only);
+  if (!suite) std::fprintf(stderr, "unit-tests: no suite \"%s\"\n", only);
+  return suite && CU_basic_run_suite(suite) == CUE_SUCCESS;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // A test that crashes must not take the name of what ran with it.
+  std::setvbuf(stdout, nullptr, _IONBF, 0);
+  if (argc > 2 || CU_initialize_registry() != CUE_SUCCESS) return 64;
+  for (auto add : kSuites) add();
+  if (CU_get_error() != CUE_SUCCESS) {  // two suites or tests with one name
+    std::fprintf(stderr, "unit-tests: %s\n", CU_get_error_msg());
+    return 70;
+  }
+  CU_basic_set_mode(CU_BRM_VERBOSE);
+  bool ran = run(argc == 2 ? argv[1] : nullptr);
+  bool good = ran && CU_get_number_of_tests_run() > 0 && CU_get_number_of_failures() == 0 &&
+              CU_get_number_of_suites_failed() == 0;
+  CU_cleanup_registry();
+  return good ? 0 : 1;
+}
