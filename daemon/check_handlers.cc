@@ -19,7 +19,8 @@ std::string trouble_of(const Paths& paths, PoolSettings pool) {
   if (!pool.handler.empty()) pool.handler = paths.handler_file(pool.handler);
   UniqueFd document = make_document(pool_to_json(pool));
   UniqueFd handler;
-  if (!pool.handler.empty()) handler.reset(open(pool.handler.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!pool.handler.empty())  // O_NONBLOCK: should it be a pipe, nobody is there to write
+    handler.reset(open(pool.handler.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   Launch what;
   what.executable = paths.supervisor;
   SupervisorArgs args;

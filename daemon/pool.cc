@@ -68,7 +68,8 @@ void Pool::launch_generation() {
   UniqueFd document = make_document(pool_to_json(settings));
   // The pool's user may not be able to search the folders above it.
   UniqueFd handler;
-  if (!settings.handler.empty()) handler.reset(open(settings.handler.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!settings.handler.empty())  // O_NONBLOCK: should it be a pipe, nobody is there to write
+    handler.reset(open(settings.handler.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
 
   SupervisorArgs args;
   args.generation = next_generation_;

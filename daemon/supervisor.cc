@@ -222,14 +222,15 @@ bool Supervisor::may_fork(Nanoseconds now) const {
 }
 
 // Before the bits are read: see the header.
-void Supervisor::publish(Nanoseconds now, bool more_starters_than_tickets) {
+void Supervisor::publish(bool more_starters_than_tickets) {
   if (course_ != Course::kServing) return;
   shm::Published& published = board_.segment().published;
   auto set = [](shm::Word& word, uint32_t value) {
     if (word.load(std::memory_order_relaxed) != value) word.store(value);
   };
   // With min_spare = 0 the last idle worker still rings: somebody must watch the queue then.
-  bool room = may_fork(now) && board_.alive() < limits_.max;
+  // (While a pause lasts they ring too: it is decided then when to look again.)
+  bool room = board_.alive() < limits_.max;
   set(published.low_water, room ? std::max(limits_.min_spare, 1u) : 0);
   uint32_t ring_on = 0;
   // At `min` no step of shrinking will look in: the last start must say so, or its deadline would.
@@ -255,7 +256,7 @@ bool Supervisor::settle(Nanoseconds now) {
   }
   const bool tickets_matter = workforce_.hand_out_start_tickets();
   if (breaker_.deaths) breaker_ = breaker_.after_progress(board_.connections_served());
-  publish(now, tickets_matter);
+  publish(tickets_matter);
   if (course_ != Course::kServing) return false;
 
   const Workforce::Headcount seen = workforce_.headcount();
@@ -301,11 +302,9 @@ bool Supervisor::settle(Nanoseconds now) {
     case Action::kGrow:
       return grow(verdict, now);
     case Action::kShrink:
-      if (verdict.reason == Reason::kAboveMax)
-        workforce_.dismiss(verdict.count);
-      else
-        workforce_.retire_longest_idle(verdict.count);
-      return verdict.reason == Reason::kAboveMax;
+      if (verdict.reason == Reason::kAboveMax) return workforce_.dismiss(verdict.count) > 0;
+      workforce_.retire_longest_idle(verdict.count);
+      return false;
     default:
       return dismiss_recyclers(seen, verdict);
   }
@@ -340,26 +339,31 @@ bool Supervisor::dismiss_recyclers(const Workforce::Headcount& seen, const Verdi
   const bool at_max = verdict.action == Action::kHold && verdict.reason == Reason::kAtMax;
   if (verdict.action == Action::kHold && !at_max) return false;
   if (at_max && seen.counts.retiring > 0) return false;
-  workforce_.dismiss_recyclers(at_max ? 1 : seen.recycling);
-  return true;
+  return workforce_.dismiss_recyclers(at_max ? 1 : seen.recycling) > 0;
 }
 
 // Last before sleeping: the bells that are set only for a sleep.
 void Supervisor::arm(Nanoseconds now) {
-  // No connection has a deadline yet: the next worker to become busy must ring, so that one is set.
-  if (plan_.settings.connection_timeout && course_ == Course::kServing) {
-    board_.segment().shared.watch.store(1);
+  if (course_ != Course::kServing) return;
+  // While nobody is busy no connection has a deadline: the next worker to become busy must ring, so that
+  // one is set. (The others' deadlines come later than the first one's, and are looked at then.)
+  shm::Word& watch = board_.segment().shared.watch;
+  if (plan_.settings.connection_timeout) {
+    watch.store(1);
     if (board_.counts().busy > 0) {
+      watch.store(0);
       Nanoseconds next = workforce_.end_overdue(now, [](const std::string& t) { log_warning(t); });
       due_ = std::min(due_, next);
     }
   }
   // Nobody is there to take a connection, and there is room to fork one: the daemon watches the socket.
-  if (course_ == Course::kServing && !watching_ && !idle_or_starting_ && may_fork(now) &&
-      board_.alive() < limits_.max) {
-    watching_ = say(ReportType::kWatchListen);
-    if (!watching_) due_ = std::min(due_, now + kSayAgain);
+  if (watching_ || idle_or_starting_ || board_.alive() >= limits_.max) return;
+  if (!may_fork(now)) {
+    due_ = std::min(due_, std::max(fork_retry_at_, breaker_.tripped() ? breaker_.retry_at : 0));
+    return;
   }
+  watching_ = say(ReportType::kWatchListen);
+  if (!watching_) due_ = std::min(due_, now + kSayAgain);
 }
 
 }  // namespace preforkd

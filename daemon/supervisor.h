@@ -48,7 +48,7 @@ class Supervisor {
 
   void obey(const Order& order, Nanoseconds now);
   void drain(Nanoseconds timeout, bool finish_queue, Nanoseconds now);
-  void publish(Nanoseconds now, bool more_starters_than_tickets);
+  void publish(bool more_starters_than_tickets);
   bool may_fork(Nanoseconds now) const;
   bool grow(const Verdict& verdict, Nanoseconds now);
   void note_fork_failure(int error, Nanoseconds now);

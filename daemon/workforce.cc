@@ -124,7 +124,7 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
     death.abnormal = last.state == WorkerState::kStarting && record.ending != shm::kEndAny;
   } else if (was_program && (signaled ? code == SIGPIPE : code < 126)) {
     death.ending = shm::Ending::kRecycled;  // whether it succeeded is the connection's matter
-  } else if (!signaled && code == 0) {
+  } else if (!signaled && code == 0 && !last.active) {  // exit() within serve() is no way to leave
     death.ending = last.recycle ? shm::Ending::kRecycled : shm::Ending::kRetired;
   } else {
     death.ending = shm::Ending::kCrashed;
@@ -168,10 +168,11 @@ void Workforce::tell_to_leave(uint32_t slot) {
   send(records_[slot], plan_.nudge_signal());
 }
 
-void Workforce::dismiss(uint32_t count) {
+uint32_t Workforce::dismiss(const uint32_t wanted) {
+  uint32_t count = wanted;
   // Idle ones at once; of the others those in higher slots, which keeps the scans short.
   for (uint32_t slot : board_.idle_longest(board_.capacity())) {
-    if (count == 0) return;
+    if (count == 0) break;
     if (records_[slot].told_to_leave) continue;
     tell_to_leave(slot);
     --count;
@@ -181,14 +182,17 @@ void Workforce::dismiss(uint32_t count) {
     tell_to_leave(slot);
     --count;
   }
+  return wanted - count;
 }
 
-void Workforce::dismiss_recyclers(uint32_t count) {
+uint32_t Workforce::dismiss_recyclers(const uint32_t most) {
+  uint32_t told = 0;
   each([&](uint32_t slot) {
-    if (count == 0 || records_[slot].told_to_leave || !board_.slot(slot).recycle.load()) return;
+    if (told == most || records_[slot].told_to_leave || !board_.slot(slot).recycle.load()) return;
     tell_to_leave(slot);
-    --count;
+    ++told;
   });
+  return told;
 }
 
 // --- deadlines -----------------------------------------------------------------------------------
@@ -329,9 +333,12 @@ Workforce::Headcount Workforce::headcount() const {
     const shm::Slot& s = board_.slot(slot);
     const bool wants = recycling && s.recycle.load() != 0;
     if (!record.told_to_leave && !wants) return;
-    uint32_t& from = board_.is_idle(slot) ? h.counts.idle : h.counts.busy;
     auto state = static_cast<WorkerState>(s.state.load());
-    if (from == 0 || state == WorkerState::kRetiring || state == WorkerState::kStarting) return;
+    if (state == WorkerState::kRetiring) return;  // counted as that already
+    uint32_t& from = board_.is_idle(slot)               ? h.counts.idle
+                     : state == WorkerState::kStarting ? h.counts.starting
+                                                        : h.counts.busy;
+    if (from == 0) return;  // it moved meanwhile
     --from;
     ++(record.told_to_leave ? h.counts.retiring : h.recycling);
   });

@@ -45,8 +45,9 @@ class Workforce {
   // --- orders to workers ---
   void retire_longest_idle(uint32_t count);   // retire tickets and nudges
   void take_back_tickets();
-  void dismiss(uint32_t count);               // exactly so many leave: idle ones first, then busy ones
-  void dismiss_recyclers(uint32_t count);
+  // Exactly so many leave: idle ones first, then busy ones. Returns how many were told.
+  uint32_t dismiss(uint32_t wanted);
+  uint32_t dismiss_recyclers(uint32_t most);
   void nudge_idle(uint32_t count);
   void nudge_all();
   // Ends what is overdue (timeouts.start, timeouts.connection, orders given before) and returns when the

@@ -1,6 +1,7 @@
 #include "worker/handler_library.h"
 
 #include <dlfcn.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -35,6 +36,9 @@ HandlerLibrary::HandlerLibrary(const std::string& path, int fd) : path_(path) {
       throw std::runtime_error("load " + path + ": " + std::strerror(errno));
     opened = "/proc/self/fd/" + std::to_string(fd);
   }
+  struct stat s {};
+  if (stat(opened.c_str(), &s) == 0 && !S_ISREG(s.st_mode))  // dlopen would wait at a pipe
+    throw std::runtime_error("load " + path + ": not a regular file");
   void* library = dlopen(opened.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) throw std::runtime_error(load_error(path, opened));
   handler_ = static_cast<const struct preforkd_handler*>(dlsym(library, "preforkd_handler"));

@@ -98,14 +98,10 @@ Worker::Worker(const WorkerPlan& plan, uint32_t slot)
 
 int Worker::run() {
   if (plan_.handler && plan_.handler->has_start()) {
-    while (!orphaned() && !seat_.must_leave() && !signalled.asked_to_leave) {
-      if (!seat_.wait_to_start() || seat_.must_leave()) continue;
-      if (int code = plan_.handler->start()) {
-        log_error("start of worker " + std::to_string(getpid()) + " returned " +
-                  std::to_string(code));
-        return 1;
-      }
-      break;
+    if (!wait_to_start()) return 0;
+    if (int code = plan_.handler->start()) {
+      log_error("start returned " + std::to_string(code));
+      return 1;
     }
   }
   seat_.started(monotonic_now());
@@ -116,6 +112,16 @@ int Worker::run() {
   if (seat_.is_busy()) seat_.retire(monotonic_now());
   if (plan_.handler) plan_.handler->stop();
   return 0;
+}
+
+// False if it is to leave before it has begun.
+bool Worker::wait_to_start() {
+  auto wanted = [this] {
+    return !orphaned() && !seat_.must_leave() && !signalled.asked_to_leave;
+  };
+  while (wanted())
+    if (seat_.wait_to_start()) return wanted();
+  return false;
 }
 
 // The next one that waits, now or later; nothing when it is time to leave.

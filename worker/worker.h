@@ -49,6 +49,7 @@ class Worker {
   int run();
 
  private:
+  bool wait_to_start();
   std::optional<Accepted> next_connection();
   std::optional<Accepted> last_accept(bool leaving);
   void go_idle();
