@@ -24,8 +24,8 @@ std::optional<ListenAddress> parse_named(ListenAddress::Kind kind, std::string_v
     if (path.size() < 2 || (path.front() != '/' && path.front() != '@'))
       return error = "expected \"unix:/path\" or \"unix:@name\"", std::nullopt;
     if (path.size() > kUnixPathMax)
-      return error = "a Unix socket's path has at most " + std::to_string(kUnixPathMax) +
-                     " characters",
+      return error =
+                 "a Unix socket's path has at most " + std::to_string(kUnixPathMax) + " characters",
              std::nullopt;
   } else if (path.empty() || path.size() > 255) {
     return error = "expected \"systemd:FDNAME\"", std::nullopt;

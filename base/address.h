@@ -14,8 +14,8 @@ namespace preforkd {
 struct ListenAddress {
   enum class Kind { kTcp, kUnix, kSystemd };
   Kind kind = Kind::kTcp;
-  std::string host;  // kTcp: numeric or a name, without brackets; "*" is every IPv4 address
-  uint16_t port = 0; // kTcp; 0: the kernel chooses
+  std::string host;   // kTcp: numeric or a name, without brackets; "*" is every IPv4 address
+  uint16_t port = 0;  // kTcp; 0: the kernel chooses
   std::string path;  // kUnix: the path, or "@name" for the abstract namespace; kSystemd: the FDNAME
 
   bool operator==(const ListenAddress&) const = default;

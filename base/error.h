@@ -32,8 +32,7 @@ class ConfigError : public std::runtime_error {
   explicit ConfigError(std::vector<std::string> lines)
       : std::runtime_error(lines.empty() ? "configuration error" : lines.front()),
         lines_(std::move(lines)) {}
-  explicit ConfigError(std::string line)
-      : ConfigError(std::vector<std::string>{std::move(line)}) {}
+  explicit ConfigError(std::string line) : ConfigError(std::vector<std::string>{std::move(line)}) {}
   const std::vector<std::string>& lines() const { return lines_; }
 
  private:

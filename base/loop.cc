@@ -18,7 +18,8 @@ void EventLoop::watch(int fd, uint32_t epoll_events, OnEvents on_events) {
   epoll_event event{};
   event.events = epoll_events;
   event.data.fd = fd;
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0) throw SysError("epoll_ctl add", errno);
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0)
+    throw SysError("epoll_ctl add", errno);
   watched_[fd] = std::make_shared<OnEvents>(std::move(on_events));
 }
 
@@ -26,7 +27,8 @@ void EventLoop::change(int fd, uint32_t epoll_events) {
   epoll_event event{};
   event.events = epoll_events;
   event.data.fd = fd;
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) < 0) throw SysError("epoll_ctl mod", errno);
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) < 0)
+    throw SysError("epoll_ctl mod", errno);
 }
 
 void EventLoop::forget(int fd) {

@@ -36,15 +36,16 @@ struct Order {
 // Supervisor → daemon. Sent without blocking: a report that does not fit is dropped, and the number
 // of lost log lines is told with the next one that fits.
 enum class ReportType : uint32_t {
-  kReady = 1,    // the first `min` workers are idle: clients are served
-  kFailed,       // it cannot run (`text` says why) and exits
-  kDegraded,     // the breaker tripped: `text` says after which deaths
-  kRecovered,    // a connection was served since: the breaker is reset
-  kQuiet,        // draining, and nobody accepts any more: the listeners may be shut down
-  kDrained,      // every worker is gone; the supervisor exits
-  kAck,          // order `number` was understood
-  kWatchListen,  // tell me (kReadable) when a connection waits: nobody is idle to take it
-  kLog,          // a line for the log: `level`, `pid` of the worker or 0, `text`
+  kPreloaded = 1,  // it reads its channel from now on; workers are being started
+  kReady,          // the first `min` workers are idle: clients are served
+  kFailed,         // it cannot run (`text` says why) and exits
+  kDegraded,       // the breaker tripped: `text` says after which deaths
+  kRecovered,      // a connection was served since: the breaker is reset
+  kQuiet,          // draining, and nobody accepts any more: the listeners may be shut down
+  kDrained,        // every worker is gone; the supervisor exits
+  kAck,            // order `number` was understood
+  kWatchListen,    // tell me (kReadable) when a connection waits: nobody is idle to take it
+  kLog,            // a line for the log: `level`, `pid` of the worker or 0, `text`
 };
 
 struct Report {
@@ -59,11 +60,11 @@ struct Report {
 // Daemon → control. Every datagram begins with its kind.
 enum class ControlNews : uint32_t {
   kDaemon = 1,  // ControlNewsHeader, then a JSON object: what is true of the daemon
-  kPool,        // ControlNewsHeader, then a JSON object: what is true of one pool but does not lie in
-                // shared memory; then `base_size` opaque bytes: the totals of its closed generations,
-                // as control itself handed them in (none: no generation was closed yet)
-  kSegment,     // SegmentNews, with the segment's read-only descriptor (SCM_RIGHTS)
-  kAnswer,      // Answer
+  kPool,     // ControlNewsHeader, then a JSON object: what is true of one pool but does not lie in
+             // shared memory; then `base_size` opaque bytes: the totals of its closed generations,
+             // as control itself handed them in (none: no generation was closed yet)
+  kSegment,  // SegmentNews, with the segment's read-only descriptor (SCM_RIGHTS)
+  kAnswer,   // Answer
 };
 
 struct ControlNewsHeader {
@@ -95,7 +96,7 @@ enum class ControlAsk : uint32_t {
   kReload,
   kStop,
   kTotals,  // a Request, then opaque bytes: the totals of `pool` up to and including generation `id`,
-            // which the daemon had said was over; the daemon keeps them and hands them to every control
+  // which the daemon had said was over; the daemon keeps them and hands them to every control
 };
 
 enum LimitBit : uint32_t {

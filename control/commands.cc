@@ -218,9 +218,7 @@ const auto* find_row(const Rows& rows, std::string_view name) {
 
 }  // namespace
 
-std::span<const Command> commands() {
-  return kCommands;
-}
+std::span<const Command> commands() { return kCommands; }
 
 const Command& find_command(std::string_view name) {
   const Command* command = find_row(kCommands, name);

@@ -1,6 +1,5 @@
 #include "control/facts.h"
 
-#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <type_traits>

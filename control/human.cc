@@ -89,12 +89,8 @@ std::string short_number(double value) {
 
 }  // namespace
 
-std::string printable(std::string_view text) {
-  return escape(text, "");
-}
-std::string printable_lines(std::string_view text) {
-  return escape(text, "\n\t");
-}
+std::string printable(std::string_view text) { return escape(text, ""); }
+std::string printable_lines(std::string_view text) { return escape(text, "\n\t"); }
 
 size_t columns_of(std::string_view text) {
   return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {

@@ -66,14 +66,15 @@ std::variant<LimitsPatch, std::string> parse_limits_patch(std::string_view body)
   if (object.is_discarded()) return "the body is not JSON";
   if (!object.is_object()) return "the body is not a JSON object";
   LimitsPatch patch;
-  for (const auto& [name, value] : object.items()) {
+  for (const auto& member : object.items()) {
+    const std::string& name = member.key();
     auto field = std::find_if(std::begin(kFields), std::end(kFields),
                               [&](const Field& f) { return f.name == name; });
     if (field == std::end(kFields))
       return quoted(name) +
              " is not a limit: expected min, max, min_spare, max_spare, shrink_after or for";
-    std::string complaint =
-        field->whole ? take_whole(*field, value, patch) : take_time(*field, value, patch);
+    std::string complaint = field->whole ? take_whole(*field, member.value(), patch)
+                                         : take_time(*field, member.value(), patch);
     if (!complaint.empty()) return complaint;
     patch.set |= field->bit;
   }

@@ -83,13 +83,22 @@ int run(const Options& options) {
   Sampler sampler(loop, pools);
   Routes routes(pools, options.web);
   DaemonLink link(loop, std::move(channel), pools, options.web);
-  Endpoint endpoint(loop, std::move(listener), [&](const HttpCall& call, uint32_t id) {
-    return reply_now(routes, link, call, id);
-  });
-  link.start({.on_news = [&] { sampler.follow_news(); },
+  // Opened when there is something to tell: who asks before that waits in the socket's queue, and is not
+  // told of a daemon without pools.
+  std::optional<Endpoint> endpoint;
+  auto open_endpoint = [&] {
+    endpoint.emplace(loop, std::move(listener), [&](const HttpCall& call, uint32_t id) {
+      return reply_now(routes, link, call, id);
+    });
+  };
+  link.start({.on_news =
+                  [&] {
+                    sampler.follow_news();
+                    if (!endpoint && pools.complete()) open_endpoint();
+                  },
               .on_answer =
                   [&](const Request& asked, const Answer& answer) {
-                    endpoint.answer(answer.id, routes.conclude(asked, answer));
+                    endpoint->answer(answer.id, routes.conclude(asked, answer));
                   },
               .on_end =
                   [&](bool in_order) {

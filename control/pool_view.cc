@@ -68,20 +68,20 @@ PoolView make_view(const PoolFacts& facts, Reading reading, const Utilization& u
   return view;
 }
 
-std::vector<PoolView> view_all(const std::vector<Pool*>& pools) {
+std::vector<PoolView> view_all(const std::vector<PoolReader*>& pools) {
   std::vector<ino_t> inodes;
-  for (const Pool* pool : pools)
+  for (const PoolReader* pool : pools)
     inodes.insert(inodes.end(), pool->facts()->listen_inodes.begin(),
                   pool->facts()->listen_inodes.end());
   auto kernel = queued_by_inode(inodes);
   std::vector<PoolView> views;
-  for (Pool* pool : pools) {
+  for (PoolReader* pool : pools) {
     Reading reading = pool->read(monotonic_now());
     views.push_back(make_view(*pool->facts(), std::move(reading), pool->utilization(), kernel));
   }
   return views;
 }
 
-PoolView view_of(Pool& pool) { return std::move(view_all({&pool}).front()); }
+PoolView view_of(PoolReader& pool) { return std::move(view_all({&pool}).front()); }
 
 }  // namespace preforkd

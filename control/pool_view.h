@@ -40,7 +40,7 @@ PoolView make_view(const PoolFacts& facts, Reading reading, const Utilization& u
                    const std::map<ino_t, Backlog>& kernel);
 
 // Of pools that are shown (Pools::shown, find_shown).
-std::vector<PoolView> view_all(const std::vector<Pool*>& pools);
-PoolView view_of(Pool& pool);
+std::vector<PoolView> view_all(const std::vector<PoolReader*>& pools);
+PoolView view_of(PoolReader& pool);
 
 }  // namespace preforkd

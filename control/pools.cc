@@ -22,8 +22,8 @@ shm::Figures base_of(std::string_view pool, std::string_view bytes) {
 
 }  // namespace
 
-std::vector<Pool*> Pools::shown() {
-  std::vector<Pool*> shown;
+std::vector<PoolReader*> Pools::shown() {
+  std::vector<PoolReader*> shown;
   for (const auto& name : daemon_.pools) {
     auto pool = pools_.find(name);
     if (pool != pools_.end() && pool->second.facts()) shown.push_back(&pool->second);
@@ -31,8 +31,8 @@ std::vector<Pool*> Pools::shown() {
   return shown;
 }
 
-Pool* Pools::find_shown(std::string_view name) {
-  for (Pool* pool : shown())
+PoolReader* Pools::find_shown(std::string_view name) {
+  for (PoolReader* pool : shown())
     if (pool->facts()->name == name) return pool;
   return nullptr;
 }
@@ -74,7 +74,7 @@ bool Pools::learn_json(std::string_view bytes) {
   auto facts = parse_pool_facts(json);
   if (!facts) return false;
   auto base = base_of(facts->name, bytes.substr(header.json_size));
-  Pool& pool = pools_[facts->name];
+  PoolReader& pool = pools_[facts->name];
   pool.learn(std::move(*facts), base);
   return true;
 }

@@ -19,7 +19,7 @@ using Outcome = Routes::Outcome;
 struct Context {
   Pools& pools;
   const HttpCall& call;
-  Pool* pool;
+  PoolReader* pool;
 };
 
 HttpReply json_reply(std::string body) {
@@ -167,7 +167,7 @@ Outcome Routes::respond(const HttpCall& call) {
 
   if (route->changes && !may_change(call.peer, pools_.daemon()))
     return error_reply(403, "changes are for root, the daemon's user and members of control.group");
-  Pool* pool = name.empty() ? nullptr : pools_.find_shown(name);
+  PoolReader* pool = name.empty() ? nullptr : pools_.find_shown(name);
   if (!name.empty() && !pool)
     return error_reply(404, "there is no pool '" + std::string(name) + "'");
   if (route->changes && pools_.daemon().stopping) return error_reply(503, "the daemon is stopping");
@@ -183,7 +183,7 @@ HttpReply Routes::conclude(const Request& asked, const Answer& answer) {
   }
   if (asked.pool[0] == '\0') return json_reply(done_json(text));
   // The news of the pool came before this answer, so that it shows what was changed.
-  Pool* pool = pools_.find_shown(asked.pool);
+  PoolReader* pool = pools_.find_shown(asked.pool);
   if (!pool) return error_reply(404, "there is no pool '" + std::string(asked.pool) + "' any more");
   return json_reply(pool_json(view_of(*pool)));
 }

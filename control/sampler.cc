@@ -48,7 +48,7 @@ void Sampler::follow_news() {
 }
 
 // True if there is a segment that was not there before.
-bool Sampler::follow(const Pool& pool, Watch& watch) {
+bool Sampler::follow(const PoolReader& pool, Watch& watch) {
   std::map<uint64_t, const Segment*> living;
   for (const auto& [generation, segment] : pool.segments())
     if (!segment.over) living[segment.serial] = &segment;

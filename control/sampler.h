@@ -38,7 +38,7 @@ class Sampler {
   void on_bell();
   void wake(const std::string& name, Watch& watch);
   void look(const std::string& name);
-  bool follow(const Pool& pool, Watch& watch);
+  bool follow(const PoolReader& pool, Watch& watch);
 
   EventLoop& loop_;
   Pools& pools_;

@@ -9,7 +9,7 @@
 namespace preforkd {
 namespace {
 
-constexpr int kCheckSeconds = 30;
+constexpr int kCheckSeconds = 10;  // for loading it; meanwhile the daemon does nothing else
 
 // What `preforkd-supervisor --check` says of one pool; "" if it has nothing to say.
 std::string trouble_of(const Paths& paths, PoolSettings pool) {

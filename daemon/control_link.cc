@@ -16,6 +16,7 @@ namespace {
 constexpr Nanoseconds kFirstPause = 50 * kMillisecond;
 constexpr Nanoseconds kLongestPause = 10 * kSecond;
 constexpr Nanoseconds kLongLife = 10 * kSecond;
+constexpr int kMostAtOnce = 64;        // datagrams read before others have their turn
 constexpr size_t kMostWaiting = 4096;  // datagrams; a control that reads none of so many is stuck
 
 std::string with_header(ControlNews kind, const std::string& json, const std::string& base) {
@@ -112,10 +113,8 @@ void ControlLink::close() {
 
 // --- news ----------------------------------------------------------------------------------------
 
-void ControlLink::push(std::string bytes, int descriptor) {
+void ControlLink::push(std::string bytes, UniqueFd copy) {
   if (!channel_.is_open()) return;  // the next process is greeted with everything
-  // A copy: the original may be gone by the time there is room.
-  UniqueFd copy(descriptor >= 0 ? fcntl(descriptor, F_DUPFD_CLOEXEC, 3) : -1);
   waiting_.push_back({std::move(bytes), std::move(copy)});
   flush();
   if (waiting_.size() > kMostWaiting) child_.signal(SIGKILL);
@@ -140,11 +139,15 @@ void ControlLink::tell_pool(const std::string& json, const std::string& base) {
 }
 
 void ControlLink::tell_segment(const std::string& pool, uint32_t generation, int read_only_fd) {
-  if (!channel_.is_open() || !told_segments_.emplace(pool, generation).second) return;
+  if (!channel_.is_open() || told_segments_.contains({pool, generation})) return;
+  // A copy: the original may be gone by the time there is room. None to be had: with the next news.
+  UniqueFd copy(fcntl(read_only_fd, F_DUPFD_CLOEXEC, 3));
+  if (!copy.is_open()) return;
+  told_segments_.emplace(pool, generation);
   SegmentNews news;
   news.generation = generation;
   pool.copy(news.pool, kPoolNameMax);
-  push(bytes_of(news), read_only_fd);
+  push(bytes_of(news), std::move(copy));
 }
 
 void ControlLink::answer(uint32_t id, uint32_t status, const std::string& text) {
@@ -159,7 +162,7 @@ void ControlLink::answer(uint32_t id, uint32_t status, const std::string& text) 
 
 void ControlLink::read_channel() {
   Channel::Datagram datagram;
-  while (channel_.is_open()) {
+  for (int i = 0; i < kMostAtOnce && channel_.is_open(); ++i) {
     Channel::Got got = channel_.receive(datagram);
     if (got == Channel::Got::kNothing) return;
     if (got == Channel::Got::kGone) {

@@ -34,7 +34,7 @@ class ControlLink {
 
   void start();  // throws SysError
   bool reaped(pid_t pid, int status);
-  void close();       // the process ends when its channel does
+  void close();  // the process ends when its channel does
   void kill() { child_.signal(9); }
   bool is_running() const { return child_.is_running(); }
 
@@ -50,7 +50,7 @@ class ControlLink {
     std::string bytes;
     UniqueFd descriptor;
   };
-  void push(std::string bytes, int descriptor = -1);
+  void push(std::string bytes, UniqueFd descriptor = {});
   void flush();
   void read_channel();
   void start_again();

@@ -45,7 +45,7 @@ Daemon::Daemon(const Paths& paths, std::string file, LoadedSettings loaded)
 }
 
 Daemon::~Daemon() {
-  end_the_rest();  // of a start that failed half-way; otherwise there is nothing left
+  if (!ran_) end_the_rest();  // a start that failed half-way leaves nothing running
   links_.clear();
   pools_.clear();
   if (!control_path_.empty()) unlink(control_path_.c_str());
@@ -54,9 +54,10 @@ Daemon::~Daemon() {
 // --- start-up ------------------------------------------------------------------------------------
 
 void Daemon::catch_signals() {
-  strangers_ = own_children();
+  strangers_ = own_children().value_or(std::vector<pid_t>{});
   // What a dead supervisor leaves is ours to reap, and to end.
-  if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0) throw SysError("become child subreaper", errno);
+  if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+    throw SysError("become child subreaper", errno);
   signal(SIGPIPE, SIG_IGN);
   sigset_t ours;
   sigemptyset(&ours);
@@ -73,7 +74,8 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
     opened_.push_back(
         open_listeners(pool.listen, static_cast<int>(pool.backlog), inherited, errors));
   for (const auto& left : inherited)
-    if (left.fd.is_open()) log_warning("systemd passed socket " + left.name + ", which no pool uses");
+    if (left.fd.is_open())
+      log_warning("systemd passed socket " + left.name + ", which no pool uses");
 
   // The control socket: one that answers belongs to another preforkd.
   std::string path = settings_.control.socket.empty() ? paths_.runtime + "/control.sock"
@@ -93,7 +95,8 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
   if (open_control(address, control_socket_)) control_path_ = path;
   std::string error;
   if (!settings_.control.web.empty())
-    if (auto web = parse_listen_address(settings_.control.web, error)) open_control(*web, web_socket_);
+    if (auto web = parse_listen_address(settings_.control.web, error))
+      open_control(*web, web_socket_);
 
   if (errors.empty()) return;
   for (size_t i = 0; i + 1 < errors.size(); ++i) log_error(errors[i]);
@@ -106,9 +109,8 @@ void Daemon::start_pools() {
   for (size_t i = 0; i < settings_.pools.size(); ++i) {
     const PoolSettings& pool = settings_.pools[i];
     PoolOwner& owner = *this;
-    pools_.push_back(std::make_unique<Pool>(loop_, owner, paths_, pool,
-                                            user_of(pool.user, pool.group), std::move(opened_[i]),
-                                            level));
+    pools_.push_back(std::make_unique<Pool>(
+        loop_, owner, paths_, pool, user_of(pool.user, pool.group), std::move(opened_[i]), level));
   }
   opened_.clear();
   for (auto& pool : pools_) {
@@ -123,7 +125,9 @@ void Daemon::start_control() {
   auto add = [&](ControlLink::Kind kind, UniqueFd socket) {
     ControlLink::Calls calls;
     calls.greet = [this](ControlLink& link) { greet(link); };
-    calls.on_request = [this](const Request& r, std::string bytes) { on_request(r, std::move(bytes)); };
+    calls.on_request = [this](const Request& r, std::string bytes) {
+      on_request(r, std::move(bytes));
+    };
     links_.push_back(std::make_unique<ControlLink>(loop_, kind, paths_.control, std::move(socket),
                                                    user, settings_.log_level, std::move(calls)));
     links_.back()->start();
@@ -134,6 +138,7 @@ void Daemon::start_control() {
 }
 
 void Daemon::run() {
+  ran_ = true;
   notify_state();
   loop_.run();
 }
@@ -235,13 +240,14 @@ void Daemon::close_when_over() {
 // the process had for children before it became preforkd (by an exec) is none of ours.
 void Daemon::end_the_rest() {
   for (int round = 0; round < kMostRounds; ++round) {
-    std::vector<pid_t> left = own_children();
+    std::vector<pid_t> left = own_children().value_or(std::vector<pid_t>{});
     std::erase_if(left, [this](pid_t pid) {
       return std::find(strangers_.begin(), strangers_.end(), pid) != strangers_.end();
     });
     if (left.empty()) return;
     for (pid_t pid : left) kill(pid, SIGKILL);
-    for (pid_t pid : left) waitpid(pid, nullptr, 0);  // their children are adopted: the next round's
+    for (pid_t pid : left)
+      waitpid(pid, nullptr, 0);  // their children are adopted: the next round's
   }
 }
 
@@ -284,7 +290,8 @@ void Daemon::tell_pool_facts(const Pool& pool) {
 
 // READY as soon as every pool has had its chance: one that cannot run does not keep the others waiting.
 void Daemon::notify_state() {
-  if (pools_.size() != settings_.pools.size() || links_.empty() || phase_ != Phase::kRunning) return;
+  if (pools_.size() != settings_.pools.size() || links_.empty() || phase_ != Phase::kRunning)
+    return;
   std::string status;
   size_t running = 0, starting = 0;
   for (const auto& pool : pools_) {
@@ -294,7 +301,8 @@ void Daemon::notify_state() {
     status += std::string("; ") + pool->settings().name + " is " + pool_state_name(pool->state());
     if (!pool->reason().empty()) status += ": " + pool->reason();
   }
-  status = std::to_string(running) + " of " + std::to_string(pools_.size()) + " pools running" + status;
+  status =
+      std::to_string(running) + " of " + std::to_string(pools_.size()) + " pools running" + status;
   if (said_ready_ || starting > 0) return notify_.status(status);
   said_ready_ = true;
   log_info("ready: " + status + "; control socket " + control_path_);

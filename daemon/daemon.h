@@ -71,10 +71,12 @@ class Daemon final : private PoolOwner {
   std::vector<std::unique_ptr<Pool>> pools_;
   std::vector<std::vector<Listener>> opened_;  // by pool, until start_pools() hands them over
   UniqueFd control_socket_, web_socket_;
-  std::string control_path_;  // to be removed
+  std::string control_path_;                         // to be removed
   std::vector<std::unique_ptr<ControlLink>> links_;  // the full one first
   Phase phase_ = Phase::kRunning;
   bool said_ready_ = false;
+  bool ran_ =
+      false;  // an error from now on must not end those who serve: they drain without a daemon
   std::vector<pid_t> strangers_;  // children that this process had before
   EventLoop::TimerId end_timer_{}, watchdog_timer_{};
 };

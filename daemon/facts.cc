@@ -12,9 +12,8 @@ using nlohmann::json;
 
 std::string daemon_facts(Nanoseconds started, uint64_t reloads, int64_t control_gid, bool stopping,
                          const std::vector<std::string>& pools) {
-  return json{{"version", kVersion},   {"pid", getpid()},
-              {"uid", geteuid()},      {"started_ns", started},
-              {"reloads", reloads},    {"control_gid", control_gid},
+  return json{{"version", kVersion},   {"pid", getpid()},    {"uid", geteuid()},
+              {"started_ns", started}, {"reloads", reloads}, {"control_gid", control_gid},
               {"stopping", stopping},  {"pools", pools}}
       .dump();
 }

@@ -15,6 +15,7 @@ constexpr Nanoseconds kRepeat = 1 * kSecond;
 constexpr Nanoseconds kSilence = 5 * kSecond;
 constexpr Nanoseconds kOrphanLook = 100 * kMillisecond;
 constexpr Nanoseconds kTermToKill = 1 * kSecond;
+constexpr int kMostAtOnce = 64;  // datagrams read before others have their turn
 
 }  // namespace
 
@@ -39,8 +40,9 @@ Generation::~Generation() {
 // --- messages ------------------------------------------------------------------------------------
 
 void Generation::read_channel() {
+  if (!channel_.is_open()) return;
   Channel::Datagram datagram;
-  for (;;) {
+  for (int i = 0; i < kMostAtOnce; ++i) {
     Channel::Got got = channel_.receive(datagram);
     if (got == Channel::Got::kNothing) return;
     auto report = got == Channel::Got::kMessage ? datagram.as<Report>() : std::nullopt;
@@ -57,8 +59,8 @@ void Generation::read_channel() {
       note_ack(report->number);
       continue;
     }
-    if (report->type == ReportType::kReady && state_ == State::kStarting)
-      state_ = State::kServing;
+    if (report->type == ReportType::kPreloaded) preloaded_ = true;
+    if (report->type == ReportType::kReady && state_ == State::kStarting) state_ = State::kServing;
     owner_.on_report(number_, *report);
   }
 }
@@ -69,11 +71,27 @@ void Generation::order(Order order, OnDone on_done) {
     return;
   }
   order.number = next_order_++;
+  replace_older(order, on_done);
   if (outstanding_.empty()) last_heard_ = monotonic_now();  // silence counts from here
   outstanding_.emplace(order.number, Outstanding{order, std::move(on_done)});
   send(order);
-  if (repeat_timer_.second == 0)
-    repeat_timer_ = loop_.after(kRepeat, [this] { repeat_orders(); });
+  if (repeat_timer_.second == 0) repeat_timer_ = loop_.after(kRepeat, [this] { repeat_orders(); });
+}
+
+// An older order of the same kind must not be repeated after this one: it would undo it.
+void Generation::replace_older(Order order, OnDone& on_done) {
+  for (auto it = outstanding_.begin(); it != outstanding_.end();) {
+    if (it->second.order.type != order.type) {
+      ++it;
+      continue;
+    }
+    if (it->second.on_done)
+      on_done = [older = std::move(it->second.on_done), newer = std::move(on_done)](bool obeyed) {
+        older(obeyed);
+        if (newer) newer(obeyed);
+      };
+    it = outstanding_.erase(it);
+  }
 }
 
 void Generation::send(const Order& order) {
@@ -92,7 +110,7 @@ void Generation::note_ack(uint32_t number) {
 void Generation::repeat_orders() {
   repeat_timer_ = {};
   if (outstanding_.empty() || !has_supervisor()) return;
-  if (state_ != State::kStarting && monotonic_now() - last_heard_ >= kSilence) {
+  if (preloaded_ && monotonic_now() - last_heard_ >= kSilence) {
     log({LogLevel::kError, pool_, 0,
          "supervisor " + std::to_string(child_.pid) + " has been silent for 5 s: killed"});
     child_.signal(SIGKILL);
@@ -104,10 +122,9 @@ void Generation::repeat_orders() {
 
 void Generation::drain(Nanoseconds timeout, bool finish_queue) {
   if (!serves()) return;
-  const bool was_starting = state_ == State::kStarting;
   state_ = State::kDraining;
   // One that still preloads has served nobody, and would not read the order for long.
-  if (was_starting) return child_.signal(SIGKILL);
+  if (!preloaded_) return child_.signal(SIGKILL);
   Order o;
   o.type = OrderType::kDrain;
   o.drain = timeout;
@@ -117,9 +134,8 @@ void Generation::drain(Nanoseconds timeout, bool finish_queue) {
 
 void Generation::stop() {
   if (!has_supervisor()) return kill_all();
-  const bool was_starting = state_ == State::kStarting;
   state_ = State::kDraining;
-  if (was_starting) return child_.signal(SIGKILL);
+  if (!preloaded_) return child_.signal(SIGKILL);
   Order o;
   o.type = OrderType::kStop;
   order(o);
@@ -134,7 +150,7 @@ void Generation::kill_all() {
 // --- the end -------------------------------------------------------------------------------------
 
 void Generation::supervisor_died(int status, Nanoseconds patience) {
-  if (channel_.is_open()) read_channel();  // its last words
+  for (int i = 0; i < kMostAtOnce && channel_.is_open(); ++i) read_channel();  // its last words
   if (channel_.is_open()) loop_.forget(channel_.fd());
   channel_.close();
   loop_.cancel(repeat_timer_);
@@ -151,7 +167,7 @@ void Generation::supervisor_died(int status, Nanoseconds patience) {
 // A look each 100 ms while there are any, and not at each death: thousands may be dying.
 void Generation::wait_for_orphans() {
   orphan_timer_ = {};
-  if (children_in_session(child_.pid).empty()) {
+  if (auto left = children_in_session(child_.pid); left && left->empty()) {
     state_ = State::kOver;
     owner_.on_over(number_);  // may destroy this
     return;
@@ -165,7 +181,8 @@ void Generation::wait_for_orphans() {
     orphans_termed_ = true;
     orphans_until_ = now + kTermToKill;
   }
-  orphan_timer_ = loop_.at(std::min(now + kOrphanLook, orphans_until_), [this] { wait_for_orphans(); });
+  orphan_timer_ =
+      loop_.at(std::min(now + kOrphanLook, orphans_until_), [this] { wait_for_orphans(); });
 }
 
 }  // namespace preforkd

@@ -32,15 +32,15 @@ class GenerationOwner {
 class Generation {
  public:
   enum class State {
-    kStarting,  // launched, not ready: preloading, starting its first workers
+    kStarting,  // launched, not ready: preloading (it obeys no order yet), starting its first workers
     kServing,
     kDraining,  // was told to drain or stop
     kOrphaned,  // the supervisor is gone, workers may still serve
     kOver,
   };
 
-  Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number, std::string pool, Child child,
-             UniqueFd channel, UniqueFd read_only_segment);
+  Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number, std::string pool,
+             Child child, UniqueFd channel, UniqueFd read_only_segment);
   ~Generation();
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;
@@ -56,7 +56,8 @@ class Generation {
   using OnDone = std::function<void(bool)>;
   void order(Order order, OnDone on_done = {});
   void drain(Nanoseconds timeout, bool finish_queue);
-  void stop();  // end everything now
+  void leaves_by_itself() { state_ = State::kDraining; }  // it drains though nobody told it to
+  void stop();                                            // end everything now
   void kill_all();
 
   // The daemon reaped this generation's supervisor. Its orphans have `patience` to finish.
@@ -69,6 +70,7 @@ class Generation {
   };
   void read_channel();
   void note_ack(uint32_t number);
+  void replace_older(Order order, OnDone& on_done);
   void repeat_orders();
   void send(const Order& order);
   void wait_for_orphans();
@@ -81,6 +83,7 @@ class Generation {
   Channel channel_;
   UniqueFd segment_;
   State state_ = State::kStarting;
+  bool preloaded_ = false;                       // it reads its channel
   std::map<uint32_t, Outstanding> outstanding_;  // by order number
   uint32_t next_order_ = 1;
   Nanoseconds last_heard_ = 0;

@@ -21,6 +21,8 @@
 namespace preforkd {
 namespace {
 
+constexpr size_t kMostOutput = 64 * 1024;
+
 struct Trouble {
   char step[16];
   int error;
@@ -69,7 +71,8 @@ Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executa
   std::vector<int> sources = what.descriptors;
   const int first_other = 3 + static_cast<int>(sources.size());
   for (int& fd : sources)
-    if (fd >= 0 && (fd = fcntl(fd, F_DUPFD_CLOEXEC, first_other)) < 0) return trouble("descriptors");
+    if (fd >= 0 && (fd = fcntl(fd, F_DUPFD_CLOEXEC, first_other)) < 0)
+      return trouble("descriptors");
   int moved = fcntl(report, F_DUPFD_CLOEXEC, first_other);
   executable = fcntl(executable, F_DUPFD_CLOEXEC, first_other);
   if (moved < 0 || executable < 0) return trouble("descriptors");
@@ -170,18 +173,23 @@ Finished launch_and_wait(Launch what, int seconds) {
   Finished finished;
   const Nanoseconds deadline = monotonic_now() + static_cast<uint64_t>(seconds) * kSecond;
   char buffer[1024];
-  for (;;) {
+  // Until the process has ended, whatever it does with its output.
+  for (bool open = true;;) {
     Nanoseconds now = monotonic_now();
-    pollfd p{from_child.get(), POLLIN, 0};
-    int left = now < deadline ? static_cast<int>((deadline - now) / kMillisecond) + 1 : 0;
-    if (poll(&p, 1, left) <= 0) {
-      if (left > 0) continue;  // EINTR
+    if (now >= deadline) {
       child.signal(SIGKILL);
       break;
     }
-    ssize_t n = read(from_child.get(), buffer, sizeof buffer);
-    if (n <= 0) break;
-    finished.output.append(buffer, static_cast<size_t>(n));
+    pollfd p[2] = {{child.pidfd.get(), POLLIN, 0}, {open ? from_child.get() : -1, POLLIN, 0}};
+    if (poll(p, 2, static_cast<int>((deadline - now) / kMillisecond) + 1) <= 0) continue;
+    if (p[1].revents) {
+      ssize_t n = read(from_child.get(), buffer, sizeof buffer);
+      open = n > 0;
+      if (open && finished.output.size() < kMostOutput)
+        finished.output.append(buffer, static_cast<size_t>(n));
+    } else if (p[0].revents) {
+      break;
+    }
   }
   while (waitpid(child.pid, &finished.status, 0) < 0 && errno == EINTR) {
   }

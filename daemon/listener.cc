@@ -1,6 +1,7 @@
 #include "daemon/listener.h"
 
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -8,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <stdexcept>
 
 #include "base/error.h"
@@ -51,10 +53,15 @@ Listener::Listener(UniqueFd fd, bool inherited) : fd_(std::move(fd)), inherited_
 }
 
 Listener::~Listener() {
+  if (fd_.is_open()) remove_path();
+}
+
+// Only if it is still ours: somebody may have put another one there.
+void Listener::remove_path() {
   struct stat s {};
-  if (fd_.is_open() && !unlink_path_.empty() && lstat(unlink_path_.c_str(), &s) == 0 &&
-      s.st_ino == unlink_inode_)
+  if (!unlink_path_.empty() && lstat(unlink_path_.c_str(), &s) == 0 && s.st_ino == unlink_inode_)
     unlink(unlink_path_.c_str());
+  unlink_path_.clear();
 }
 
 Listener Listener::open(const ListenAddress& wanted, int backlog) {
@@ -92,7 +99,22 @@ Listener Listener::adopt(UniqueFd fd, const std::string& name) {
 }
 
 void Listener::close_the_door() {
-  if (!inherited_) listen(fd_.get(), 0);
+  if (inherited_) return;
+  remove_path();
+  // Whatever gets past: at most one, with a backlog of 0.
+  listen(fd_.get(), 0);
+  // Byte 13 of a TCP header has the flags: drop what has SYN without ACK. Connections inherit the filter,
+  // which does nothing to them.
+  sock_filter drop_syn[] = {
+      BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
+      BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, 0),
+      BPF_STMT(BPF_RET | BPF_K, ~0u),
+  };
+  sock_fprog program{std::size(drop_syn), drop_syn};
+  if (address_.starts_with("unix:")) return;
+  setsockopt(fd_.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
 }
 
 void Listener::give_up() {

@@ -35,19 +35,22 @@ class Listener {
   const std::string& address() const { return address_; }  // in force: with the real port
   ino_t inode() const { return inode_; }
 
-  // Stopping, step 1: lets in no more than a single new connection, so that the queue runs empty.
+  // Stopping, step 1: no new client gets in, and who waits in the queue stays there. (TCP: a filter drops
+  // SYNs, which their senders repeat until step 2 refuses them. Unix: the path is removed. A queue that
+  // still grew would be reset with step 2.)
   void close_the_door();
   // Stopping, step 2: refuses from now on, whoever still holds a copy. Not for inherited ones, which outlive us.
   void give_up();
 
  private:
   Listener(UniqueFd fd, bool inherited);
+  void remove_path();
 
   UniqueFd fd_;
   bool inherited_ = false;
   std::string address_;
   std::string unlink_path_;  // "" = nothing to remove
-  ino_t unlink_inode_ = 0;   // only if it is still ours
+  ino_t unlink_inode_ = 0;
   ino_t inode_ = 0;
 };
 

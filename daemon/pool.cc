@@ -18,7 +18,9 @@ namespace {
 
 constexpr Nanoseconds kFirstPause = 100 * kMillisecond;
 constexpr Nanoseconds kLongestPause = 10 * kSecond;
-constexpr Nanoseconds kLongLife = 10 * kSecond;  // a supervisor that lived so long is replaced at once
+constexpr Nanoseconds kWatchAgain = 1 * kSecond;
+constexpr Nanoseconds kLongLife =
+    10 * kSecond;  // a supervisor that lived so long is replaced at once
 
 std::string ending(int status) {
   if (WIFSIGNALED(status))
@@ -84,13 +86,13 @@ void Pool::launch_generation() {
   what.user = user_;
 
   GenerationOwner& owner = *this;
-  generations_.push_back(std::make_unique<Generation>(
-      loop_, owner, next_generation_, settings_.name, launch(what), std::move(ours),
-      std::move(segment.read_only)));
+  generations_.push_back(std::make_unique<Generation>(loop_, owner, next_generation_,
+                                                      settings_.name, launch(what), std::move(ours),
+                                                      std::move(segment.read_only)));
   ++next_generation_;
   capacity_ = capacity;
   launched_at_ = monotonic_now();
-  watching_ = false;
+  forget_listeners();  // what the one before had asked for
 }
 
 // The newest one, if it has a supervisor.
@@ -123,9 +125,11 @@ void Pool::restart_later() {
 void Pool::on_supervisor_death(uint32_t number, int status) {
   if (generations_.back()->number() != number) return owner_.on_pool_changed(settings_.name);
   forget_listeners();
+  if (finishing_) on_nobody_accepts();
   if (finishing_ || state_ == PoolState::kDraining || state_ == PoolState::kStopped)
     return owner_.on_pool_changed(settings_.name);
-  const std::string what = "supervisor of generation " + std::to_string(number) + " " + ending(status);
+  const std::string what =
+      "supervisor of generation " + std::to_string(number) + " " + ending(status);
   // A supervisor that said why it failed has been logged, and its words are the better reason.
   if (state_ != PoolState::kDegraded || reason_.empty()) {
     log_line(LogLevel::kError, what);
@@ -200,34 +204,51 @@ void Pool::on_report(uint32_t number, const Report& report) {
         set_state(PoolState::kDegraded, report.text);
       break;
     case ReportType::kQuiet:
-      if (finishing_ && newest)
-        for (Listener& listener : listeners_) listener.give_up();
+    case ReportType::kDrained:
+      if (newest) on_nobody_accepts();
       break;
     case ReportType::kWatchListen:
-      if (newest) watch_listeners(number);
+      if (newest && generations_.back()->serves()) watch_listeners(number);
       break;
-    case ReportType::kDrained:
+    case ReportType::kPreloaded:
     case ReportType::kAck:
       break;
   }
 }
 
+// The newest generation has no worker left that would accept. If it was told so because we end, new clients
+// are refused from now on. If nobody told it (somebody sent its supervisor a TERM), the next one takes over.
+void Pool::on_nobody_accepts() {
+  if (finishing_) {
+    for (Listener& listener : listeners_) listener.give_up();
+  } else if (generations_.back()->serves()) {
+    generations_.back()->leaves_by_itself();
+    launch_again();
+  }
+}
+
 // One shot: the first connection on any of the sockets ends the watch.
 void Pool::watch_listeners(uint32_t number) {
-  if (watching_) return;
+  forget_listeners();
+  auto say_readable = [this, number](uint32_t) {
+    forget_listeners();
+    Generation* g = current();
+    if (!g || g->number() != number) return;
+    Order readable;
+    readable.type = OrderType::kReadable;
+    g->order(readable);
+  };
   watching_ = true;
-  for (const Listener& listener : listeners_)
-    loop_.watch(listener.fd(), EPOLLIN, [this, number](uint32_t) {
-      forget_listeners();
-      Generation* g = current();
-      if (!g || g->number() != number) return;
-      Order readable;
-      readable.type = OrderType::kReadable;
-      g->order(readable);
-    });
+  try {
+    for (const Listener& listener : listeners_) loop_.watch(listener.fd(), EPOLLIN, say_readable);
+  } catch (const SysError& e) {  // out of memory, or of epoll watches: it will ask again
+    log_line(LogLevel::kError, e.what());
+    watch_timer_ = loop_.after(kWatchAgain, [say_readable] { say_readable(0); });
+  }
 }
 
 void Pool::forget_listeners() {
+  loop_.cancel(watch_timer_);
   if (!watching_) return;
   watching_ = false;
   for (const Listener& listener : listeners_) loop_.forget(listener.fd());

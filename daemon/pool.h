@@ -84,6 +84,7 @@ class Pool final : private GenerationOwner {
   void restart_later();
   void watch_listeners(uint32_t generation);
   void forget_listeners();
+  void on_nobody_accepts();
   Generation* current();
   void set_state(PoolState state, std::string reason = "");
   void log_line(LogLevel level, const std::string& text, pid_t worker = 0) const;
@@ -110,7 +111,7 @@ class Pool final : private GenerationOwner {
   bool watching_ = false;
   Nanoseconds launched_at_ = 0;
   Nanoseconds pause_ = 0;
-  EventLoop::TimerId restart_timer_{};
+  EventLoop::TimerId restart_timer_{}, watch_timer_{};
 };
 
 }  // namespace preforkd

@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "base/log.h"
-#include "daemon/daemon.h"
 #include "conf/builtin.h"
+#include "daemon/daemon.h"
 
 namespace preforkd {
 namespace {
@@ -70,8 +70,9 @@ void Daemon::set_limits(const Request& request, Pool& pool) {
   const Limits limits = merged(pool.limits(), request);
   std::string refusal = contradiction(limits);
   if (refusal.empty() && limits.max > pool.capacity())
-    refusal = "max " + std::to_string(limits.max) + " is above " + std::to_string(pool.capacity()) +
-              ", for which this pool's shared memory was made: raise workers.max in the file and restart";
+    refusal =
+        "max " + std::to_string(limits.max) + " is above " + std::to_string(pool.capacity()) +
+        ", for which this pool's shared memory was made: raise workers.max in the file and restart";
   if (refusal.empty() && request.for_ns > kLongestFor) refusal = "for is longer than a year";
   if (!refusal.empty()) return link.answer(request.id, kConflict, refusal);
   pool.set_limits(limits, request.for_ns,
@@ -85,7 +86,11 @@ std::string Daemon::reload() {
   LoadedSettings loaded =
       file_.empty() ? load_settings_text(builtin_conf_text(), std::string(kBuiltinName), errors)
                     : load_settings(file_, errors);
-  if (errors.empty()) check_handlers(paths_, loaded, errors);
+  try {
+    if (errors.empty()) check_handlers(paths_, loaded, errors);
+  } catch (const std::exception& e) {  // no process or descriptor to be had for the check
+    errors.emplace_back(e.what());
+  }
   std::string refusal = errors.empty() ? reload_trouble(loaded) : joined(errors);
   if (refusal.empty()) {
     ++reloads_;

@@ -96,7 +96,8 @@ Verdict decide(const View& view, const Limits& limits, Nanoseconds now,
     }
   }
 
-  if (staying <= limits.min) {  // nothing to let go: no window, no timer
+  const uint32_t floor = std::max(limits.min, limits.min_spare);
+  if (staying <= floor) {  // nothing to let go: no window, no timer
     begin_window(m, now);
     return v;
   }
@@ -106,7 +107,7 @@ Verdict decide(const View& view, const Limits& limits, Nanoseconds now,
     v.take_peak = true;
     const uint32_t window = window_steps(limits, m.patience);
     v.peak = peak_of_window(m, window, view.peak_busy);
-    uint32_t keep = v.peak == 0 ? limits.min : std::max(limits.min, v.peak + limits.max_spare);
+    uint32_t keep = v.peak == 0 ? floor : std::max(limits.min, v.peak + limits.max_spare);
     if (m.steps >= window && staying > keep && v.action == Action::kNone) {
       v.action = Action::kShrink;
       v.reason = Reason::kSurplus;

@@ -4,7 +4,8 @@
 // Growth is at once, by what is missing:   min_spare + queued − idle − starting, within max.
 // Shrinking is slow, by proof. The most connections busy at once during the last `shrink_after` (times
 // `patience`) is the peak; the pool keeps
-//     keep = (peak = 0) ? min : max(min, peak + max_spare)
+//     keep = (peak = 0) ? max(min, min_spare) : max(min, peak + max_spare)
+// (below min_spare it would only have to grow again at once)
 // and lets half of the surplus go, rounded up, at each step of max(shrink_after / 8, 0.25 s). The window
 // slides in those steps, and begins anew when the pool grows. Patience doubles, up to 8, when the pool had
 // to grow again within 2 × shrink_after of a shrink (it was too hasty), and halves again after as long
@@ -24,7 +25,7 @@ namespace preforkd {
 // of `idle` and `busy` and counted in `recycling`: the pool must be big enough without them.
 struct View {
   uint32_t starting = 0, idle = 0, busy = 0;
-  uint32_t retiring = 0;   // on their way out; they still count against max
+  uint32_t retiring = 0;  // on their way out; they still count against max
   uint32_t recycling = 0;
   uint32_t queued = 0;     // connections in the accept queues
   uint32_t peak_busy = 0;  // most busy at once since the peak was last taken
@@ -37,7 +38,7 @@ struct ScalerMemory {
   std::array<uint32_t, kMaxSteps> peaks{};  // of the last steps, a ring
   uint32_t steps = 0;                       // taken since the window began
   Nanoseconds step_began = 0;
-  Nanoseconds shrank_at = 0;                // 0: not since the pool last had to grow
+  Nanoseconds shrank_at = 0;  // 0: not since the pool last had to grow
   uint32_t patience = 1;
   Nanoseconds patience_since = 0;
 };
@@ -46,9 +47,9 @@ struct Verdict {
   Action action = Action::kNone;
   Reason reason = Reason::kNone;
   uint32_t count = 0;
-  uint32_t peak = 0;               // of the window, as it was used
-  bool take_peak = false;          // a step ended: the shared peak begins anew
-  Nanoseconds wake_at = kNever;    // look again then, whatever happens
+  uint32_t peak = 0;             // of the window, as it was used
+  bool take_peak = false;        // a step ended: the shared peak begins anew
+  Nanoseconds wake_at = kNever;  // look again then, whatever happens
   ScalerMemory memory;
 };
 

@@ -21,10 +21,11 @@ pid_t parent_of(const std::string& pid) {
   return end == line.npos || line.size() < end + 4 ? 0 : std::atoi(line.c_str() + end + 4);
 }
 
-std::vector<pid_t> children_from_proc() {
-  std::vector<pid_t> children;
+std::optional<std::vector<pid_t>> children_from_proc() {
   std::unique_ptr<DIR, int (*)(DIR*)> proc(opendir("/proc"), closedir);
-  while (dirent* entry = proc ? readdir(proc.get()) : nullptr)
+  if (!proc) return std::nullopt;
+  std::vector<pid_t> children;
+  while (dirent* entry = readdir(proc.get()))
     if (std::atoi(entry->d_name) > 0 && parent_of(entry->d_name) == getpid())
       children.push_back(std::atoi(entry->d_name));
   return children;
@@ -32,7 +33,7 @@ std::vector<pid_t> children_from_proc() {
 
 }  // namespace
 
-std::vector<pid_t> own_children() {
+std::optional<std::vector<pid_t>> own_children() {
   std::ifstream file("/proc/self/task/" + std::to_string(getpid()) + "/children");
   if (!file) return children_from_proc();
   std::vector<pid_t> children;
@@ -40,15 +41,15 @@ std::vector<pid_t> own_children() {
   return children;
 }
 
-std::vector<pid_t> children_in_session(pid_t session) {
-  std::vector<pid_t> members;
-  for (pid_t pid : own_children())
-    if (getsid(pid) == session) members.push_back(pid);
-  return members;
+std::optional<std::vector<pid_t>> children_in_session(pid_t session) {
+  auto children = own_children();
+  if (children) std::erase_if(*children, [&](pid_t pid) { return getsid(pid) != session; });
+  return children;
 }
 
 void signal_session(pid_t session, int number) {
-  for (pid_t pid : children_in_session(session)) kill(pid, number);
+  if (auto members = children_in_session(session))
+    for (pid_t pid : *members) kill(pid, number);
 }
 
 }  // namespace preforkd

@@ -8,14 +8,16 @@
 
 #include <sys/types.h>
 
+#include <optional>
 #include <vector>
 
 namespace preforkd {
 
 // Our children now, from /proc/self/task/TID/children (or, where the kernel lacks it, all of /proc).
-std::vector<pid_t> own_children();
+// Nothing: it cannot be known just now (no descriptor to be had), which is not the same as none.
+std::optional<std::vector<pid_t>> own_children();
 
-std::vector<pid_t> children_in_session(pid_t session);
+std::optional<std::vector<pid_t>> children_in_session(pid_t session);
 
 // Signals each of them. A process that is no child of ours yet (its parent lives) is met by a later call.
 void signal_session(pid_t session, int number);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/backlog.h"
 #include "base/log.h"
@@ -58,6 +59,7 @@ Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& 
 }
 
 int Supervisor::run() {
+  say(ReportType::kPreloaded);
   for (;;) {
     const uint32_t signals = signalled.count.load();
     const uint32_t rings = shm::rings(board_.segment().doorbell);
@@ -75,9 +77,10 @@ int Supervisor::run() {
       continue;  // look again before sleeping: what was done changed what there is to do
     }
     arm(now);
-    if (++fruitless_ > kFlood && due_ > now + kRest) {
+    if (++fruitless_ > kFlood) {
       shm::rest(signalled.count, signals, now + kRest);
-      if (shm::rings(board_.segment().doorbell) == rings) fruitless_ = 0;  // it was no flood
+      const bool calm = shm::rings(board_.segment().doorbell) == rings && due_ > now + kRest;
+      if (calm) fruitless_ = 0;  // it was no flood
       continue;
     }
     shm::sleep_until_rung(board_.segment().doorbell, rings, due_);
@@ -122,6 +125,7 @@ void Supervisor::obey(const Order& order, Nanoseconds now) {
       break;
     case OrderType::kReadable:
       watching_ = false;
+      readable_ = true;
       break;
     case OrderType::kPing:
       break;
@@ -166,19 +170,22 @@ void Supervisor::send_log(const LogLine& line) {
     ++lost_lines_;
 }
 
+std::string Supervisor::what_degrades() const {
+  if (breaker_.tripped())
+    return std::to_string(breaker_.deaths) + " workers died in a row, the last one " + last_death_;
+  if (fork_pause_) return std::string("fork: ") + std::strerror(fork_error_);
+  return "";
+}
+
 // Ready, degraded or not, quiet: told when it changes, and again if the channel was full.
 bool Supervisor::tell_progress() {
   const shm::Counts counts = board_.counts();
   bool heard = true;
-  const bool all_there = board_.alive() >= limits_.min || (fork_pause_ && board_.alive() > 0);
-  if (!told_ready_ && course_ == Course::kServing && counts.starting == 0 && all_there)
+  if (!told_ready_ && course_ == Course::kServing && counts.idle + counts.busy >= limits_.min)
     heard &= told_ready_ = say(ReportType::kReady);
-  if (breaker_.tripped() != told_degraded_) {
-    bool said = breaker_.tripped()
-                    ? say(ReportType::kDegraded, 0,
-                          std::to_string(breaker_.deaths) + " workers died in a row, the last one " +
-                              last_death_)
-                    : say(ReportType::kRecovered);
+  const std::string trouble = what_degrades();
+  if (trouble.empty() == told_degraded_) {
+    bool said = say(trouble.empty() ? ReportType::kRecovered : ReportType::kDegraded, 0, trouble);
     if (said) told_degraded_ = !told_degraded_;
     heard &= said;
   }
@@ -243,11 +250,13 @@ void Supervisor::publish(bool more_starters_than_tickets) {
 
 // Decides how big the pool should be, and makes it so.
 bool Supervisor::settle(Nanoseconds now) {
-  due_ = std::min(due_, workforce_.end_overdue(now, [](const std::string& text) { log_warning(text); }));
+  due_ = std::min(due_,
+                  workforce_.end_overdue(now, [](const std::string& text) { log_warning(text); }));
   if (course_ == Course::kDraining) {
     due_ = std::min(due_, drain_ends_);
     if (now >= drain_ends_) {
-      log_warning("drain: " + std::to_string(board_.alive()) + " workers are not done in time: ended");
+      log_warning("drain: " + std::to_string(board_.alive()) +
+                  " workers are not done in time: ended");
       drain_ends_ = kNever;
       course_ = Course::kEnding;
       workforce_.end_all(now);
@@ -267,6 +276,8 @@ bool Supervisor::settle(Nanoseconds now) {
   view.retiring = seen.counts.retiring;
   view.recycling = seen.recycling;
   view.queued = queued();
+  // The daemon saw a connection: where the queue's length cannot be had, it is at least this one.
+  if (std::exchange(readable_, false)) view.queued = std::max(view.queued, 1u);
   view.peak_busy = std::min(board_.peak(), board_.capacity());
   board_.set_queued(view.queued);
   board_.set_at_max(board_.alive() >= limits_.max, now);
@@ -327,6 +338,7 @@ void Supervisor::note_fork_failure(int error, Nanoseconds now) {
   if (fork_pause_ == 0)
     log_error("fork: " + std::string(std::strerror(error)) + ": going on with " +
               std::to_string(board_.alive()) + " workers, trying again");
+  fork_error_ = error;
   fork_pause_ = std::clamp(fork_pause_ * 2, kFirstForkPause, kLongestForkPause);
   fork_retry_at_ = now + fork_pause_;
   due_ = std::min(due_, fork_retry_at_);

@@ -44,6 +44,7 @@ class Supervisor {
   bool settle(Nanoseconds now);
   bool dismiss_recyclers(const Workforce::Headcount& seen, const Verdict& verdict);
   bool tell_progress();
+  std::string what_degrades() const;
   void arm(Nanoseconds now);
 
   void obey(const Order& order, Nanoseconds now);
@@ -69,12 +70,14 @@ class Supervisor {
 
   Nanoseconds due_ = kNever;  // of this turn: the earliest thing that needs a look
   Nanoseconds fork_retry_at_ = 0;
-  Nanoseconds fork_pause_ = 0;
+  Nanoseconds fork_pause_ = 0;  // 0: the last fork succeeded
+  int fork_error_ = 0;
   Action recorded_action_ = Action::kNone;  // a hold is recorded once
   Reason recorded_reason_ = Reason::kNone;
   uint32_t lost_lines_ = 0;
-  uint32_t fruitless_ = 0;    // turns in a row with nothing to do
-  bool watching_ = false;     // the daemon was asked to watch the listen sockets
+  uint32_t fruitless_ = 0;  // turns in a row with nothing to do
+  bool watching_ = false;   // the daemon was asked to watch the listen sockets
+  bool readable_ = false;   // ... and it saw a connection
   bool idle_or_starting_ = false;
 
   // What the daemon was told last, so that a report that did not fit is sent again.

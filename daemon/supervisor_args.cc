@@ -9,8 +9,7 @@ namespace preforkd {
 
 std::vector<std::string> SupervisorArgs::to_argv(const std::string& title) const {
   if (check) return {title, "--check"};
-  return {title,
-          "--generation=" + std::to_string(generation),
+  return {title, "--generation=" + std::to_string(generation),
           "--capacity=" + std::to_string(capacity),
           "--listen-sockets=" + std::to_string(listen_sockets),
           "--log-level=" + std::to_string(log_level)};

@@ -18,7 +18,8 @@ enum SupervisorFd : int {
 };
 
 struct SupervisorArgs {
-  bool check = false;  // only say whether the handler or program could run; exits 0, or 1 with the reason on stdout
+  bool check =
+      false;  // only say whether the handler or program could run; exits 0, or 1 with the reason on stdout
   uint32_t generation = 0;
   uint32_t capacity = 0;
   uint32_t listen_sockets = 0;

@@ -40,8 +40,7 @@ void set_close_on_exec(int first, int last) {
 
 // A message on the channel, or its other end's death, raises SIGIO here. Workers close their copy.
 void signal_on_message(int fd) {
-  if (fcntl(fd, F_SETOWN, getpid()) < 0 ||
-      fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_ASYNC) < 0)
+  if (fcntl(fd, F_SETOWN, getpid()) < 0 || fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_ASYNC) < 0)
     throw SysError("fcntl O_ASYNC", errno);
 }
 

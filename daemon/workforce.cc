@@ -113,18 +113,22 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
   const int code = signaled ? WTERMSIG(status) : WEXITSTATUS(status);
   std::string doing = last.active ? " while serving " + shm::peer_text(last.peer)
                       : last.state == WorkerState::kStarting ? " while starting"
-                                                              : "";
+                                                             : "";
   death.text = (signaled ? "killed by signal " + std::to_string(code) + " (" + strsignal(code) + ")"
                          : "exited with status " + std::to_string(code)) +
                doing;
+  // (One that could not be executed has no connection in hand any more: the worker has counted it.)
   const bool was_program = plan_.program && last.active;
+  const bool may_leave = last.state != WorkerState::kStarting || record.told_to_leave ||
+                         board_.segment().published.leaving.load() != 0;
   if (record.ending && (signaled || was_program)) {
     death.ending = shm::Ending::kTimedOut;
     // A worker that does not get through `start` is as bad as one that crashes in it.
     death.abnormal = last.state == WorkerState::kStarting && record.ending != shm::kEndAny;
-  } else if (was_program && (signaled ? code == SIGPIPE : code < 126)) {
+  } else if (was_program && (!signaled || code == SIGPIPE)) {
     death.ending = shm::Ending::kRecycled;  // whether it succeeded is the connection's matter
-  } else if (!signaled && code == 0 && !last.active) {  // exit() within serve() is no way to leave
+  } else if (!signaled && code == 0 && !last.active && may_leave) {
+    // (exit() within start or serve is no way to leave.)
     death.ending = last.recycle ? shm::Ending::kRecycled : shm::Ending::kRetired;
   } else {
     death.ending = shm::Ending::kCrashed;
@@ -231,19 +235,28 @@ void Workforce::end_all(Nanoseconds now) {
 Nanoseconds Workforce::end_overdue(Nanoseconds now,
                                    const std::function<void(const std::string&)>& log) {
   Nanoseconds next = kNever;
-  if (!plan_.settings.connection_timeout && unstarted_ == 0 && ending_ == 0) return next;
+  if (!plan_.settings.connection_timeout && unstarted_ == 0 && ending_ == 0 &&
+      board_.counts().retiring == 0)
+    return next;
   each([&](uint32_t slot) {
     Record& record = records_[slot];
     if (record.kill_at) {
+      if (now < record.kill_at) {
+        next = std::min(next, record.kill_at);
+        return;
+      }
       // Only while it is still about the same connection: a worker that finished it leaves by itself.
-      if (now >= record.kill_at && in_hand(slot, record.ending)) send(record, SIGKILL);
-      if (now >= record.kill_at) record.kill_at = now + kTermToKill;
-      next = std::min(next, record.kill_at);
-      return;
+      const bool still = in_hand(slot, record.ending);
+      if (still) send(record, SIGKILL);
+      record.kill_at = still ? now + kTermToKill : 0;
+      if (still) next = std::min(next, record.kill_at);
+      if (still) return;
     }
     auto state = static_cast<WorkerState>(board_.slot(slot).state.load());
     if (state == WorkerState::kStarting)
       next = std::min(next, check_start(slot, now, log));
+    else if (state == WorkerState::kRetiring)
+      next = std::min(next, check_retiring(slot, now, log));
     else if (state == WorkerState::kBusy && plan_.settings.connection_timeout)
       next = std::min(next, check_connection(slot, now, log));
   });
@@ -259,6 +272,7 @@ Nanoseconds Workforce::check_start(uint32_t slot, Nanoseconds now,
   if (timeout == 0) return kNever;
   Nanoseconds since = records_[slot].forked_at;
   if (step == shm::StartingStep::kHasTicket) since = std::max<Nanoseconds>(since, s.since.load());
+  since = std::min(since, now);  // whatever the slot says
   if (step == shm::StartingStep::kWaitsForTicket)
     since = std::max(since, start_progress_) + timeout;
   if (since > now || now - since < timeout) return since + timeout;
@@ -266,6 +280,18 @@ Nanoseconds Workforce::check_start(uint32_t slot, Nanoseconds now,
       std::to_string(timeout / kMillisecond) + " ms: killed");
   note_ending(slot, 1, now);  // any number but kEndAny: see judge()
   send(records_[slot], SIGKILL);
+  return records_[slot].kill_at;
+}
+
+// A handler's `stop` that hangs would hold the slot for ever: it has as long as a drain.
+Nanoseconds Workforce::check_retiring(uint32_t slot, Nanoseconds now,
+                                      const std::function<void(const std::string&)>& log) {
+  Nanoseconds since = std::min<Nanoseconds>(board_.slot(slot).since.load(), now);
+  Nanoseconds timeout = plan_.settings.drain_timeout;
+  if (now - since < timeout) return since + timeout;
+  log("worker " + std::to_string(records_[slot].pid) + " was to leave " +
+      std::to_string((now - since) / kMillisecond) + " ms ago: ended");
+  order_end(slot, shm::kEndAny, now);
   return records_[slot].kill_at;
 }
 
@@ -335,9 +361,9 @@ Workforce::Headcount Workforce::headcount() const {
     if (!record.told_to_leave && !wants) return;
     auto state = static_cast<WorkerState>(s.state.load());
     if (state == WorkerState::kRetiring) return;  // counted as that already
-    uint32_t& from = board_.is_idle(slot)               ? h.counts.idle
+    uint32_t& from = board_.is_idle(slot)              ? h.counts.idle
                      : state == WorkerState::kStarting ? h.counts.starting
-                                                        : h.counts.busy;
+                                                       : h.counts.busy;
     if (from == 0) return;  // it moved meanwhile
     --from;
     ++(record.told_to_leave ? h.counts.retiring : h.recycling);

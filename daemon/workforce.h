@@ -38,12 +38,12 @@ class Workforce {
     pid_t pid = 0;
     shm::Ending ending{};
     bool abnormal = false;  // counts for the breaker
-    std::string text;       // for the log: "killed by signal 11 (Segmentation fault) while serving ..."
+    std::string text;  // for the log: "killed by signal 11 (Segmentation fault) while serving ..."
   };
   std::optional<Death> reap(Nanoseconds now);  // nothing: nobody else has died
 
   // --- orders to workers ---
-  void retire_longest_idle(uint32_t count);   // retire tickets and nudges
+  void retire_longest_idle(uint32_t count);  // retire tickets and nudges
   void take_back_tickets();
   // Exactly so many leave: idle ones first, then busy ones. Returns how many were told.
   uint32_t dismiss(uint32_t wanted);
@@ -72,10 +72,10 @@ class Workforce {
   struct Record {
     pid_t pid = 0;  // 0: no worker in this slot
     Nanoseconds forked_at = 0;
-    uint64_t ending = 0;        // the connection number it was ordered to end, or kEndAny
-    Nanoseconds kill_at = 0;    // when TERM is followed by KILL
+    uint64_t ending = 0;      // the connection number it was ordered to end, or kEndAny
+    Nanoseconds kill_at = 0;  // when TERM is followed by KILL
     bool told_to_leave = false;
-    bool started = false;       // was seen past `start`
+    bool started = false;  // was seen past `start`
   };
 
   [[noreturn]] void be_worker(uint32_t slot);
@@ -86,6 +86,8 @@ class Workforce {
   bool order_end(uint32_t slot, uint64_t number, Nanoseconds now);
   Nanoseconds check_start(uint32_t slot, Nanoseconds now,
                           const std::function<void(const std::string&)>& log);
+  Nanoseconds check_retiring(uint32_t slot, Nanoseconds now,
+                             const std::function<void(const std::string&)>& log);
   Nanoseconds check_connection(uint32_t slot, Nanoseconds now,
                                const std::function<void(const std::string&)>& log);
   Death judge(uint32_t slot, pid_t pid, int status) const;

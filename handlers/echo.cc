@@ -31,4 +31,5 @@ int serve(void*, const preforkd_connection* c) {
 
 }  // namespace
 
-PREFORKD_HANDLER = {PREFORKD_ABI, sizeof(preforkd_handler), "echo", nullptr, nullptr, serve, nullptr};
+PREFORKD_HANDLER = {PREFORKD_ABI, sizeof(preforkd_handler), "echo", nullptr, nullptr, serve,
+                    nullptr};

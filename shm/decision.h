@@ -15,13 +15,13 @@ enum class Action : uint32_t {
 
 enum class Reason : uint32_t {
   kNone = 0,
-  kBelowMin,  // fewer workers than `min`
-  kDemand,    // min_spare + queued − idle − starting was above 0
-  kAtMax,     // as kDemand, but the pool is at `max`
-  kSurplus,   // more workers than the peak of the window and max_spare ask for
-  kAboveMax,  // `max` was lowered below the workers that exist
-  kRecycle,   // replacements for workers that have served their connections
-  kBreaker,   // workers died one after the other: one at a time, after a pause
+  kBelowMin,    // fewer workers than `min`
+  kDemand,      // min_spare + queued − idle − starting was above 0
+  kAtMax,       // as kDemand, but the pool is at `max`
+  kSurplus,     // more workers than the peak of the window and max_spare ask for
+  kAboveMax,    // `max` was lowered below the workers that exist
+  kRecycle,     // replacements for workers that have served their connections
+  kBreaker,     // workers died one after the other: one at a time, after a pause
   kForkFailed,  // the system refused a process: again after a pause
 };
 

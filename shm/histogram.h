@@ -10,7 +10,8 @@
 
 namespace preforkd {
 
-inline constexpr uint32_t kHistogramBuckets = 8 + 37 * 8 + 1;  // 0..7, 2^3..2^39 in eighths, the rest
+inline constexpr uint32_t kHistogramBuckets =
+    8 + 37 * 8 + 1;  // 0..7, 2^3..2^39 in eighths, the rest
 
 constexpr uint32_t histogram_bucket(uint64_t microseconds) {
   if (microseconds < 8) return static_cast<uint32_t>(microseconds);

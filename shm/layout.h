@@ -41,9 +41,9 @@ static_assert(sizeof(sem_t) == 32, "the layout below is that of glibc on 64-bit 
 inline constexpr uint64_t kMagic = 0x6d687364'6b667270;  // "prfkdshm"
 inline constexpr uint32_t kLayoutVersion = 1;
 inline constexpr size_t kLine = 128;
-inline constexpr uint32_t kDecisions = 256;       // entries of the ring; a power of two
-inline constexpr uint32_t kMinCapacity = 1024;    // slots
-inline constexpr uint32_t kMaxCapacity = 65536;   // slots
+inline constexpr uint32_t kDecisions = 256;      // entries of the ring; a power of two
+inline constexpr uint32_t kMinCapacity = 1024;   // slots
+inline constexpr uint32_t kMaxCapacity = 65536;  // slots
 inline constexpr uint32_t kSlotsPerWord = 64;
 
 // Written by the supervisor before it forks for the first time; read by control.
@@ -51,28 +51,30 @@ struct alignas(kLine) Header {
   uint64_t magic;
   uint32_t version;
   uint32_t generation;
-  uint64_t size;      // bytes of the whole segment
-  uint32_t capacity;  // slots; a multiple of 64
+  uint64_t size;       // bytes of the whole segment
+  uint32_t capacity;   // slots; a multiple of 64
   int32_t supervisor;  // pid
-  uint64_t created;   // nanoseconds of CLOCK_MONOTONIC
-  char pool[40];      // NUL-terminated
+  uint64_t created;    // nanoseconds of CLOCK_MONOTONIC
+  char pool[40];       // NUL-terminated
   uint8_t reserved[48];
 };
 
 // Protocol and interleavings: shm/doorbell.h.
 struct alignas(kLine) Doorbell {
-  Word ring;      // + 1 by whoever rings (workers, the supervisor's signal handlers); read by the supervisor
-  Word sleeping;  // 1 by the supervisor before it waits; exchanged to 0 by the ringer that will wake it
+  Word
+      ring;  // + 1 by whoever rings (workers, the supervisor's signal handlers); read by the supervisor
+  Word
+      sleeping;  // 1 by the supervisor before it waits; exchanged to 0 by the ringer that will wake it
   uint8_t reserved[120];
 };
 
 // Written by the supervisor; read by every worker each time it becomes busy or idle. One line, which
 // stays shared in every core's cache because it changes rarely.
 struct alignas(kLine) Published {
-  Word low_water;   // a worker that leaves fewer idle than this behind rings; 0 = nobody rings
-  Word scan_words;  // how many words of Bits hold a live slot (a bound for scans)
-  Word ring_on;     // RingOn: what else the supervisor wants to hear of
-  Word leaving;     // 1: this generation drains; a worker leaves at its next wait
+  Word low_water;     // a worker that leaves fewer idle than this behind rings; 0 = nobody rings
+  Word scan_words;    // how many words of Bits hold a live slot (a bound for scans)
+  Word ring_on;       // RingOn: what else the supervisor wants to hear of
+  Word leaving;       // 1: this generation drains; a worker leaves at its next wait
   Long accept_until;  // while leaving: until then, connections that already wait are still served
   uint8_t reserved[104];
 };
@@ -86,8 +88,8 @@ enum RingOn : uint32_t {
 struct alignas(kLine) Shared {
   Word peak_busy;  // most busy at once since the supervisor last exchanged it; raised by workers
   Word watch;      // armed (1) by the supervisor; the next worker to become busy takes it and rings
-  Word tick;       // second (CLOCK_MONOTONIC, low 32 bits) of the last connection; control waits on it
-  Word refused;    // accepts that failed for want of descriptors or memory (EMFILE, ENOBUFS, ...)
+  Word tick;  // second (CLOCK_MONOTONIC, low 32 bits) of the last connection; control waits on it
+  Word refused;  // accepts that failed for want of descriptors or memory (EMFILE, ENOBUFS, ...)
   uint8_t reserved[112];
 };
 
@@ -103,8 +105,9 @@ struct alignas(kLine) Tickets {
 struct alignas(kLine) Totals {
   Word sequence;
   uint32_t reserved;
-  Long served, failed, rejected;                    // connections
-  Long forked, retired, crashed, timed_out, recycled;  // workers; timed_out counts connections ended
+  Long served, failed, rejected;  // connections
+  Long forked, retired, crashed, timed_out,
+      recycled;       // workers; timed_out counts connections ended
   Long busy_ns;       // time spent serving
   Long worker_ns;     // time existed
   Long at_max_ns;     // time the pool had `max` workers, up to at_max_since
@@ -122,26 +125,26 @@ struct Bits {
 
 struct alignas(kLine) Slot {
   // The supervisor's part: before fork, orders to this one worker, after reap.
-  Word pid;          // for show only
+  Word pid;  // for show only
   Word generation;
-  Long forked_at;    // CLOCK_MONOTONIC
-  Long end;          // the number of the connection that must end now; kEndAny: whatever it does
-  Word leave;        // 1: leave at your next wait (recycling: the replacement is there)
-  Word writer;       // debug builds: who is writing this slot (shm/scoreboard.h)
+  Long forked_at;  // CLOCK_MONOTONIC
+  Long end;        // the number of the connection that must end now; kEndAny: whatever it does
+  Word leave;      // 1: leave at your next wait (recycling: the replacement is there)
+  Word writer;     // debug builds: who is writing this slot (shm/scoreboard.h)
   uint8_t reserved1[88];
 
   // The worker's part. `served` and `failed` lie before `begun`, and readers read them in that order:
   // 0 ≤ begun − served − failed ≤ 1 then holds for what they saw, and figures never fall.
   alignas(kLine) Word state;  // WorkerState
-  Word starting_step;  // StartingStep, while state is starting
-  Long since;          // CLOCK_MONOTONIC of the last change of state, or of the connection's begin
+  Word starting_step;         // StartingStep, while state is starting
+  Long since;  // CLOCK_MONOTONIC of the last change of state, or of the connection's begin
   Long served;
   Long failed;
-  Long begun;          // connections taken; the number of the current or last one
+  Long begun;  // connections taken; the number of the current or last one
   Long busy_ns;
   Long max_us;
-  Long peer[3];        // shm/peer.h
-  Word recycle;        // 1: has served its connections and would like to be replaced
+  Long peer[3];  // shm/peer.h
+  Word recycle;  // 1: has served its connections and would like to be replaced
   Word reserved2;
   uint8_t reserved3[40];
 
@@ -153,10 +156,10 @@ enum class StartingStep : uint32_t { kForked = 0, kWaitsForTicket, kHasTicket };
 // One decision and what it was made from. `sequence` is its number (from 1), 0 while it is written.
 struct Decision {
   Long sequence;
-  Long at;        // CLOCK_MONOTONIC
-  Word action;    // shm/decision.h: Action
-  Word reason;    // Reason
-  Word count;     // workers forked or told to retire
+  Long at;      // CLOCK_MONOTONIC
+  Word action;  // shm/decision.h: Action
+  Word reason;  // Reason
+  Word count;   // workers forked or told to retire
   Word idle, busy, starting, queued, peak;
   Word min, max, min_spare, max_spare;
   Word patience;  // the factor on shrink_after
@@ -188,7 +191,8 @@ static_assert(offsetof(Segment, totals) == 640 && sizeof(Segment) == 3200);
 
 constexpr size_t bits_offset() { return sizeof(Segment); }
 constexpr size_t slots_offset(uint32_t capacity) {
-  return bits_offset() + (size_t{capacity} / kSlotsPerWord * sizeof(Bits) + kLine - 1) / kLine * kLine;
+  return bits_offset() +
+         (size_t{capacity} / kSlotsPerWord * sizeof(Bits) + kLine - 1) / kLine * kLine;
 }
 constexpr size_t decisions_offset(uint32_t capacity) {
   return slots_offset(capacity) + size_t{capacity} * sizeof(Slot);

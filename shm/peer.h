@@ -14,8 +14,9 @@ namespace preforkd::shm {
 
 using PeerWords = std::array<uint64_t, 3>;
 
-PeerWords pack_peer(const sockaddr* address);      // AF_INET, AF_INET6; anything else: all zero
+PeerWords pack_peer(const sockaddr* address);  // AF_INET, AF_INET6; anything else: all zero
 PeerWords pack_unix_peer(uint32_t pid, uint32_t uid);
-std::string peer_text(const PeerWords& words);     // "127.0.0.1:5555", "[::1]:5555", "unix:pid=1,uid=0", ""
+std::string peer_text(
+    const PeerWords& words);  // "127.0.0.1:5555", "[::1]:5555", "unix:pid=1,uid=0", ""
 
 }  // namespace preforkd::shm

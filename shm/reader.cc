@@ -29,7 +29,9 @@ T value(const std::atomic<T>& a) {
   return a.load(std::memory_order_relaxed);  // a private copy: nobody writes it
 }
 
-uint64_t elapsed(Nanoseconds now, Nanoseconds since) { return since && now > since ? now - since : 0; }
+uint64_t elapsed(Nanoseconds now, Nanoseconds since) {
+  return since && now > since ? now - since : 0;
+}
 
 void add_totals(Snapshot& s, const Totals& t, Nanoseconds now) {
   Figures& f = s.figures;
@@ -116,8 +118,8 @@ std::optional<Snapshot> SegmentReader::read(Nanoseconds now) const {
     uint32_t sequence = value(head->totals.sequence);
     if (sequence % 2 != 0 && !last) continue;
 
-    uint32_t slots = std::min(value(head->published.scan_words) * uint64_t{kSlotsPerWord},
-                              uint64_t{h.capacity});
+    uint32_t slots =
+        std::min(value(head->published.scan_words) * uint64_t{kSlotsPerWord}, uint64_t{h.capacity});
     auto live = std::make_unique<Slot[]>(slots);
     if (!read_exactly(fd_.get(), live.get(), slots * sizeof(Slot), slots_offset(h.capacity)))
       return std::nullopt;

@@ -47,8 +47,8 @@ Mapping::Mapping(int read_write_fd, uint32_t capacity) : capacity_(capacity) {
   if (static_cast<size_t>(s.st_size) != segment_size(capacity))
     throw std::runtime_error("shared memory has " + std::to_string(s.st_size) + " bytes, not " +
                              std::to_string(segment_size(capacity)));
-  void* at = mmap(nullptr, segment_size(capacity), PROT_READ | PROT_WRITE, MAP_SHARED,
-                  read_write_fd, 0);
+  void* at =
+      mmap(nullptr, segment_size(capacity), PROT_READ | PROT_WRITE, MAP_SHARED, read_write_fd, 0);
   if (at == MAP_FAILED) throw SysError("map shared memory", errno);
   base_ = static_cast<char*>(at);
 }

@@ -32,9 +32,7 @@ class Mapping {
   // What the mapping's own process knows of its size; never read from the memory itself.
   uint32_t capacity() const { return capacity_; }
   Segment& segment() const { return *reinterpret_cast<Segment*>(base_); }
-  Bits& bits(uint32_t word) const {
-    return reinterpret_cast<Bits*>(base_ + bits_offset())[word];
-  }
+  Bits& bits(uint32_t word) const { return reinterpret_cast<Bits*>(base_ + bits_offset())[word]; }
   Slot& slot(uint32_t index) const {
     return reinterpret_cast<Slot*>(base_ + slots_offset(capacity_))[index];
   }

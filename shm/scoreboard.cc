@@ -151,7 +151,8 @@ uint64_t Scoreboard::connections_served() const {
   uint64_t served = served_by_the_dead_;
   for (uint32_t w = 0; w < alive_.size(); ++w)
     for (uint64_t bits = alive_[w]; bits; bits &= bits - 1)
-      served += slot(w * kSlotsPerWord + static_cast<uint32_t>(std::countr_zero(bits))).served.load();
+      served +=
+          slot(w * kSlotsPerWord + static_cast<uint32_t>(std::countr_zero(bits))).served.load();
   return served;
 }
 

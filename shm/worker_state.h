@@ -28,11 +28,11 @@ constexpr const char* worker_state_name(WorkerState state) {
 constexpr bool worker_may_move(WorkerState from, WorkerState to) {
   constexpr bool kMay[kWorkerStates][kWorkerStates] = {
       // to: empty  starting idle   busy   retiring       from:
-      {false, true, false, false, false},              // empty
-      {true, false, true, false, true},                // starting
-      {true, false, false, true, true},                // idle
-      {true, false, true, true, true},                 // busy
-      {true, false, false, true, false},               // retiring
+      {false, true, false, false, false},  // empty
+      {true, false, true, false, true},    // starting
+      {true, false, false, true, true},    // idle
+      {true, false, true, true, true},     // busy
+      {true, false, false, true, false},   // retiring
   };
   auto f = static_cast<uint32_t>(from), t = static_cast<uint32_t>(to);
   return f < kWorkerStates && t < kWorkerStates && kMay[f][t];

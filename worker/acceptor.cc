@@ -2,11 +2,27 @@
 
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <iterator>
 
 #include "base/error.h"
 
 namespace preforkd {
+namespace {
+
+bool is_shortage(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+}
+
+// accept(2): errors that were pending on the new connection; they say nothing of the listen socket.
+bool is_of_the_network(int error) {
+  constexpr int kPassing[] = {ENETDOWN,     ENOPROTOOPT, EHOSTDOWN,   ENONET,
+                              EHOSTUNREACH, EOPNOTSUPP,  ENETUNREACH, EPERM};
+  return std::find(std::begin(kPassing), std::end(kPassing), error) != std::end(kPassing);
+}
+
+}  // namespace
 
 Acceptor::Acceptor(const std::vector<int>& listen_sockets)
     : sockets_(listen_sockets), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
@@ -32,7 +48,7 @@ void Acceptor::unregister() {
 }
 
 std::optional<Accepted> Acceptor::try_accept() {
-  short_of_ = 0;
+  short_of_ = broken_ = 0;
   for (size_t tried = 0; tried < sockets_.size(); ++tried) {
     int listen_socket = sockets_[next_];
     next_ = (next_ + 1) % sockets_.size();
@@ -44,9 +60,11 @@ std::optional<Accepted> Acceptor::try_accept() {
       if (accepted.fd.is_open()) return accepted;
       // The client gave up while it waited, or a pending network error (accept(2)): try the next one.
       if (errno == EINTR || errno == ECONNABORTED || errno == EPROTO) continue;
-      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+      if (is_shortage(errno))
         short_of_ = errno;
-      break;  // EAGAIN; EINVAL: the socket was shut down
+      else if (errno != EAGAIN && !is_of_the_network(errno))
+        broken_ = errno;
+      break;
     }
   }
   return std::nullopt;
@@ -54,7 +72,8 @@ std::optional<Accepted> Acceptor::try_accept() {
 
 void Acceptor::wait(const sigset_t& unblocked, int timeout_ms) {
   epoll_event event;
-  epoll_pwait(epoll_.get(), &event, 1, timeout_ms, &unblocked);
+  if (epoll_pwait(epoll_.get(), &event, 1, timeout_ms, &unblocked) < 0 && errno != EINTR)
+    throw SysError("epoll_pwait", errno);
 }
 
 }  // namespace preforkd

@@ -22,7 +22,7 @@
 namespace preforkd {
 
 struct Accepted {
-  UniqueFd fd;          // blocking, CLOEXEC
+  UniqueFd fd;  // blocking, CLOEXEC
   SocketAddress peer;
 };
 
@@ -37,6 +37,8 @@ class Acceptor {
   // EMFILE, ENFILE, ENOBUFS or ENOMEM if the last try_accept() met it, else 0. Level-triggered epoll
   // would return at once for as long as this lasts: the caller backs off.
   int short_of() const { return short_of_; }
+  // What else went wrong in it, or 0: a listen socket that a handler closed (EBADF) or shut down (EINVAL).
+  int broken() const { return broken_; }
 
   // While a worker is busy its registration may stay, which keeps the order in which workers are woken;
   // but the kernel walks past every busy registration at each connection.
@@ -44,7 +46,7 @@ class Acceptor {
   void unregister();
 
   // Sleeps until a connection waits or a signal that `unblocked` lets through arrives; at most
-  // `timeout_ms` (-1: for ever).
+  // `timeout_ms` (-1: for ever). Throws SysError if it cannot wait at all.
   void wait(const sigset_t& unblocked, int timeout_ms);
 
  private:
@@ -52,6 +54,7 @@ class Acceptor {
   UniqueFd epoll_;
   size_t next_ = 0;
   int short_of_ = 0;
+  int broken_ = 0;
   bool registered_ = false;
 };
 

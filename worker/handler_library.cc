@@ -43,7 +43,8 @@ HandlerLibrary::HandlerLibrary(const std::string& path, int fd) : path_(path) {
   if (!library) throw std::runtime_error(load_error(path, opened));
   handler_ = static_cast<const struct preforkd_handler*>(dlsym(library, "preforkd_handler"));
   if (!handler_)
-    throw std::runtime_error("load " + path + ": no symbol preforkd_handler: not a preforkd handler");
+    throw std::runtime_error("load " + path +
+                             ": no symbol preforkd_handler: not a preforkd handler");
   if (handler_->abi == 0 || handler_->abi > PREFORKD_ABI)
     throw std::runtime_error("load " + path + ": handler ABI version " +
                              std::to_string(handler_->abi) + ", this preforkd supports 1 to " +

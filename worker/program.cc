@@ -13,18 +13,16 @@
 #include <cstring>
 #include <string_view>
 
-#include "base/log.h"
-
 namespace preforkd {
 namespace {
 
 // Names that we set, or that would speak of another connection or of preforkd's own start.
 constexpr std::string_view kOurs[] = {
-    "PROTO",         "TCPLOCALIP",     "TCPLOCALPORT",   "TCPLOCALHOST",  "TCPREMOTEIP",
-    "TCPREMOTEPORT", "TCPREMOTEHOST",  "TCPREMOTEINFO",  "UNIXLOCALPATH", "UNIXLOCALUID",
-    "UNIXLOCALGID",  "UNIXLOCALPID",   "UNIXREMOTEPATH", "UNIXREMOTEPID", "UNIXREMOTEEUID",
+    "PROTO",          "TCPLOCALIP",    "TCPLOCALPORT",   "TCPLOCALHOST",  "TCPREMOTEIP",
+    "TCPREMOTEPORT",  "TCPREMOTEHOST", "TCPREMOTEINFO",  "UNIXLOCALPATH", "UNIXLOCALUID",
+    "UNIXLOCALGID",   "UNIXLOCALPID",  "UNIXREMOTEPATH", "UNIXREMOTEPID", "UNIXREMOTEEUID",
     "UNIXREMOTEEGID", "REMOTE_ADDR",   "REMOTE_PORT",    "REMOTE_HOST",   "NOTIFY_SOCKET",
-    "WATCHDOG_PID",  "WATCHDOG_USEC",  "LISTEN_PID",     "LISTEN_FDS",    "LISTEN_FDNAMES"};
+    "WATCHDOG_PID",   "WATCHDOG_USEC", "LISTEN_PID",     "LISTEN_FDS",    "LISTEN_FDNAMES"};
 
 struct HostAndPort {
   std::string host, port;
@@ -54,12 +52,12 @@ std::vector<char*> pointers(const std::vector<std::string>& strings) {
   return p;
 }
 
-// An ignored signal would stay ignored in the program; a caught one goes back to its default. Setting a
-// pending one to ignored first throws it away: it was meant for the worker.
-void reset_signals() {
-  for (int s = 1; s < NSIG; ++s) {
-    signal(s, SIG_IGN);
-    signal(s, SIG_DFL);
+// Caught signals go back to their defaults at the exec by themselves. Ignored ones would stay ignored, and
+// pending ones would be delivered: setting one to ignored throws it away.
+void reset_signals(int nudge_signal) {
+  for (int ours : {SIGUSR1, SIGUSR2, SIGPIPE, nudge_signal}) {
+    signal(ours, SIG_IGN);
+    signal(ours, SIG_DFL);
   }
   sigset_t none;
   sigemptyset(&none);
@@ -75,12 +73,10 @@ void leave_only_standard_descriptors() {
 }  // namespace
 
 std::vector<std::string> connection_environment(const SocketAddress& local,
-                                                const SocketAddress& peer,
-                                                const ucred& unix_peer) {
+                                                const SocketAddress& peer, const ucred& unix_peer) {
   if (local.storage.ss_family == AF_UNIX) {
     std::string path = to_string(local).substr(std::strlen("unix:"));
-    return {"PROTO=UNIX", "UNIXLOCALPATH=" + path,
-            "UNIXREMOTEPID=" + std::to_string(unix_peer.pid),
+    return {"PROTO=UNIX", "UNIXLOCALPATH=" + path, "UNIXREMOTEPID=" + std::to_string(unix_peer.pid),
             "UNIXREMOTEEUID=" + std::to_string(unix_peer.uid),
             "UNIXREMOTEEGID=" + std::to_string(unix_peer.gid)};
   }
@@ -113,7 +109,7 @@ Program::Program(const std::vector<std::string>& argv) : argv_(argv) {
   }
 }
 
-void Program::become(const Accepted& connection) const {
+std::string Program::become(const Accepted& connection, int nudge_signal) const {
   SocketAddress local;
   local.length = sizeof local.storage;
   getsockname(connection.fd.get(), local.get(), &local.length);
@@ -130,10 +126,9 @@ void Program::become(const Accepted& connection) const {
   dup2(connection.fd.get(), 0);
   dup2(connection.fd.get(), 1);
   leave_only_standard_descriptors();
-  reset_signals();
+  reset_signals(nudge_signal);
   execve(argv[0], argv.data(), envp.data());
-  log_error("execute " + argv_[0] + ": " + std::strerror(errno));
-  _exit(kExecFailed);
+  return "execute " + argv_[0] + ": " + std::strerror(errno);
 }
 
 }  // namespace preforkd

@@ -13,8 +13,7 @@ namespace preforkd {
 // them), plus REMOTE_ADDR, REMOTE_PORT and REMOTE_HOST (the address: nothing is looked up), as
 // "NAME=value". Pure.
 std::vector<std::string> connection_environment(const SocketAddress& local,
-                                                const SocketAddress& peer,
-                                                const ucred& unix_peer);
+                                                const SocketAddress& peer, const ucred& unix_peer);
 
 // Checks, as the calling user, that argv[0] is a file that can be executed. "" or "execute PATH: reason".
 std::string program_trouble(const std::vector<std::string>& argv);
@@ -27,15 +26,13 @@ class Program {
   explicit Program(const std::vector<std::string>& argv);
 
   // Descriptors 0 and 1 become the connection, 2 stays (the log), all others close; signal dispositions
-  // and mask are reset. Does not return: if exec fails it says so on descriptor 2 and exits 127.
-  [[noreturn]] void become(const Accepted& connection) const;
+  // and mask are reset. `nudge_signal` is thrown away if it is pending. Returns only if exec fails, with
+  // the reason.
+  std::string become(const Accepted& connection, int nudge_signal) const;
 
  private:
   std::vector<std::string> argv_;
   std::vector<std::string> environment_;
 };
-
-// Exit status of a worker that could not become its program.
-inline constexpr int kExecFailed = 127;
 
 }  // namespace preforkd

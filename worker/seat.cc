@@ -50,8 +50,9 @@ void Seat::started(Nanoseconds now) {
 void Seat::begin(Nanoseconds now, const shm::PeerWords& peer) {
   {
     shm::SlotWriter writer(slot_);
-    slot_.begun.store(++begun_, kRelaxed);
+    // `since` first: whoever reads the new number reads its time, and not that of the connection before.
     slot_.since.store(now, kRelaxed);
+    slot_.begun.store(++begun_, std::memory_order_release);
     for (size_t i = 0; i < peer.size(); ++i) slot_.peer[i].store(peer[i], kRelaxed);
     began_at_ = now;
     move_to(WorkerState::kBusy);
@@ -77,7 +78,8 @@ void Seat::count_and_ring() {
   }
   busy_seen_ = busy;
   shm::Word& peak = segment_.shared.peak_busy;
-  for (uint32_t seen = peak.load(kRelaxed); seen < busy && !peak.compare_exchange_weak(seen, busy);) {
+  for (uint32_t seen = peak.load(kRelaxed);
+       seen < busy && !peak.compare_exchange_weak(seen, busy);) {
   }
   bool wanted = idle < published.low_water.load();
   // The watch is armed once a sleep: whoever takes it rings, the others pass.
@@ -137,7 +139,7 @@ bool Seat::must_leave() const {
 
 bool Seat::must_end(uint64_t number) const {
   uint64_t ordered = slot_.end.load();
-  return ordered == number || ordered == shm::kEndAny;
+  return ordered != 0 && (ordered == number || ordered == shm::kEndAny);
 }
 
 bool Seat::accepts_until(Nanoseconds now) const {

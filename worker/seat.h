@@ -45,8 +45,8 @@ class Seat {
   bool must_leave() const;               // the generation drains, or this worker is to be replaced
   bool must_end(uint64_t number) const;  // the supervisor ordered the end of connection `number`
   bool accepts_until(Nanoseconds now) const;  // while leaving: what waits already is still served
-  void ask_for_recycling();              // and rings: the supervisor has a replacement made
-  void refused();                        // accept failed for want of descriptors or memory
+  void ask_for_recycling();                   // and rings: the supervisor has a replacement made
+  void refused();                             // accept failed for want of descriptors or memory
 
   uint64_t begun() const { return begun_; }
   bool is_busy() const { return busy_; }

@@ -6,7 +6,9 @@
 
 #include <cerrno>
 #include <cstring>
+#include <stdexcept>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "base/process_title.h"
 
@@ -55,7 +57,8 @@ void take_over_signals(const WorkerPlan& plan, const Seat& seat, sigset_t& wait_
   signalled.supervisor = plan.supervisor;
   signalled.nudge_signal = plan.nudge_signal();
   for (int ours : {SIGCHLD, SIGIO, SIGHUP, SIGINT, SIGQUIT}) handle(ours, SIG_DFL, 0);
-  handle(SIGPIPE, SIG_IGN, 0);  // a client that hung up is an error of send(), not the end of a worker
+  handle(SIGPIPE, SIG_IGN,
+         0);  // a client that hung up is an error of send(), not the end of a worker
   handle(SIGUSR1, on_nudge, 0);
   handle(plan.nudge_signal(), on_nudge, 0);
   handle(kSupervisorDied, on_nudge, 0);
@@ -66,8 +69,9 @@ void take_over_signals(const WorkerPlan& plan, const Seat& seat, sigset_t& wait_
   sigemptyset(&wait_mask);
   for (int only_in_wait : {SIGUSR1, plan.nudge_signal(), kSupervisorDied})
     sigaddset(&outside, only_in_wait);
-  // Set after the change of user, which clears it, and before the first look at getppid().
-  prctl(PR_SET_PDEATHSIG, kSupervisorDied, 0, 0, 0);
+  // Set after the change of user, which clears it, and before the first look at getppid(). Until the worker
+  // waits for connections it may wait for a start ticket, or run `start`: then TERM ends it.
+  prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
   sigprocmask(SIG_SETMASK, &outside, nullptr);
 }
 
@@ -104,6 +108,7 @@ int Worker::run() {
       return 1;
     }
   }
+  prctl(PR_SET_PDEATHSIG, kSupervisorDied, 0, 0, 0);  // from here on only the wait is interrupted
   seat_.started(monotonic_now());
   while (auto connection = next_connection()) {
     serve(std::move(*connection));
@@ -116,9 +121,7 @@ int Worker::run() {
 
 // False if it is to leave before it has begun.
 bool Worker::wait_to_start() {
-  auto wanted = [this] {
-    return !orphaned() && !seat_.must_leave() && !signalled.asked_to_leave;
-  };
+  auto wanted = [this] { return !orphaned() && !seat_.must_leave() && !signalled.asked_to_leave; };
   while (wanted())
     if (seat_.wait_to_start()) return wanted();
   return false;
@@ -133,6 +136,7 @@ std::optional<Accepted> Worker::next_connection() {
     if (leaving && seat_.is_busy() && !seat_.accepts_until(monotonic_now())) return std::nullopt;
     if (leaving) return last_accept(true);
     if (auto connection = acceptor_.try_accept()) return connection;
+    if (int error = acceptor_.broken()) throw SysError("accept", error);
     if (seat_.is_busy()) go_idle();
     if (acceptor_.short_of()) {
       back_off();
@@ -185,7 +189,9 @@ void Worker::serve(Accepted connection) {
   seat_.begin(monotonic_now(), peer);
   if (plan_.program) {
     prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);  // it would survive the exec
-    plan_.program->become(connection);
+    std::string reason = plan_.program->become(connection, plan_.nudge_signal());
+    seat_.done(monotonic_now(), false);
+    throw std::runtime_error(reason);  // a worker that cannot become its program counts as crashed
   }
   // See DESIGN: from here on the kernel would walk past hundreds of busy registrations at each connection.
   constexpr uint32_t kManyBusy = 256;

@@ -91,6 +91,11 @@ std::string unruly(const std::string& settings) {
   return "handler = \"@HANDLERS@/unruly.so\"; settings = { " + settings + " };";
 }
 
+pid_t pid_serving(Client& client) {
+  client.send("p");
+  return std::stoi(client.read_line());
+}
+
 Json Answer::json() const {
   Json json = Json::parse(body, nullptr, false);
   if (json.is_discarded())
@@ -172,6 +177,18 @@ void Server::wait_until(const std::string& event, double seconds,
           throw SysError("the daemon ended before " + event,
                          ECHILD);  // no Failure: no use in waiting
         return has_come();
+      },
+      where);
+}
+
+void Server::wait_for(const std::string& where_in_status, const Json& value,
+                      const std::string& name, double seconds, std::source_location where) {
+  wait_until(
+      "pool " + name + " has " + where_in_status + " " + value.dump(), seconds,
+      [&] {
+        Json found = pool(name).at(Json::json_pointer(where_in_status));
+        if (found != value) throw Failure("it has " + found.dump());
+        return true;
       },
       where);
 }
@@ -304,6 +321,12 @@ pid_t Server::titled(const std::string& title) {
 
 pid_t Server::supervisor(const std::string& pool) { return titled("preforkd: supervisor " + pool); }
 pid_t Server::control() { return titled("preforkd: control"); }
+
+std::vector<pid_t> Server::all_pids() {
+  std::vector<pid_t> all = descendants_of(pid_);
+  all.push_back(pid_);
+  return all;
+}
 
 std::vector<pid_t> Server::worker_pids(const std::string& pool) {
   std::vector<pid_t> workers;

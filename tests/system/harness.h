@@ -52,6 +52,9 @@ std::string config_of(const std::vector<PoolText>& pools);
 // PoolText::serves for the handler `unruly` (tests/system/handlers/unruly.cc).
 std::string unruly(const std::string& settings = "");
 
+// What unruly answers when asked for its pid.
+pid_t pid_serving(Client& client);
+
 struct Answer {
   long status = 0;  // HTTP; 0: nobody answered
   std::string body;
@@ -93,6 +96,7 @@ class Server {
   pid_t pid() const { return pid_; }
   pid_t supervisor(const std::string& pool = "echo");  // by its title
   pid_t control();
+  std::vector<pid_t> all_pids();  // the daemon and its descendants
   std::vector<pid_t> worker_pids(const std::string& pool = "echo");  // from /proc, not from status
   void signal(int number);
   int wait_exit(double seconds = 40);  // the exit code, as in Outcome; the daemon is reaped
@@ -109,6 +113,10 @@ class Server {
   void wait_until(const std::string& event, double seconds, const std::function<bool()>& has_come,
                   std::source_location where = std::source_location::current());
   void wait_until_ready(double seconds = kPatience);
+  // Until the pool's status has this value there ("/workers/busy").
+  void wait_for(const std::string& where_in_status, const Json& value,
+                const std::string& pool = "echo", double seconds = kPatience,
+                std::source_location where = std::source_location::current());
 
  private:
   void start(const ServerOptions& options);

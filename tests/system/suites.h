@@ -8,7 +8,17 @@
 namespace preforkd::system_test {
 
 Suite serve_suite();
+Suite sizing_suite();
+Suite limits_suite();
+Suite deaths_suite();
+Suite recycle_suite();
+Suite stop_suite();
+Suite program_suite();
+Suite idle_suite();
 
-inline std::vector<Suite> all_suites() { return {serve_suite()}; }
+inline std::vector<Suite> all_suites() {
+  return {serve_suite(),   sizing_suite(), limits_suite(),  deaths_suite(),
+          recycle_suite(), stop_suite(),   program_suite(), idle_suite()};
+}
 
 }  // namespace preforkd::system_test

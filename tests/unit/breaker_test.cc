@@ -29,9 +29,9 @@ void pauses_double() {
     uint32_t deaths;
     Nanoseconds pause;
   } kRows[] = {
-      {5, 100 * kMillisecond}, {6, 200 * kMillisecond}, {7, 400 * kMillisecond},
-      {8, 800 * kMillisecond}, {9, 1600 * kMillisecond}, {12, 12800 * kMillisecond},
-      {13, 25600 * kMillisecond}, {14, 30 * kSecond},   {1000, 30 * kSecond},
+      {5, 100 * kMillisecond},    {6, 200 * kMillisecond},  {7, 400 * kMillisecond},
+      {8, 800 * kMillisecond},    {9, 1600 * kMillisecond}, {12, 12800 * kMillisecond},
+      {13, 25600 * kMillisecond}, {14, 30 * kSecond},       {1000, 30 * kSecond},
   };
   for (const auto& row : kRows) {
     Breaker b = deaths_in_a_row(row.deaths);

@@ -212,7 +212,7 @@ void writes_status() {
   learn(pools, ControlNews::kDaemon, daemon_news());
   learn(pools, ControlNews::kPool, pool_news(kFirst));
   learn_segment(pools, segment, 1);
-  Pool* pool = pools.find_shown("echo");
+  PoolReader* pool = pools.find_shown("echo");
   CU_ASSERT_FATAL(pool != nullptr);
   json status = json::parse(status_json(pools.daemon(), view_all(pools.shown()), 2 * kSecond + 1));
   CU_ASSERT(status["uptime_seconds"] == 2.0 && status["reloads"] == 3 && status["pid"] == 7);

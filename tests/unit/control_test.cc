@@ -68,7 +68,7 @@ void keeps_figures_over_generations() {
   CU_ASSERT(learn_segment(pools, one, 1));  // the segment may come before the pool that names it
   CU_ASSERT(pools.shown().empty());
   CU_ASSERT(learn(pools, ControlNews::kPool, pool_news(kFirst)));
-  Pool* pool = pools.find_shown("echo");
+  PoolReader* pool = pools.find_shown("echo");
   CU_ASSERT_FATAL(pool != nullptr);
 
   PoolView view = view_of(*pool);

@@ -20,9 +20,18 @@ void known_values() {
     uint32_t bucket;
     uint64_t upper;
   } kRows[] = {
-      {0, 0, 0},      {7, 7, 7},      {8, 8, 8},       {15, 15, 15},    {16, 16, 17},
-      {17, 16, 17},   {18, 17, 19},   {31, 23, 31},    {32, 24, 35},    {100, 36, 103},
-      {1000, 63, 1023}, {1024, 64, 1151},
+      {0, 0, 0},
+      {7, 7, 7},
+      {8, 8, 8},
+      {15, 15, 15},
+      {16, 16, 17},
+      {17, 16, 17},
+      {18, 17, 19},
+      {31, 23, 31},
+      {32, 24, 35},
+      {100, 36, 103},
+      {1000, 63, 1023},
+      {1024, 64, 1151},
       {(uint64_t{1} << 40) - 1, kLast - 1, (uint64_t{1} << 40) - 1},
       {uint64_t{1} << 40, kLast, ~uint64_t{0}},
       {~uint64_t{0}, kLast, ~uint64_t{0}},
@@ -54,7 +63,8 @@ void no_bucket_beyond() {
   for (uint32_t b : {kLast, kLast + 1, 1000u, ~0u})
     CU_ASSERT_EQUAL(histogram_upper_bound(b), ~uint64_t{0});
   for (int bit = 0; bit < 64; ++bit)
-    for (uint64_t around : {(uint64_t{1} << bit) - 1, uint64_t{1} << bit, (uint64_t{1} << bit) + 1}) {
+    for (uint64_t around :
+         {(uint64_t{1} << bit) - 1, uint64_t{1} << bit, (uint64_t{1} << bit) + 1}) {
       CU_ASSERT(histogram_bucket(around) < kHistogramBuckets);
       CU_ASSERT(histogram_upper_bound(histogram_bucket(around)) >= around);
     }

@@ -8,6 +8,7 @@ void add_backlog_tests();
 void add_breaker_tests();
 void add_channel_tests();
 void add_conf_tests();
+void add_control_tests();
 void add_doorbell_tests();
 void add_histogram_tests();
 void add_layout_tests();
@@ -25,11 +26,11 @@ void add_worker_state_tests();
 namespace {
 
 constexpr void (*kSuites[])() = {
-    add_address_tests,    add_conf_tests,     add_channel_tests,  add_loop_tests,
-    add_backlog_tests,    add_layout_tests,   add_histogram_tests, add_worker_state_tests,
-    add_doorbell_tests,   add_tickets_tests,  add_scoreboard_tests, add_seat_tests,
-    add_program_tests,    add_scaler_tests,   add_breaker_tests,  add_listener_tests,
-    add_session_tests,    add_preforkctl_tests,
+    add_address_tests,  add_conf_tests,    add_channel_tests,    add_loop_tests,
+    add_backlog_tests,  add_layout_tests,  add_histogram_tests,  add_worker_state_tests,
+    add_doorbell_tests, add_tickets_tests, add_scoreboard_tests, add_seat_tests,
+    add_program_tests,  add_scaler_tests,  add_breaker_tests,    add_listener_tests,
+    add_session_tests,  add_control_tests, add_preforkctl_tests,
 };
 
 bool run(const char* only) {

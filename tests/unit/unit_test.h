@@ -8,8 +8,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/pidfd.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -65,7 +65,7 @@ class Child {
     pid_ = fork();
     if (pid_ < 0) throw SysError("fork", errno);
     if (pid_ > 0) {
-      pidfd_.reset(pidfd_open(pid_, 0));
+      pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
       return;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);

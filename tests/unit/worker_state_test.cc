@@ -22,12 +22,19 @@ void every_pair() {
     }
   } kAllowed[] = {
       {kEmpty, kStarting},  // prepared for a fork
-      {kStarting, kIdle},   {kStarting, kRetiring},                   // started, or told to leave meanwhile
-      {kIdle, kBusy},       {kIdle, kRetiring},                       // a connection, or nudged
-      {kBusy, kBusy},       {kBusy, kIdle},         {kBusy, kRetiring},
-      {kRetiring, kBusy},   // its last accept brought a connection
+      {kStarting, kIdle},
+      {kStarting, kRetiring},  // started, or told to leave meanwhile
+      {kIdle, kBusy},
+      {kIdle, kRetiring},  // a connection, or nudged
+      {kBusy, kBusy},
+      {kBusy, kIdle},
+      {kBusy, kRetiring},
+      {kRetiring, kBusy},  // its last accept brought a connection
       // reaped, whatever state that left behind
-      {kStarting, kEmpty},  {kIdle, kEmpty},        {kBusy, kEmpty},  {kRetiring, kEmpty},
+      {kStarting, kEmpty},
+      {kIdle, kEmpty},
+      {kBusy, kEmpty},
+      {kRetiring, kEmpty},
   };
   static_assert(std::size(kAll) == kWorkerStates);
   for (WorkerState from : kAll)

@@ -5,7 +5,8 @@
 //   f  ends the connection as failed         t  ignores TERM, and blocks for ever
 //
 // Settings: start_ms: `start` takes so long; crash_while: a path: `start` aborts while it exists;
-// fail_preload: preload refuses.
+// starts: a path: `start` appends '+' when it begins and '-' when it is over; fail_preload: preload refuses.
+#include <fcntl.h>
 #include <preforkd/handler.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -20,7 +21,7 @@ namespace {
 
 struct Settings {
   long start_ms = 0;
-  std::string crash_while;
+  std::string crash_while, starts;
 };
 
 int preload(const preforkd_host* host, void** state) {
@@ -29,15 +30,25 @@ int preload(const preforkd_host* host, void** state) {
     host->log(3, "preload refuses, as it was told to");
     return 1;
   }
-  *state = new Settings{json.value("start_ms", 0L), json.value("crash_while", "")};
+  *state = new Settings{json.value("start_ms", 0L), json.value("crash_while", ""),
+                        json.value("starts", "")};
   return 0;
+}
+
+void append(const std::string& path, const char* mark) {
+  if (path.empty()) return;
+  int fd = open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (fd < 0 || write(fd, mark, 1) != 1) abort();
+  close(fd);
 }
 
 int start(void* state) {
   const auto& settings = *static_cast<const Settings*>(state);
+  append(settings.starts, "+");
   timespec pause{settings.start_ms / 1000, settings.start_ms % 1000 * 1'000'000};
   nanosleep(&pause, nullptr);
   if (!settings.crash_while.empty() && access(settings.crash_while.c_str(), F_OK) == 0) abort();
+  append(settings.starts, "-");
   return 0;
 }
 
@@ -66,8 +77,9 @@ int serve(void*, const preforkd_connection* c) {
       case 'x':
         _exit(3);
       case 's':
-        for (volatile unsigned turns = 0;; turns = turns + 1) {
+        for (volatile bool forever = true; forever;) {
         }
+        break;
       case 't':
         signal(SIGTERM, SIG_IGN);
         block();

@@ -1,4 +1,4 @@
-#include "control/pool.h"
+#include "control/pool_reader.h"
 
 #include <algorithm>
 #include <utility>
@@ -13,7 +13,7 @@ uint64_t Reading::sum(uint32_t shm::Snapshot::*member) const {
   return total;
 }
 
-void Pool::learn(PoolFacts facts, const shm::Figures& base) {
+void PoolReader::learn(PoolFacts facts, const shm::Figures& base) {
   for (auto s = segments_.begin(); s != segments_.end();) {
     auto named = std::find_if(facts.generations.begin(), facts.generations.end(),
                               [&](const auto& g) { return g.number == s->first; });
@@ -32,7 +32,7 @@ void Pool::learn(PoolFacts facts, const shm::Figures& base) {
   base_ = base;
 }
 
-void Pool::learn_segment(uint32_t generation, UniqueFd read_only, uint64_t serial) {
+void PoolReader::learn_segment(uint32_t generation, UniqueFd read_only, uint64_t serial) {
   Segment segment{shm::SegmentReader(std::move(read_only)), serial};
   if (facts_)
     for (const auto& named : facts_->generations) {
@@ -43,7 +43,7 @@ void Pool::learn_segment(uint32_t generation, UniqueFd read_only, uint64_t seria
   segments_.insert_or_assign(generation, std::move(segment));
 }
 
-Reading Pool::read(Nanoseconds now) {
+Reading PoolReader::read(Nanoseconds now) {
   Reading reading;
   reading.at = now;
   reading.figures = base_;
@@ -71,7 +71,7 @@ Reading Pool::read(Nanoseconds now) {
   return reading;
 }
 
-std::optional<Pool::Closing> Pool::closing(Nanoseconds now) const {
+std::optional<PoolReader::Closing> PoolReader::closing(Nanoseconds now) const {
   if (closing_sent_) return std::nullopt;
   for (const auto& [generation, segment] : segments_) {
     if (!segment.over) continue;

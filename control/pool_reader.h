@@ -31,7 +31,7 @@ struct Reading {
   uint64_t sum(uint32_t shm::Snapshot::*member) const;
 };
 
-class Pool {
+class PoolReader {
  public:
   const std::optional<PoolFacts>& facts() const { return facts_; }
   const std::map<uint32_t, Segment>& segments() const { return segments_; }

@@ -1,0 +1,289 @@
+// Deaths: of workers, handlers, supervisors, control and the daemon; and workers that should be dead.
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "base/clock.h"
+#include "tests/system/harness.h"
+#include "tests/system/load.h"
+#include "tests/system/suites.h"
+
+namespace preforkd::system_test {
+namespace {
+
+pid_t idle_worker(Server& server) {
+  for (const Json& worker : server.workers())
+    if (worker["state"] == "idle") return worker["pid"];
+  throw Failure("no worker is idle");
+}
+
+void an_idle_worker_is_replaced() {
+  Server server({PoolText{.workers = "min = 3; max = 10;"}});
+  pid_t victim = idle_worker(server);
+  kill(victim, SIGKILL);
+  server.wait_for("/lifetime/crashed", 1);
+  server.wait_for("/workers/idle", 3);
+  Json pool = server.pool();
+  expect_equal("failed", pool["connections"]["failed"], 0);
+  expect_equal("state", pool["state"], "running");
+  expect_contains("the log", server.log(),
+                  "worker " + std::to_string(victim) + ": killed by signal 9");
+}
+
+void a_busy_worker_takes_only_its_connection() {
+  Server server({PoolText{.serves = unruly()}});
+  Client victim(server.address()), other(server.address());
+  pid_t pid = pid_serving(victim);
+  pid_serving(other);
+  kill(pid, SIGKILL);
+  expect(victim.is_ended(), "its client sees the end");
+  server.wait_for("/lifetime/crashed", 1);
+  Json connections = server.pool()["connections"];
+  expect_equal("accepted", connections["accepted"], 2);
+  expect_equal("failed", connections["failed"], 1);
+  expect_equal("active", connections["active"], 1);
+  expect(pid_serving(other) > 0, "the other goes on");
+  expect_contains("the log", server.log(), "while serving 127.0.0.1:");
+}
+
+void a_handler_that_crashes() {
+  Server server({PoolText{.serves = unruly()}});
+  for (const char* order : {"c", "x"}) {
+    Client client(server.address());
+    client.send(order);
+    expect(client.is_ended(), std::string("the client sees the end after ") + order);
+    Client next(server.address());
+    expect(pid_serving(next) > 0, "the next one is served");
+  }
+  server.wait_for("/lifetime/crashed", 2);
+  server.wait_for("/connections/failed", 2);
+  server.wait_for("/connections/served", 2);
+  expect_equal("state", server.pool()["state"], "running");
+}
+
+// One more client than there are workers waits in the queue when one dies: it must be woken for.
+void a_death_loses_no_waiting_client() {
+  Server server({PoolText{.serves = unruly(), .workers = "min = 2; max = 2;"}});
+  for (int round = 0; round < 20; ++round) {
+    Client a(server.address());
+    pid_t pid = pid_serving(a);
+    Client b(server.address());
+    pid_serving(b);
+    Client waiting(server.address());
+    waiting.send("p");
+    kill(pid, SIGKILL);
+    waiting.read_line();
+  }
+  server.wait_for("/lifetime/crashed", 20);
+  server.wait_for("/connections/accepted", 60);
+}
+
+void the_breaker() {
+  TestFolder folder;
+  std::string crash = folder.write("crash", "");
+  Server server({PoolText{.name = "bad",
+                          .serves = unruly("crash_while = \"" + crash + "\";"),
+                          .workers = "min = 2; max = 4;"},
+                 PoolText{.name = "good"}});
+  server.wait_for("/state", "degraded", "bad");
+  Json bad = server.pool("bad");
+  expect_contains("reason", bad["reason"], "workers died in a row");
+  expect(bad["lifetime"]["crashed"] >= 5, "five deaths at least");
+  expect_equal("state of the other", server.pool("good")["state"], "running");
+  expect(Client(server.address("good")).echoes("hello\n"), "the other serves");
+  Client patient(server.address("bad"));
+  patient.send("p");
+  unlink(crash.c_str());
+  expect(!patient.read_line(kPatience * 2).empty(), "served when the handler behaves");
+  patient.half_close();
+  patient.is_ended();
+  server.wait_for("/state", "running", "bad");
+  server.wait_for("/workers/total", 2, "bad");
+  uint64_t crashed = server.pool("bad")["lifetime"]["crashed"];
+  expect(crashed < 40, "not one after the other: " + std::to_string(crashed));
+}
+
+void a_supervisor_dies() {
+  Server server({PoolText{.workers = "min = 3; max = 20;"}});
+  for (int i = 0; i < 5; ++i) {
+    Client client(server.address());
+    short_echo(client);
+  }
+  Client busy(server.address());
+  expect(busy.echoes("before\n"), "echo");
+  std::string address = server.address();
+  kill(server.supervisor(), SIGKILL);
+  Client next(address);
+  expect(next.echoes("meanwhile\n"), "a new client is served");
+  expect(busy.echoes("after\n"), "the busy worker goes on with its connection");
+  server.wait_for("/state", "running");
+  Json pool = server.pool();
+  expect_equal("generation", pool["generation"], 2);
+  expect_equal("accepted", pool["connections"]["accepted"], 7);
+  expect_equal("active", pool["connections"]["active"], 2);
+  busy.half_close();
+  expect(busy.is_ended(), "and finishes it");
+  next.half_close();
+  expect(next.is_ended(), "so does the new one");
+  server.wait_for("/connections/served", 7);
+  server.wait_for("/workers/total", 3);
+  server.wait_until("only the new generation's workers are left", kPatience,
+                    [&] { return server.worker_pids().size() == 3; });
+  expect_equal("failed", server.pool()["connections"]["failed"], 0);
+}
+
+void supervisors_die_under_load() {
+  Server server({PoolText{.workers = "min = 3; max = 20;"}});
+  Load load(server.address(), 4);
+  uint64_t accepted = 0;
+  for (int generation = 2; generation <= 4; ++generation) {
+    uint64_t done = load.done();
+    server.wait_until("the load goes on", kPatience, [&] { return load.done() > done + 50; });
+    kill(server.supervisor(), SIGKILL);
+    server.wait_until("the next generation runs", kPatience, [&] {
+      Json pool = server.pool();
+      expect(pool["connections"]["accepted"] >= accepted, "accepted fell");
+      accepted = pool["connections"]["accepted"];
+      return pool["generation"] == generation && pool["state"] == "running";
+    });
+  }
+  load.stop();
+  expect_equal("error", load.error(), "");
+  server.wait_for("/connections/active", 0);
+  server.wait_for("/connections/served", load.done());
+}
+
+void control_dies() {
+  Server server({PoolText{}});
+  Client busy(server.address());
+  expect(busy.echoes("hello\n"), "echo");
+  Client done(server.address());
+  short_echo(done);
+  server.wait_for("/connections/served", 1);
+  Json before = server.pool();
+  for (int round = 0; round < 3; ++round) {
+    pid_t control = server.control();
+    kill(control, SIGKILL);
+    server.wait_until("another control is there", kPatience,
+                      [&] { return server.control() != control; });
+    server.wait_until("it answers", kPatience,
+                      [&] { return server.status()["pid"] == server.pid(); });
+  }
+  Json after = server.pool();
+  for (const char* part :
+       {"name", "state", "generation", "listen", "workers", "limits", "connections", "lifetime"})
+    expect_equal(part, after[part], before[part]);
+  expect(busy.echoes("hello\n"), "the pools did not notice");
+}
+
+void the_daemon_dies() {
+  Server server({PoolText{}, PoolText{.name = "cat", .serves = "program = [ \"/bin/cat\" ];"}});
+  Client busy(server.address()), program(server.address("cat"));
+  expect(busy.echoes("hello\n"), "echo");
+  expect(program.echoes("hello\n"), "echo by a program");
+  std::string address = server.address();
+  server.signal(SIGKILL);
+  server.wait_exit();
+  wait_until("nobody accepts any more", kPatience,
+             [&] { return !Client::try_connect(address).has_value(); });
+  expect(busy.echoes("still\n"), "a busy worker goes on");
+  expect(program.echoes("still\n"), "so does a program");
+  busy.half_close();
+  program.half_close();
+  expect(busy.is_ended() && program.is_ended(), "both finish");
+  wait_until("nothing is left", kPatience, [&] { return server.left_behind().empty(); });
+}
+
+void the_daemon_dies_and_nobody_finishes() {
+  Server server({PoolText{.serves = unruly(), .timeouts = "drain = 0.5;"}});
+  Client stuck(server.address()), stubborn(server.address());
+  stuck.send("b");
+  stubborn.send("t");
+  server.wait_for("/workers/busy", 2);
+  server.signal(SIGKILL);
+  server.wait_exit();
+  wait_until("nothing is left", kPatience, [&] { return server.left_behind().empty(); });
+}
+
+void stuck_connections_are_ended() {
+  Server server({PoolText{.serves = unruly(), .timeouts = "connection = 0.4;"}});
+  Client patient(server.address());
+  pid_t pid = pid_serving(patient);
+  const char* kOrders[] = {"b", "s", "t"};
+  for (const char* order : kOrders) {
+    Client client(server.address());
+    client.send(order);
+    Nanoseconds sent = monotonic_now();
+    expect(client.is_ended(), std::string("ended after ") + order);
+    double took = to_seconds(monotonic_now() - sent);
+    expect(took > 0.3, "not before its time: " + std::to_string(took));
+    expect(std::strcmp(order, "t") != 0 || took > 1.2, "TERM came a second before KILL");
+  }
+  expect(patient.is_ended(), "one that only waits is ended as well");
+  server.wait_for("/lifetime/timed_out", 4);
+  server.wait_for("/connections/failed", 4);
+  Json pool = server.pool();
+  expect_equal("crashed", pool["lifetime"]["crashed"], 0);
+  expect_equal("state", pool["state"], "running");
+  expect_contains("the log", server.log(), "worker " + std::to_string(pid));
+  expect_contains("the log", server.log(), "timeouts.connection");
+}
+
+void a_slow_start_is_ended() {
+  Server server({PoolText{.serves = unruly("start_ms = 30000;"),
+                          .workers = "min = 2; max = 4;",
+                          .timeouts = "start = 0.1;"},
+                 PoolText{.name = "good"}});
+  server.wait_for("/state", "degraded");
+  expect_contains("the log", server.log(), "did not get through start");
+  expect(Client(server.address("good")).echoes("hello\n"), "the other pool serves");
+}
+
+void a_preload_that_refuses() {
+  Server server({PoolText{.serves = unruly("fail_preload = true;")}, PoolText{.name = "good"}});
+  server.wait_for("/state", "degraded");
+  expect_contains("reason", server.pool()["reason"], "preload");
+  expect_contains("the log", server.log(), "preload refuses, as it was told to");
+  expect(Client(server.address("good")).echoes("hello\n"), "the other pool serves");
+}
+
+// It is given 5 s to answer an order.
+void a_silent_supervisor_is_replaced() {
+  Server server({PoolText{.workers = "min = 2; max = 20;"}});
+  Client busy(server.address());
+  expect(busy.echoes("before\n"), "echo");
+  kill(server.supervisor(), SIGSTOP);
+  Answer answer = server.request("PATCH", "/v1/pools/echo/limits", R"({"min": 4})");
+  expect(answer.status == 200 || answer.status == 409,
+         "an answer: " + std::to_string(answer.status));
+  server.wait_for("/generation", 2);
+  server.wait_for("/state", "running");
+  server.wait_for("/limits/min", 4);
+  expect(busy.echoes("after\n"), "its busy worker goes on");
+  expect(Client(server.address()).echoes("hello\n"), "new clients are served");
+  expect_contains("the log", server.log(), "silent for 5 s");
+}
+
+}  // namespace
+
+Suite deaths_suite() {
+  return {
+      "deaths",
+      {{"an idle worker is replaced", an_idle_worker_is_replaced},
+       {"a busy worker takes only its connection with it", a_busy_worker_takes_only_its_connection},
+       {"a handler that crashes", a_handler_that_crashes},
+       {"a death loses no waiting client", a_death_loses_no_waiting_client},
+       {"the breaker", the_breaker},
+       {"a supervisor dies", a_supervisor_dies},
+       {"supervisors die under load", supervisors_die_under_load},
+       {"control dies", control_dies},
+       {"the daemon dies", the_daemon_dies},
+       {"the daemon dies and nobody finishes", the_daemon_dies_and_nobody_finishes},
+       {"stuck connections are ended", stuck_connections_are_ended},
+       {"a slow start is ended", a_slow_start_is_ended},
+       {"a preload that refuses", a_preload_that_refuses},
+       {"a silent supervisor is replaced", a_silent_supervisor_is_replaced}}};
+}
+
+}  // namespace preforkd::system_test

@@ -1,0 +1,242 @@
+// A program per connection: what it is given, what becomes of it.
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <set>
+#include <sstream>
+
+#include "tests/system/harness.h"
+#include "tests/system/load.h"
+#include "tests/system/suites.h"
+
+namespace preforkd::system_test {
+namespace {
+
+PoolText program(const std::string& argv, const std::string& timeouts = "") {
+  return {.serves = "program = [ " + argv + " ];", .timeouts = timeouts};
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::istringstream in(text);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+void cat_echoes() {
+  Server server({program("\"/bin/cat\"")});
+  Client client(server.address());
+  expect(client.echoes("hello\n"), "echo");
+  client.half_close();
+  expect_equal("the rest", client.read_until_eof(), "");
+  Load load(server.address(), 4, short_echo, 25);
+  load.join();
+  expect_equal("error", load.error(), "");
+  server.wait_for("/connections/served", 101);
+  Json pool = server.pool();
+  expect_equal("failed", pool["connections"]["failed"], 0);
+  expect_equal("crashed", pool["lifetime"]["crashed"], 0);
+  server.wait_for("/lifetime/recycled", 101);
+  server.wait_for("/state", "running");
+}
+
+void arguments_are_passed() {
+  Server server({program(R"("/usr/bin/printf", "%s|", "one", "two words", "", "*")")});
+  expect_equal("output", Client(server.address()).read_until_eof(), "one|two words||*|");
+}
+
+// What systemd and an outer preforkd left in the daemon's environment is not for the program.
+void set_foreign_environment() {
+  for (const char* name : {"TCPREMOTEINFO", "TCPREMOTEHOST", "TCPLOCALHOST", "NOTIFY_SOCKET",
+                           "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_FDNAMES"})
+    setenv(name, "", 1);
+  setenv("WATCHDOG_PID", "1", 1);
+  setenv("LISTEN_PID", "1", 1);
+  setenv("PROTO", "SSL", 1);
+  setenv("TCPREMOTEIP", "192.0.2.1", 1);
+  setenv("MARK", "kept as it is", 1);
+}
+
+bool is_about_the_connection(const std::string& line) {
+  for (const char* prefix : {"PROTO=", "TCP", "REMOTE_", "UNIX", "LISTEN_", "NOTIFY_", "WATCHDOG_"})
+    if (line.starts_with(prefix)) return true;
+  return false;
+}
+
+void expect_environment(const std::string& what, Client& client, std::set<std::string> expected) {
+  bool mark = false;
+  for (const std::string& line : lines_of(client.read_until_eof())) {
+    mark |= line == "MARK=kept as it is";
+    if (is_about_the_connection(line))
+      expect(expected.erase(line) == 1, what + ": unexpected " + line);
+  }
+  for (const std::string& line : expected) expect(false, what + ": missing " + line);
+  expect(mark, what + ": the rest is passed on");
+}
+
+void environment() {
+  PoolText pool = program("\"/usr/bin/env\"");
+  pool.listen = R"("127.0.0.1:0", "[::1]:0", "unix:@DIR@/env.sock")";
+  Server server({pool}, {.in_child = set_foreign_environment});
+  const char* kHosts[] = {"127.0.0.1", "::1"};
+  for (size_t i = 0; i < 2; ++i) {
+    Client client(server.address("echo", i));
+    std::string own = client.own_address(), host = kHosts[i];
+    std::string port = own.substr(own.rfind(':') + 1);
+    expect_environment(host, client,
+                       {"PROTO=TCP", "TCPLOCALIP=" + host,
+                        "TCPLOCALPORT=" + std::to_string(server.port("echo", i)),
+                        "TCPREMOTEIP=" + host, "TCPREMOTEPORT=" + port, "REMOTE_ADDR=" + host,
+                        "REMOTE_PORT=" + port, "REMOTE_HOST=" + host});
+  }
+  Client local(server.address("echo", 2));
+  expect_environment(
+      "Unix", local,
+      {"PROTO=UNIX", "UNIXLOCALPATH=" + server.folder().file("env.sock"),
+       "UNIXREMOTEPID=" + std::to_string(getpid()), "UNIXREMOTEEUID=" + std::to_string(geteuid()),
+       "UNIXREMOTEEGID=" + std::to_string(getegid())});
+}
+
+void descriptors() {
+  Server server({program(
+      R"("/bin/sh", "-c", "ls -l /proc/$$/fd | sed -n 's/.* \\([0-9]* -> .*\\)/\\1/p'")")});
+  std::vector<std::string> lines = lines_of(Client(server.address()).read_until_eof());
+  if (!expect_equal("descriptors", lines.size(), 3u))
+    for (const std::string& line : lines) expect(false, line);
+  if (lines.size() < 3) return;
+  expect(lines[0].starts_with("0 -> socket:") && lines[1].starts_with("1 -> socket:"),
+         "0 and 1 are the connection: " + lines[0] + ", " + lines[1]);
+  expect_equal("2 is the log", lines[2], "2 -> " + server.folder().file("log"));
+}
+
+void stderr_is_the_log() {
+  Server server({program(R"("/bin/sh", "-c", "echo to the log >&2")")});
+  expect_equal("to the client", Client(server.address()).read_until_eof(), "");
+  server.wait_until("the log has it", kPatience,
+                    [&] { return server.log().find("to the log") != std::string::npos; });
+}
+
+// Read by cat, which changes none of them itself.
+void signals_are_as_for_any_program() {
+  Server server({program(R"("/bin/cat", "/proc/self/status")")});
+  int masks = 0;
+  for (const std::string& line : lines_of(Client(server.address()).read_until_eof())) {
+    bool is_mask = (line.starts_with("Sig") && !line.starts_with("SigQ")) || line.starts_with("ShdPnd");
+    if (!is_mask) continue;
+    ++masks;
+    expect(line.ends_with("\t0000000000000000"), line);
+  }
+  expect_equal("masks", masks, 5);
+}
+
+void exit_codes_are_counted() {
+  Server server({program(R"("/bin/sh", "-c", "read code; exit $code")")});
+  const char* kCodes[] = {"0\n", "1\n", "3\n", "0\n", "99\n"};
+  for (const char* code : kCodes) {
+    Client client(server.address());
+    client.send(code);
+    expect_equal("output", client.read_until_eof(), "");
+  }
+  server.wait_for("/connections/served", 2);
+  server.wait_for("/connections/failed", 3);
+  Json pool = server.pool();
+  expect_equal("state", pool["state"], "running");
+  expect_equal("crashed", pool["lifetime"]["crashed"], 0);
+}
+
+void many_failures_do_not_trip_the_breaker() {
+  Server server({program("\"/bin/false\"")});
+  for (int i = 0; i < 12; ++i) Client(server.address()).read_until_eof();
+  server.wait_for("/connections/failed", 12);
+  expect_equal("state", server.pool()["state"], "running");
+}
+
+void a_program_that_crashes() {
+  Server server({program(R"("/bin/sh", "-c", "kill -SEGV $$")")});
+  expect(Client(server.address()).is_ended(), "the client sees the end");
+  server.wait_for("/connections/failed", 1);
+  server.wait_for("/lifetime/crashed", 1);
+}
+
+void a_program_that_is_gone() {
+  TestFolder folder;
+  std::string path = folder.file("served");
+  std::filesystem::copy_file("/bin/cat", path);
+  Server server({program("\"" + path + "\"")});
+  expect(Client(server.address()).echoes("hello\n"), "echo");
+  server.wait_for("/connections/served", 1);
+  unlink(path.c_str());
+  for (int i = 0; i < 6 && server.pool()["state"] == "running"; ++i)
+    expect(Client(server.address()).is_ended(), "the client sees the end");
+  server.wait_for("/state", "degraded");
+  expect(server.pool()["connections"]["failed"] >= 5, "they count as failed");
+  expect_contains("the log", server.log(), "execute " + path + ": No such file or directory");
+  std::filesystem::copy_file("/bin/cat", path);
+  Client patient(server.address());
+  expect(patient.echoes("again\n", kPatience * 2), "served when it is back");
+  patient.half_close();
+  expect(patient.is_ended(), "to the end");
+  server.wait_for("/state", "running");
+}
+
+void its_children_end_with_it() {
+  Server server({program(R"("/bin/sh", "-c", "sleep 1000 & echo $!; wait")", "connection = 0.5;")});
+  Client client(server.address());
+  pid_t child = std::stoi(client.read_line());
+  expect(is_running(child), "the program's child runs");
+  expect(client.is_ended(), "the client sees the end");
+  wait_until("the program's child has ended", kPatience, [&] { return !is_running(child); });
+  server.wait_for("/lifetime/timed_out", 1);
+  server.wait_for("/connections/failed", 1);
+}
+
+void a_program_that_ignores_term() {
+  Server server(
+      {program(R"("/bin/sh", "-c", "trap '' TERM; sleep 1000 & echo $!; wait; wait; read never")",
+               "connection = 0.5;")});
+  Client client(server.address());
+  pid_t child = std::stoi(client.read_line());
+  expect(client.is_ended(), "the client sees the end");
+  wait_until("the program's child has ended", kPatience, [&] { return !is_running(child); });
+  server.wait_for("/lifetime/timed_out", 1);
+}
+
+// It asked for that, and has it until the daemon ends.
+void a_child_in_a_session_of_its_own() {
+  pid_t child = 0;
+  {
+    Server server({program(R"("/bin/sh", "-c", "setsid sleep 1000 <&- >&- 2>&- & echo $!")")});
+    Client client(server.address());
+    child = std::stoi(client.read_line());
+    expect(client.is_ended(), "the program has ended");
+    server.signal(SIGTERM);
+    expect_equal("exit code", server.wait_exit(), 0);
+  }
+  expect(!is_running(child), "nothing outlives the daemon");
+}
+
+}  // namespace
+
+Suite program_suite() {
+  return {"program",
+          {{"cat echoes", cat_echoes},
+           {"arguments are passed", arguments_are_passed},
+           {"environment", environment},
+           {"descriptors", descriptors},
+           {"stderr is the log", stderr_is_the_log},
+           {"signals are as for any program", signals_are_as_for_any_program},
+           {"exit codes are counted", exit_codes_are_counted},
+           {"many failures do not trip the breaker", many_failures_do_not_trip_the_breaker},
+           {"a program that crashes", a_program_that_crashes},
+           {"a program that is gone", a_program_that_is_gone},
+           {"its children end with it", its_children_end_with_it},
+           {"a program that ignores TERM", a_program_that_ignores_term},
+           {"a child in a session of its own", a_child_in_a_session_of_its_own}}};
+}
+
+}  // namespace preforkd::system_test

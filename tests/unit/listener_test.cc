@@ -1,0 +1,250 @@
+// daemon/listener: opening listen sockets, what is said when that fails, and what is left behind.
+#include "daemon/listener.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <fstream>
+
+#include "base/backlog.h"
+#include "tests/unit/unit_test.h"
+
+using namespace preforkd;
+
+namespace {
+
+ListenAddress parsed(const std::string& text) {
+  std::string error;
+  auto address = parse_listen_address(text, error);
+  CU_ASSERT_FATAL(address.has_value());
+  return *address;
+}
+
+std::string error_of_opening(const std::string& text) {
+  try {
+    Listener::open(parsed(text), 16);
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "(no error)";
+}
+
+// Connects without waiting; the errno that refused it, 0 if it is connected or in the queue.
+int connect_error(const std::string& text, UniqueFd* keep = nullptr) {
+  SocketAddress address = resolve(parsed(text));
+  UniqueFd client(socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  int error = connect(client.get(), address.get(), address.length) == 0 ? 0 : errno;
+  if (keep) *keep = std::move(client);
+  return error == EINPROGRESS ? 0 : error;
+}
+
+bool exists(const std::string& path) {
+  struct stat s {};
+  return lstat(path.c_str(), &s) == 0;
+}
+
+UniqueFd bound_but_not_listening(const std::string& path) {
+  SocketAddress address = resolve(parsed("unix:" + path));
+  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  CU_ASSERT_EQUAL_FATAL(bind(fd.get(), address.get(), address.length), 0);
+  return fd;
+}
+
+void opens_on_any_port() {
+  for (const char* text : {"127.0.0.1:0", "[::1]:0"}) {
+    Listener listener = Listener::open(parsed(text), 16);
+    CU_ASSERT(!listener.address().ends_with(":0"));
+    CU_ASSERT(listener.inode() != 0);
+    CU_ASSERT(fcntl(listener.fd(), F_GETFL) & O_NONBLOCK);
+    CU_ASSERT(fcntl(listener.fd(), F_GETFD) & FD_CLOEXEC);
+    CU_ASSERT_EQUAL(connect_error(listener.address()), 0);
+    auto backlog = queued_on(listener.fd());
+    CU_ASSERT(backlog && backlog->limit == 16);
+  }
+}
+
+void in_use() {
+  for (const char* text : {"127.0.0.1:0", "[::1]:0", "unix:@preforkd-unit-test-in-use"}) {
+    Listener listener = Listener::open(parsed(text), 16);
+    CU_ASSERT(unit::same_text(error_of_opening(listener.address()),
+                              "bind " + listener.address() + ": Address already in use"));
+  }
+}
+
+void both_families_on_one_port() {
+  Listener v4 = Listener::open(parsed("*:0"), 16);
+  std::string port = v4.address().substr(v4.address().rfind(':'));
+  CU_ASSERT(unit::same_text(Listener::open(parsed("[::]" + port), 16).address(), "[::]" + port));
+}
+
+void says_why() {
+  CU_ASSERT(unit::same_text(error_of_opening("unix:/nonexistent/folder/sock"),
+                            "bind unix:/nonexistent/folder/sock: No such file or directory"));
+  CU_ASSERT(unit::same_text(error_of_opening("192.0.2.1:7007"),
+                            "bind 192.0.2.1:7007: Cannot assign requested address"));
+}
+
+void a_unix_socket() {
+  unit::Folder folder;
+  const std::string path = folder / "sock";
+  {
+    Listener listener = Listener::open(parsed("unix:" + path), 16);
+    CU_ASSERT(unit::same_text(listener.address(), "unix:" + path));
+    struct stat s {};
+    CU_ASSERT_EQUAL_FATAL(lstat(path.c_str(), &s), 0);
+    CU_ASSERT_EQUAL(s.st_mode & 0777, 0666);
+    CU_ASSERT_EQUAL(connect_error("unix:" + path), 0);
+    // Moved, it is one listener still.
+    Listener moved = std::move(listener);
+    CU_ASSERT_EQUAL(connect_error("unix:" + path), 0);
+  }
+  CU_ASSERT_FALSE(exists(path));
+}
+
+void a_stale_one_is_replaced() {
+  unit::Folder folder;
+  const std::string path = folder / "sock";
+  bound_but_not_listening(path).reset();
+  CU_ASSERT_TRUE(exists(path));
+  Listener listener = Listener::open(parsed("unix:" + path), 16);
+  CU_ASSERT_EQUAL(connect_error("unix:" + path), 0);
+}
+
+void a_live_one_is_not() {
+  unit::Folder folder;
+  const std::string path = folder / "sock",
+                    in_use = "bind unix:" + path + ": Address already in use";
+  Listener live = Listener::open(parsed("unix:" + path), 0);
+  CU_ASSERT(unit::same_text(error_of_opening("unix:" + path), in_use));
+  // Nor when its queue is full, so that it does not answer.
+  UniqueFd clients[3];
+  for (UniqueFd& client : clients) connect_error("unix:" + path, &client);
+  CU_ASSERT_EQUAL(connect_error("unix:" + path), EAGAIN);
+  CU_ASSERT(unit::same_text(error_of_opening("unix:" + path), in_use));
+  CU_ASSERT_TRUE(exists(path));
+}
+
+void other_files_are_left_alone() {
+  unit::Folder folder;
+  const std::string path = folder / "file";
+  std::ofstream(path) << "precious";
+  CU_ASSERT(unit::same_text(error_of_opening("unix:" + path),
+                            "bind unix:" + path + ": Address already in use"));
+  std::string content;
+  std::ifstream(path) >> content;
+  CU_ASSERT(unit::same_text(content, "precious"));
+}
+
+// Somebody else has put their own socket there meanwhile.
+void removes_only_its_own_path() {
+  unit::Folder folder;
+  const std::string path = folder / "sock";
+  UniqueFd theirs;
+  {
+    Listener listener = Listener::open(parsed("unix:" + path), 16);
+    CU_ASSERT_EQUAL_FATAL(rename(path.c_str(), (folder / "elsewhere").c_str()), 0);
+    theirs = bound_but_not_listening(path);
+  }
+  CU_ASSERT_TRUE(exists(path));
+}
+
+void a_released_one_is_let_live() {
+  unit::Folder folder;
+  const std::string path = folder / "sock";
+  UniqueFd fd = Listener::open(parsed("unix:" + path), 16).release_fd();
+  CU_ASSERT_TRUE(exists(path));
+  CU_ASSERT_EQUAL(connect_error("unix:" + path), 0);
+}
+
+void gives_up_for_all_copies() {
+  Listener listener = Listener::open(parsed("127.0.0.1:0"), 16);
+  UniqueFd copy(dup(listener.fd()));
+  listener.close_the_door();
+  CU_ASSERT_EQUAL(queued_on(listener.fd())->limit, 0);
+  listener.give_up();
+  UniqueFd client;
+  connect_error(listener.address(), &client);
+  pollfd answer{client.get(), POLLOUT, 0};
+  CU_ASSERT_EQUAL(poll(&answer, 1, 10'000), 1);
+  CU_ASSERT_TRUE(answer.revents & POLLERR);
+  CU_ASSERT(accept4(copy.get(), nullptr, nullptr, 0) < 0 && errno == EINVAL);
+}
+
+// --- inherited -----------------------------------------------------------------------------------
+
+UniqueFd bare_listen_socket() {
+  UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  SocketAddress address = resolve(parsed("127.0.0.1:0"));
+  CU_ASSERT_EQUAL_FATAL(bind(fd.get(), address.get(), address.length), 0);
+  CU_ASSERT_EQUAL_FATAL(listen(fd.get(), 5), 0);
+  return fd;
+}
+
+void adopts_what_listens() {
+  Listener listener = Listener::adopt(bare_listen_socket(), "echo");
+  CU_ASSERT(fcntl(listener.fd(), F_GETFL) & O_NONBLOCK);
+  // It outlives us: neither step of stopping touches it.
+  listener.close_the_door();
+  listener.give_up();
+  CU_ASSERT_EQUAL(queued_on(listener.fd())->limit, 5);
+  CU_ASSERT_EQUAL(connect_error(listener.address()), 0);
+}
+
+void adopts_nothing_else() {
+  int pipe_ends[2];
+  CU_ASSERT_EQUAL_FATAL(pipe2(pipe_ends, O_CLOEXEC), 0);
+  UniqueFd write_end(pipe_ends[1]);
+  UniqueFd others[] = {UniqueFd(pipe_ends[0]), UniqueFd(socket(AF_INET, SOCK_STREAM, 0)),
+                       UniqueFd(socket(AF_INET, SOCK_DGRAM, 0))};
+  for (UniqueFd& other : others) {
+    std::string said;
+    try {
+      Listener::adopt(std::move(other), "echo");
+    } catch (const std::runtime_error& e) {
+      said = e.what();
+    }
+    CU_ASSERT(unit::same_text(said, "systemd:echo: not a listening stream socket"));
+  }
+}
+
+void a_pools_listeners() {
+  std::vector<InheritedSocket> inherited;
+  inherited.push_back({bare_listen_socket(), "web"});
+  inherited.push_back({bare_listen_socket(), "other"});
+  inherited.push_back({bare_listen_socket(), "web"});
+  std::vector<std::string> errors;
+  auto listeners = open_listeners(
+      {"127.0.0.1:0", "systemd:web", "systemd:none", "nonsense", "unix:/nonexistent/sock"}, 16,
+      inherited, errors);
+  CU_ASSERT_EQUAL(listeners.size(), 3);  // two sockets share a name
+  CU_ASSERT(!inherited[0].fd.is_open() && inherited[1].fd.is_open() && !inherited[2].fd.is_open());
+  CU_ASSERT_EQUAL_FATAL(errors.size(), 3);
+  CU_ASSERT(
+      unit::same_text(errors[0], "listen systemd:none: systemd passed no socket of that name"));
+  CU_ASSERT(errors[1].starts_with("nonsense: expected "));
+  CU_ASSERT(unit::same_text(errors[2], "bind unix:/nonexistent/sock: No such file or directory"));
+}
+
+}  // namespace
+
+void add_listener_tests() {
+  static const unit::Test kTests[] = {
+      {"opens on any free port", opens_on_any_port},
+      {"an address in use", in_use},
+      {"IPv4 and IPv6 on one port", both_families_on_one_port},
+      {"says why it cannot be opened", says_why},
+      {"a Unix socket, gone at the end", a_unix_socket},
+      {"a stale Unix socket is replaced", a_stale_one_is_replaced},
+      {"a live Unix socket is not", a_live_one_is_not},
+      {"other files are left alone", other_files_are_left_alone},
+      {"removes only its own path", removes_only_its_own_path},
+      {"a released one is let live", a_released_one_is_let_live},
+      {"gives up for all copies", gives_up_for_all_copies},
+      {"adopts what listens", adopts_what_listens},
+      {"adopts nothing else", adopts_nothing_else},
+      {"a pool's listeners, and every error", a_pools_listeners},
+  };
+  unit::add_suite("listener", kTests);
+}

@@ -1,0 +1,232 @@
+// base/loop: events, one-shot timers, and callbacks that change what is watched while they run.
+#include "base/loop.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+
+#include <string>
+#include <vector>
+
+#include "tests/unit/unit_test.h"
+
+using namespace preforkd;
+
+namespace {
+
+struct Pipe {
+  Pipe() {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0) throw SysError("pipe2", errno);
+    out.reset(ends[0]);
+    in.reset(ends[1]);
+  }
+  void fill() { CU_ASSERT_EQUAL(write(in.get(), "x", 1), 1); }
+  void drain() {
+    char byte;
+    CU_ASSERT_EQUAL(read(out.get(), &byte, 1), 1);
+  }
+  UniqueFd out, in;
+};
+
+void events() {
+  EventLoop loop;
+  Pipe p;
+  int called = 0;
+  uint32_t seen = 0;
+  loop.watch(p.out.get(), EPOLLIN, [&](uint32_t events) { ++called, seen = events; });
+  loop.turn(false);
+  CU_ASSERT_EQUAL(called, 0);
+  p.fill();
+  loop.turn(true);
+  loop.turn(false);  // level-triggered: again, as long as nobody reads
+  CU_ASSERT_EQUAL(called, 2);
+  CU_ASSERT_EQUAL(seen, EPOLLIN);
+  loop.change(p.out.get(), 0);
+  loop.turn(false);
+  CU_ASSERT_EQUAL(called, 2);
+  p.drain();
+  loop.change(p.out.get(), EPOLLIN);
+  p.in.reset();
+  loop.turn(true);
+  CU_ASSERT_EQUAL(called, 3);
+  CU_ASSERT(seen & EPOLLHUP);
+  loop.forget(p.out.get());
+  loop.forget(p.out.get());  // harmless
+  loop.turn(false);
+  CU_ASSERT_EQUAL(called, 3);
+}
+
+void errors() {
+  EventLoop loop;
+  Pipe p;
+  auto nothing = [](uint32_t) {};
+  loop.watch(p.out.get(), EPOLLIN, nothing);
+  auto throws = [](auto call) {
+    try {
+      call();
+    } catch (const SysError& e) {
+      return true;
+    }
+    return false;
+  };
+  CU_ASSERT_TRUE(throws([&] { loop.watch(p.out.get(), EPOLLIN, nothing); }));
+  CU_ASSERT_TRUE(throws([&] { loop.watch(-1, EPOLLIN, nothing); }));
+  CU_ASSERT_TRUE(throws([&] { loop.change(p.in.get(), EPOLLIN); }));
+}
+
+void timers_in_order() {
+  EventLoop loop;
+  std::string order;
+  const Nanoseconds now = monotonic_now();
+  loop.at(now + 2 * kMillisecond, [&] { order += "c", loop.stop(); });
+  loop.at(now - 5, [&] { order += "a"; });
+  loop.at(now + kMillisecond, [&] { order += "b"; });
+  loop.at(now - 5, [&] { order += "A"; });  // due at the same time: in the order of setting
+  auto cancelled = loop.at(now - 5, [&] { order += "x"; });
+  loop.cancel(cancelled);
+  CU_ASSERT(cancelled == EventLoop::TimerId{});
+  loop.cancel(cancelled);
+  loop.run();
+  CU_ASSERT(unit::same_text(order, "aAbc"));
+  CU_ASSERT(monotonic_now() >= now + 2 * kMillisecond);
+}
+
+void timers_set_and_cancelled_by_timers() {
+  EventLoop loop;
+  std::string order;
+  const Nanoseconds past = monotonic_now() - kSecond;
+  EventLoop::TimerId second;
+  loop.at(past, [&] {
+    order += "1";
+    loop.cancel(second);
+    loop.after(0, [&] { order += "3", loop.stop(); });
+  });
+  second = loop.at(past + 1, [&] { order += "2"; });
+  auto itself = loop.at(past + 2, [&] { order += "i"; });
+  loop.at(past + 3, [&] { loop.cancel(itself); });  // it has run: harmless
+  loop.run();
+  CU_ASSERT(unit::same_text(order, "1i3"));
+}
+
+// A timer far away does not end a turn that has an event, nor does a turn that does not block wait.
+void timers_beside_events() {
+  EventLoop loop;
+  Pipe p;
+  bool timer = false, event = false;
+  loop.after(3600 * kSecond, [&] { timer = true; });
+  loop.watch(p.out.get(), EPOLLIN, [&](uint32_t) { event = true; });
+  loop.turn(false);
+  p.fill();
+  loop.turn(true);
+  CU_ASSERT(event && !timer);
+}
+
+void a_callback_forgets_itself() {
+  EventLoop loop;
+  Pipe p;
+  int called = 0;
+  std::string captured(100, 'x');  // on the heap: the callback must outlive being forgotten
+  loop.watch(p.out.get(), EPOLLIN, [&loop, &p, &called, captured](uint32_t) {
+    loop.forget(p.out.get());
+    called += captured == std::string(100, 'x');
+  });
+  p.fill();
+  loop.turn(true);
+  loop.turn(false);
+  CU_ASSERT_EQUAL(called, 1);
+}
+
+// Of two that are ready in one batch, the first forgets the second.
+void a_callback_forgets_another() {
+  EventLoop loop;
+  Pipe a, b;
+  int called = 0;
+  auto forget_other = [&](const Pipe& other) {
+    return [&loop, &called, &other](uint32_t) {
+      ++called;
+      loop.forget(other.out.get());
+    };
+  };
+  loop.watch(a.out.get(), EPOLLIN, forget_other(b));
+  loop.watch(b.out.get(), EPOLLIN, forget_other(a));
+  a.fill();
+  b.fill();
+  loop.turn(true);
+  CU_ASSERT_EQUAL(called, 1);
+}
+
+// ... and closes it, and watches something new that gets its number: the event was not meant for that.
+void an_event_of_a_closed_descriptor() {
+  EventLoop loop;
+  Pipe a, b, fresh;
+  int stale = 0;
+  auto replace_other = [&](Pipe& other) {
+    return [&](uint32_t) {
+      const int number = other.out.get();
+      loop.forget(number);
+      other.out.reset();
+      CU_ASSERT_EQUAL_FATAL(dup3(fresh.out.get(), number, O_CLOEXEC), number);
+      other.out.reset(number);
+      loop.watch(number, EPOLLIN, [&](uint32_t) { ++stale; });
+    };
+  };
+  loop.watch(a.out.get(), EPOLLIN, replace_other(b));
+  loop.watch(b.out.get(), EPOLLIN, replace_other(a));
+  a.fill();
+  b.fill();
+  loop.turn(true);
+  CU_ASSERT_EQUAL(stale, 0);
+  fresh.fill();  // its own event it does get
+  loop.turn(true);
+  CU_ASSERT_EQUAL(stale, 1);
+}
+
+void a_callback_watches_more() {
+  EventLoop loop;
+  std::vector<Pipe> pipes(200);  // more than one batch
+  size_t called = 0;
+  for (Pipe& p : pipes) p.fill();
+  loop.watch(pipes[0].out.get(), EPOLLIN, [&](uint32_t) {
+    pipes[0].drain();
+    for (size_t i = 1; i < pipes.size(); ++i)
+      loop.watch(pipes[i].out.get(), EPOLLIN, [&, i](uint32_t) {
+        pipes[i].drain();
+        if (++called == pipes.size() - 1) loop.stop();
+      });
+  });
+  loop.run();
+  CU_ASSERT_EQUAL(called, pipes.size() - 1);
+}
+
+void on_signal(int) {}
+
+void a_signal_is_no_error() {
+  EventLoop loop;
+  struct sigaction action {
+  }, before{};
+  action.sa_handler = on_signal;
+  sigaction(SIGALRM, &action, &before);
+  loop.after(20 * kMillisecond, [&] { loop.stop(); });
+  ualarm(2000, 2000);
+  loop.run();
+  ualarm(0, 0);
+  sigaction(SIGALRM, &before, nullptr);
+}
+
+}  // namespace
+
+void add_loop_tests() {
+  static const unit::Test kTests[] = {
+      {"events", events},
+      {"what cannot be watched", errors},
+      {"timers, in order", timers_in_order},
+      {"timers set and cancelled by timers", timers_set_and_cancelled_by_timers},
+      {"timers beside events", timers_beside_events},
+      {"a callback forgets itself", a_callback_forgets_itself},
+      {"a callback forgets another", a_callback_forgets_another},
+      {"an event of a closed descriptor", an_event_of_a_closed_descriptor},
+      {"a callback watches more", a_callback_watches_more},
+      {"a signal is no error", a_signal_is_no_error},
+  };
+  unit::add_suite("loop", kTests);
+}
