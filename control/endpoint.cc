@@ -7,6 +7,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <stdexcept>
@@ -66,6 +67,9 @@ void refuse_body_at_once(int socket) {
       send(socket, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   shutdown(socket, SHUT_WR);
 }
+
+// No path of ours has anything to escape, and "/%00" is not "/".
+size_t take_literally(void*, MHD_Connection*, char* text) { return std::strlen(text); }
 
 void log_message(void*, const char* format, va_list arguments) {
   char text[512];
@@ -153,7 +157,8 @@ Endpoint::Endpoint(EventLoop& loop, UniqueFd listener, OnCall on_call)
   daemon_ = MHD_start_daemon(
       MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, nullptr, nullptr,
       Callbacks::on_request, this,  //
-      MHD_OPTION_EXTERNAL_LOGGER, log_message, nullptr, MHD_OPTION_LISTEN_SOCKET, listener.get(),
+      MHD_OPTION_EXTERNAL_LOGGER, log_message, nullptr, MHD_OPTION_UNESCAPE_CALLBACK,
+      take_literally, nullptr, MHD_OPTION_LISTEN_SOCKET, listener.get(),
       MHD_OPTION_CONNECTION_LIMIT, kMaxClients, MHD_OPTION_CONNECTION_TIMEOUT, kSilenceSeconds,
       MHD_OPTION_NOTIFY_CONNECTION, Callbacks::on_connection, this, MHD_OPTION_NOTIFY_COMPLETED,
       Callbacks::on_completed, this, MHD_OPTION_END);

@@ -38,9 +38,14 @@ uint32_t peak_of_window(const ScalerMemory& m, uint32_t window, uint32_t current
   return peak;
 }
 
+// Spare workers that are missing; negative: that there are more than min_spare of.
+int64_t missing_spares(const View& v, const Limits& limits) {
+  return int64_t{limits.min_spare} + v.queued - v.idle - v.starting;
+}
+
 // Whether and why the pool must grow, were there no `max`.
 uint32_t missing(const View& v, const Limits& limits, uint32_t staying, Reason& reason) {
-  int64_t spare = int64_t{limits.min_spare} + v.queued - v.idle - v.starting;
+  int64_t spare = missing_spares(v, limits);
   int64_t below = int64_t{limits.min} - staying;
   if (std::max(spare, below) <= 0) return 0;
   bool without_recycling = spare <= int64_t{v.recycling} && below <= int64_t{v.recycling};
@@ -111,7 +116,9 @@ Verdict decide(const View& view, const Limits& limits, Nanoseconds now,
     if (m.steps >= window && staying > keep && v.action == Action::kNone) {
       v.action = Action::kShrink;
       v.reason = Reason::kSurplus;
-      v.count = std::min((staying - keep + 1) / 2, view.idle);
+      // Nor more than growth would ask for again at once, for connections that wait just now.
+      int64_t spared = std::clamp<int64_t>(-missing_spares(view, limits), 0, view.idle);
+      v.count = std::min((staying - keep + 1) / 2, static_cast<uint32_t>(spared));
       if (v.count == 0) v.action = Action::kNone, v.reason = Reason::kNone;
       if (v.count) m.shrank_at = now;
     }

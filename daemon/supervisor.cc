@@ -136,12 +136,24 @@ void Supervisor::drain(Nanoseconds timeout, bool finish_queue, Nanoseconds now) 
   course_ = Course::kDraining;
   drain_ends_ = now + timeout;
   shm::Published& published = board_.segment().published;
-  if (finish_queue) published.accept_until.store(now + std::min(timeout, kFinishQueue));
+  if (finish_queue) {
+    queue_ends_ = now + std::min(timeout, kFinishQueue);
+    published.accept_until.store(queue_ends_);
+    published.ring_on.store(
+        shm::kRingOnCompleted);  // whoever is done may have taken the last of it
+  }
   // Every worker that becomes busy from now on rings: the daemon wants to know when none accepts.
   published.low_water.store(~0u);
   published.leaving.store(1);
   workforce_.release_all_starters();
   workforce_.nudge_all();
+}
+
+// Whether nobody is left who could still be served. Nobody joins the queue any more.
+bool Supervisor::queue_is_finished(Nanoseconds now) {
+  if (now >= queue_ends_ || queued() == 0) return true;
+  due_ = std::min(due_, queue_ends_);
+  return false;
 }
 
 bool Supervisor::say(ReportType type, uint32_t number, const std::string& text) {
@@ -189,7 +201,10 @@ bool Supervisor::tell_progress() {
     if (said) told_degraded_ = !told_degraded_;
     heard &= said;
   }
-  if (course_ != Course::kServing && !told_quiet_ && counts.idle == 0 && counts.starting == 0) {
+  // Busy workers take what waits before they leave.
+  const bool nobody_accepts = counts.idle + counts.starting == 0 &&
+                              (counts.busy == 0 || queue_is_finished(monotonic_now()));
+  if (course_ != Course::kServing && !told_quiet_ && nobody_accepts) {
     heard &= told_quiet_ = say(ReportType::kQuiet);
     board_.segment().published.low_water.store(0);
   }
@@ -253,6 +268,7 @@ bool Supervisor::settle(Nanoseconds now) {
   due_ = std::min(due_,
                   workforce_.end_overdue(now, [](const std::string& text) { log_warning(text); }));
   if (course_ == Course::kDraining) {
+    if (board_.counts().starting > 0 && queue_is_finished(now)) workforce_.end_starters(now);
     due_ = std::min(due_, drain_ends_);
     if (now >= drain_ends_) {
       log_warning("drain: " + std::to_string(board_.alive()) +

@@ -49,6 +49,7 @@ class Supervisor {
 
   void obey(const Order& order, Nanoseconds now);
   void drain(Nanoseconds timeout, bool finish_queue, Nanoseconds now);
+  bool queue_is_finished(Nanoseconds now);
   void publish(bool more_starters_than_tickets);
   bool may_fork(Nanoseconds now) const;
   bool grow(const Verdict& verdict, Nanoseconds now);
@@ -67,6 +68,7 @@ class Supervisor {
   enum class Course { kServing, kDraining, kEnding };
   Course course_ = Course::kServing;
   Nanoseconds drain_ends_ = kNever;
+  Nanoseconds queue_ends_ = 0;  // until then what waits in the accept queue is served
 
   Nanoseconds due_ = kNever;  // of this turn: the earliest thing that needs a look
   Nanoseconds fork_retry_at_ = 0;

@@ -226,6 +226,14 @@ bool Workforce::order_end(uint32_t slot, uint64_t number, Nanoseconds now) {
   return true;
 }
 
+void Workforce::end_starters(Nanoseconds now) {
+  each([&](uint32_t slot) {
+    const bool starting =
+        static_cast<WorkerState>(board_.slot(slot).state.load()) == WorkerState::kStarting;
+    if (starting && records_[slot].ending == 0) order_end(slot, shm::kEndAny, now);
+  });
+}
+
 void Workforce::end_all(Nanoseconds now) {
   each([&](uint32_t slot) {
     if (records_[slot].ending != shm::kEndAny) order_end(slot, shm::kEndAny, now);

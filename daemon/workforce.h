@@ -53,6 +53,7 @@ class Workforce {
   // Ends what is overdue (timeouts.start, timeouts.connection, orders given before) and returns when the
   // next thing will be. Needs nothing when nobody is starting, busy or being ended.
   Nanoseconds end_overdue(Nanoseconds now, const std::function<void(const std::string&)>& log);
+  void end_starters(Nanoseconds now);  // those who have not served anybody, when nobody comes any more
   void end_all(Nanoseconds now);  // whatever they do: TERM, and KILL a second later
 
   // --- starting ---

@@ -126,7 +126,8 @@ void signals_are_as_for_any_program() {
   Server server({program(R"("/bin/cat", "/proc/self/status")")});
   int masks = 0;
   for (const std::string& line : lines_of(Client(server.address()).read_until_eof())) {
-    bool is_mask = (line.starts_with("Sig") && !line.starts_with("SigQ")) || line.starts_with("ShdPnd");
+    bool is_mask =
+        (line.starts_with("Sig") && !line.starts_with("SigQ")) || line.starts_with("ShdPnd");
     if (!is_mask) continue;
     ++masks;
     expect(line.ends_with("\t0000000000000000"), line);

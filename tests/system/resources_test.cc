@@ -31,9 +31,10 @@ void port_in_use() {
     expect_refused_start(server, 71,
                          "preforkd: error: bind " + port.address() + ": Address already in use\n");
   }
-  Server web("control = { web = " + port.quoted() +
-                 "; }; pools = ( { name = \"a\"; listen = [ \"127.0.0.1:0\" ]; handler = \"echo\"; } );",
-             {.wait_until_ready = false});
+  Server web(
+      "control = { web = " + port.quoted() +
+          "; }; pools = ( { name = \"a\"; listen = [ \"127.0.0.1:0\" ]; handler = \"echo\"; } );",
+      {.wait_until_ready = false});
   expect_refused_start(
       web, 71, "preforkd: error: control: bind " + port.address() + ": Address already in use\n");
 }
@@ -130,7 +131,8 @@ void the_usual_limit_is_enough() {
 // A limit at which it gets no descriptor more.
 rlim_t lowest_free_descriptor(pid_t pid) {
   rlim_t free = 0;
-  while (std::filesystem::is_symlink("/proc/" + std::to_string(pid) + "/fd/" + std::to_string(free)))
+  while (
+      std::filesystem::is_symlink("/proc/" + std::to_string(pid) + "/fd/" + std::to_string(free)))
     ++free;
   return free;
 }
@@ -179,6 +181,8 @@ void worker_out_of_descriptors() {
     expect_equal("how often it said so", occurrences(server.log(), said), shortage);
     set_limit(worker, RLIMIT_NOFILE, 100);
     expect_equal("answer, once there are descriptors", client.read_line(), "hello");
+    client.close();
+    server.wait_for("/workers/idle", 1);
   }
   expect_equal("the worker is still the same", server.worker_pids().at(0), worker);
   expect_exact_figures(server, "echo", 2);
@@ -221,7 +225,9 @@ void fork_refused_while_running() {
   std::vector<Client> more;
   for (int i = 0; i < 5; ++i) more.emplace_back(server.address());
   for (Client& client : more) expect(client.echoes("hello\n"), "served by new workers");
-  expect_contains("the log", server.log(), "fork: processes are to be had again\n");
+  server.wait_until("the log says so", kPatience, [&] {
+    return occurrences(server.log(), "fork: processes are to be had again\n") == 1;
+  });
   expect_equal("how often it was said", occurrences(server.log(), "going on with"), 1u);
   expect_equal("the same supervisor", server.supervisor(), supervisor);
   for (auto* them : {&clients, &more}) them->clear();
@@ -233,17 +239,16 @@ void fork_refused_at_start() {
   if (!can_refuse_forks()) return;
   // Above what control's user may have running already, and below what the pool wants.
   constexpr rlim_t kProcesses = 400;
-  Server server({PoolText{.workers = "min = 500; max = 500; starting = 500;",
-                          .more = "user = \"games\";"}},
-                {.in_child = [] {
-                  rlimit limit{kProcesses, 1000};
-                  setrlimit(RLIMIT_NPROC, &limit);
-                }});
+  Server server(
+      {PoolText{.workers = "min = 500; max = 500; starting = 500;", .more = "user = \"games\";"}},
+      {.in_child = [] {
+        rlimit limit{kProcesses, 1000};
+        setrlimit(RLIMIT_NPROC, &limit);
+      }});
   const size_t there = server.worker_pids().size();
   expect(there > 0 && there < kProcesses, std::to_string(there) + " workers");
   expect_equal("the pool", server.pool()["state"], "running");
-  expect_contains("the log", server.log(),
-                  "fork: Resource temporarily unavailable: going on with");
+  expect_contains("the log", server.log(), "fork: Resource temporarily unavailable: going on with");
   expect(Client(server.address()).echoes("hello\n"), "those that are there serve");
   set_limit(server.supervisor(), RLIMIT_NPROC, 1000);
   server.wait_until("all workers are there", kPatience,

@@ -45,6 +45,12 @@ void never_more_than_max() {
   for (Client& client : clients) client.send("hello\n");
   server.wait_for("/workers/busy", 5);
   server.wait_for("/backlog/queued", 4);
+  server.wait_until("a decision says that the pool is at max", kPatience, [&] {
+    Json decisions = server.decisions();
+    return std::any_of(decisions.begin(), decisions.end(), [](const Json& d) {
+      return d["action"] == "hold" && d["reason"] == "at_max";
+    });
+  });
   for (int sample = 0; sample < 50; ++sample)
     expect(server.worker_pids().size() <= 5, "more processes than max");
   auto answered = std::partition(clients.begin(), clients.end(),
@@ -55,11 +61,6 @@ void never_more_than_max() {
   clients.clear();
   for (Client& client : waiting) expect_equal("answer after a wait", client.read_line(), "hello");
   expect(server.pool()["seconds_at_max"] > 0, "the time at max is counted");
-  server.wait_until("a decision says that the pool is at max", kPatience, [&] {
-    Json decisions = server.decisions();
-    return std::any_of(decisions.begin(), decisions.end(),
-                       [](const Json& d) { return d["action"] == "hold" && d["reason"] == "at_max"; });
-  });
 }
 
 void max_holds_while_workers_come_and_go() {
@@ -108,7 +109,8 @@ void a_static_pool_stays_as_it_is() {
   for (int i = 0; i < 6; ++i) {
     auto answered = clients.end();
     server.wait_until("one more has its answer", kPatience, [&] {
-      answered = std::find_if(clients.begin(), clients.end(), [](Client& c) { return c.has_answer(); });
+      answered =
+          std::find_if(clients.begin(), clients.end(), [](Client& c) { return c.has_answer(); });
       return answered != clients.end();
     });
     expect_equal("answer", answered->read_line(), "hello");

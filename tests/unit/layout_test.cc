@@ -118,7 +118,7 @@ void another_size_is_refused() {
   } catch (const std::runtime_error& e) {
     said = e.what();
   }
-  CU_ASSERT(unit::same_text(said, "shared memory has 1594752 bytes, not 1693072"));
+  CU_ASSERT(unit::same_text(said, "shared memory has 1594752 bytes, not 1693184"));
 }
 
 }  // namespace
