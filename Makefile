@@ -14,7 +14,7 @@ CXXFLAGS ?= -g
 LANGUAGE      := -std=c++20 -Wall -Wextra -Wshadow -I. -Iworker/include -DPREFORKD_PREFIX='"$(PREFIX)"'
 ALL_CXXFLAGS  := $(LANGUAGE) -Werror -fPIC -fvisibility=hidden $(FLAGS_$(BUILD)) $(CXXFLAGS)
 # The supervisor is forked from for each worker and every library mapped into it is copied each time: it links libc alone.
-STATIC_release := -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL
+STATIC_release := -Wl,--as-needed -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL
 STATIC_debug   := $(STATIC_release)
 HARDEN := -Wl,-z,relro,-z,now
 

@@ -14,6 +14,11 @@ std::pair<UniqueFd, UniqueFd> Channel::make_pair() {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
     throw SysError("socketpair", errno);
+  // A datagram must fit the sender's buffer whole, and the default is less than kMaxDatagram.
+  for (int end : ends) {
+    int room = kMaxDatagram;
+    setsockopt(end, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+  }
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
@@ -59,7 +64,8 @@ Channel::Got Channel::receive(Datagram& datagram) {
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   message.msg_control = control;
-  message.msg_controllen = sizeof control;
+  // Not CMSG_SPACE: its padding has room for a second descriptor, which nobody would close.
+  message.msg_controllen = CMSG_LEN(sizeof(int));
   do size = recvmsg(fd(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   while (size < 0 && errno == EINTR);
   if (size <= 0) return Got::kGone;

@@ -14,21 +14,21 @@ EventLoop::EventLoop() : epoll_(epoll_create1(EPOLL_CLOEXEC)) {
   if (!epoll_.is_open()) throw SysError("epoll_create1", errno);
 }
 
-void EventLoop::watch(int fd, uint32_t epoll_events, OnEvents on_events) {
+void EventLoop::control(int operation, int fd, uint32_t epoll_events, uint32_t serial) {
   epoll_event event{};
   event.events = epoll_events;
-  event.data.fd = fd;
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0)
-    throw SysError("epoll_ctl add", errno);
-  watched_[fd] = std::make_shared<OnEvents>(std::move(on_events));
+  event.data.u64 = uint64_t{serial} << 32 | static_cast<uint32_t>(fd);
+  if (epoll_ctl(epoll_.get(), operation, fd, &event) < 0) throw SysError("epoll_ctl", errno);
+}
+
+void EventLoop::watch(int fd, uint32_t epoll_events, OnEvents on_events) {
+  control(EPOLL_CTL_ADD, fd, epoll_events, next_serial_);
+  watched_[fd] = {next_serial_++, std::make_shared<OnEvents>(std::move(on_events))};
 }
 
 void EventLoop::change(int fd, uint32_t epoll_events) {
-  epoll_event event{};
-  event.events = epoll_events;
-  event.data.fd = fd;
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) < 0)
-    throw SysError("epoll_ctl mod", errno);
+  auto found = watched_.find(fd);
+  control(EPOLL_CTL_MOD, fd, epoll_events, found == watched_.end() ? 0 : found->second.serial);
 }
 
 void EventLoop::forget(int fd) {
@@ -63,9 +63,10 @@ void EventLoop::turn(bool block) {
   int n = epoll_wait(epoll_.get(), events, 64, timeout);
   if (n < 0 && errno != EINTR) throw SysError("epoll_wait", errno);
   for (int i = 0; i < n; ++i) {
-    auto found = watched_.find(events[i].data.fd);  // an earlier callback may have forgotten it
-    if (found == watched_.end()) continue;
-    auto on_events = found->second;
+    // An earlier callback may have forgotten it.
+    auto found = watched_.find(static_cast<int>(events[i].data.u64 & 0xffffffff));
+    if (found == watched_.end() || found->second.serial != events[i].data.u64 >> 32) continue;
+    auto on_events = found->second.on_events;
     (*on_events)(events[i].events);
   }
   Nanoseconds now = monotonic_now();

@@ -39,8 +39,17 @@ class EventLoop {
   void turn(bool block);
 
  private:
+  // An event carries the serial number of its watch: one that was already fetched for a descriptor that an
+  // earlier callback closed is not given to the next one of that number.
+  struct Watched {
+    uint32_t serial;
+    std::shared_ptr<OnEvents> on_events;
+  };
+  void control(int operation, int fd, uint32_t epoll_events, uint32_t serial);
+
   UniqueFd epoll_;
-  std::unordered_map<int, std::shared_ptr<OnEvents>> watched_;
+  std::unordered_map<int, Watched> watched_;
+  uint32_t next_serial_ = 1;
   std::map<TimerId, std::function<void()>> timers_;
   uint64_t next_timer_ = 1;
   bool running_ = false;

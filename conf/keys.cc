@@ -1,7 +1,7 @@
 #include "conf/keys.h"
 
 #include <algorithm>
-#include <charconv>
+#include <cstdio>
 
 #include "base/log.h"
 
@@ -138,9 +138,13 @@ size_t edits_between(std::string_view a, std::string_view b) {
 }
 
 std::string number(double value) {
-  char digits[32];
-  auto end = std::to_chars(digits, digits + sizeof digits, value, std::chars_format::fixed).ptr;
-  return {digits, end};
+  // (std::to_chars would bring libm into the supervisor, and each fork copies what is mapped.)
+  char digits[48];
+  std::snprintf(digits, sizeof digits, "%.9f", value);
+  std::string out = digits;
+  out.erase(out.find_last_not_of('0') + 1);
+  if (out.back() == '.') out.pop_back();
+  return out;
 }
 
 }  // namespace

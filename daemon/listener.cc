@@ -32,12 +32,14 @@ bool is_socket(const std::string& path) {
 void bind_or_throw(int fd, const SocketAddress& address, const ListenAddress& wanted) {
   const std::string verb = "bind " + to_string(address);
   if (bind(fd, address.get(), address.length) == 0) return;
+  int error = errno;
   bool on_disk = wanted.kind == ListenAddress::Kind::kUnix && wanted.path.front() == '/';
-  if (errno == EADDRINUSE && on_disk && is_socket(wanted.path) && is_stale(address)) {
+  if (error == EADDRINUSE && on_disk && is_socket(wanted.path) && is_stale(address)) {
     unlink(wanted.path.c_str());
     if (bind(fd, address.get(), address.length) == 0) return;
+    error = errno;
   }
-  throw SysError(verb, errno);
+  throw SysError(verb, error);
 }
 
 }  // namespace

@@ -93,6 +93,8 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
       auto step = static_cast<shm::StartingStep>(board_.slot(slot).starting_step.load());
       if (step == shm::StartingStep::kHasTicket)
         shm::post_tickets(board_.segment().tickets.start, 1);
+      else if (step == shm::StartingStep::kWaitsForTicket)
+        shm::pass_on_wake_up(board_.segment().tickets.start);
     }
     bool served = plan_.program && WIFEXITED(status) && WEXITSTATUS(status) == 0;
     board_.fold(slot, death.ending, served, now);

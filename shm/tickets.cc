@@ -17,6 +17,9 @@ uint32_t take_back_tickets(sem_t& tickets, uint32_t most) {
   return taken;
 }
 
+// Posting is what wakes; the ticket for it is the one that lies there.
+void pass_on_wake_up(sem_t& tickets) { post_tickets(tickets, take_back_tickets(tickets, 1)); }
+
 bool try_ticket(sem_t& tickets) { return sem_trywait(&tickets) == 0; }
 
 bool wait_for_ticket(sem_t& tickets) { return sem_wait(&tickets) == 0; }

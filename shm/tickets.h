@@ -17,6 +17,8 @@
 //   Killed between sem_wait and saying so: a ticket is lost until no worker is starting, when the
 //   supervisor sets the count right (reset). If all were lost so, with workers waiting and none
 //   starting, it posts one.
+//   Killed while waiting, when it was woken and had not taken the ticket yet: the wake-up is gone with it,
+//   and the others would sleep beside a ticket. The supervisor passes it on when it reaps one that waited.
 // A supervisor never waits on a semaphore. What a hostile worker posts is bounded by `most`.
 #pragma once
 
@@ -30,6 +32,8 @@ void create_tickets(sem_t& tickets, uint32_t count);  // supervisor, before the 
 void post_tickets(sem_t& tickets, uint32_t count);    // supervisor
 // Supervisor: takes back what nobody took, at most `most`. Returns how many.
 uint32_t take_back_tickets(sem_t& tickets, uint32_t most);
+// Supervisor: when one that waited for a ticket has died.
+void pass_on_wake_up(sem_t& tickets);
 bool try_ticket(sem_t& tickets);  // worker; does not block
 // Worker: waits for a ticket. False if a signal came first.
 bool wait_for_ticket(sem_t& tickets);

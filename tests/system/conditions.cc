@@ -1,10 +1,12 @@
 #include "tests/system/conditions.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pwd.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -96,6 +98,33 @@ void expect_exact_figures(Server& server, const std::string& pool, uint64_t acce
   expect_equal("served + failed", c["served"].get<uint64_t>() + c["failed"].get<uint64_t>(),
                accepted, where);
   expect_equal("crashed", lifetime["crashed"].get<uint64_t>(), 0u, where);
+}
+
+void run_at_once(const std::vector<std::vector<std::string>>& commands, const TestFolder& folder,
+                 double seconds, std::source_location where) {
+  std::vector<pid_t> running;
+  std::vector<std::string> outputs;
+  for (const auto& argv : commands) {
+    outputs.push_back(folder.file(std::to_string(outputs.size()) + ".out"));
+    UniqueFd out(open(outputs.back().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+    running.push_back(spawn({.argv = argv, .out = out.get(), .err = out.get()}));
+  }
+  for (size_t i = 0; i < running.size(); ++i) {
+    int code = -1;
+    try {
+      code = exit_code(wait_for_child(running[i], seconds));
+    } catch (const Failure& e) {
+      kill(running[i], SIGKILL);
+      wait_for_child(running[i], kPatience);
+    }
+    expect_equal(
+        commands[i][0] + " number " + std::to_string(i) + " (" + file_text(outputs[i]) + ")", code,
+        0, where);
+  }
+}
+
+void give_to_nobody(const std::string& path) {
+  if (is_root()) expect_equal("chown", run({"chown", "-R", "nobody", path}).code, 0);
 }
 
 size_t occurrences(const std::string& text, const std::string& part) {

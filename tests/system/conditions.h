@@ -45,6 +45,13 @@ void expect_no_segment_left(std::source_location where = std::source_location::c
 void expect_exact_figures(Server& server, const std::string& pool, uint64_t accepted,
                           std::source_location where = std::source_location::current());
 
+// Runs them all at once, and expects each to end with 0 in time. What they say goes to FOLDER/NUMBER.out.
+void run_at_once(const std::vector<std::vector<std::string>>& commands, const TestFolder& folder,
+                 double seconds, std::source_location where = std::source_location::current());
+
+// For what programs of pools shall read as their own.
+void give_to_nobody(const std::string& path);
+
 // How often a text stands in another.
 size_t occurrences(const std::string& text, const std::string& part);
 

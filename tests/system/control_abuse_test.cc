@@ -105,8 +105,10 @@ void half_a_request() {
   Server server({pool_of_four()});
   Untouched pool(server);
   std::vector<Client> silent;
-  for (const char* text : {"", "GET", "GET /v1/status HTTP/1.1\r\n", "POST /v1/stop HTTP/1.1\r\nContent-Length: 2\r\n\r\n",
-                           "PATCH /v1/pools/echo/limits HTTP/1.1\r\nContent-Length: 50\r\n\r\n{\"min\""})
+  for (const char* text :
+       {"", "GET", "GET /v1/status HTTP/1.1\r\n",
+        "POST /v1/stop HTTP/1.1\r\nContent-Length: 2\r\n\r\n",
+        "PATCH /v1/pools/echo/limits HTTP/1.1\r\nContent-Length: 50\r\n\r\n{\"min\""})
     silent.emplace_back("unix:" + server.socket()).send(text);
   pool.check();
   for (Client& client : silent) client.half_close();
@@ -133,7 +135,8 @@ Answer send_hundred_megabytes(Server& server, bool chunked) {
                        : "Content-Length: " + std::to_string(kPiece * kPieces)) +
               "\r\n\r\n");
   const std::string piece(kPiece, ' '), framed = "10000\r\n" + piece + "\r\n";
-  for (size_t i = 0; i < kPieces && !client.has_answer(); ++i) client.send(chunked ? framed : piece);
+  for (size_t i = 0; i < kPieces && !client.has_answer(); ++i)
+    client.send(chunked ? framed : piece);
   client.half_close();
   std::string text = client.read_until_eof();
   size_t body = text.find("\r\n\r\n");
@@ -215,8 +218,8 @@ void bodies_that_are_wrong() {
   expect_error("deep JSON", server.request("PATCH", kLimits, deep), 400);
   deep = "{\"min\":" + std::string(30'000, '[');
   expect_error("deep and unfinished JSON", server.request("PATCH", kLimits, deep), 400);
-  for (const char* path : {"/v1/reload", "/v1/stop", "/v1/pools/echo/drain", "/v1/pools/echo/resume",
-                           "/v1/pools/echo/recycle"})
+  for (const char* path : {"/v1/reload", "/v1/stop", "/v1/pools/echo/drain",
+                           "/v1/pools/echo/resume", "/v1/pools/echo/recycle"})
     for (const char* body : {"nonsense", "[]", "{\"now\":true}"})
       expect_error(std::string(path) + " with " + body, server.request("POST", path, body), 400);
   pool.check();
@@ -227,30 +230,36 @@ void bodies_that_are_wrong() {
 void paths_and_methods() {
   Server server({pool_of_four()});
   Untouched pool(server);
-  for (const char* path :
-       {"/v2", "/v1", "/v1/", "/v1/pools", "/v1/pools/", "/v1/pools/nobody", "/v1/pools/nobody/workers",
-        "/v1/pools/echo/", "/v1/pools/echo/shoes", "/v1/pools//workers", "/v1/status/", "/%00",
-        "/v1/pools/echo%2Fworkers", "/v1/pools/%ff%fe", "/../../etc/passwd", "/favicon.ico"})
+  for (const char* path : {"/v2", "/v1", "/v1/", "/v1/pools", "/v1/pools/", "/v1/pools/nobody",
+                           "/v1/pools/nobody/workers", "/v1/pools/echo/", "/v1/pools/echo/shoes",
+                           "/v1/pools//workers", "/v1/status/", "/%00", "/v1/pools/echo%2Fworkers",
+                           "/v1/pools/%ff%fe", "/../../etc/passwd", "/favicon.ico"})
     expect_error(std::string("GET ") + path, server.request("GET", path), 404);
   expect_error("POST to no pool", server.request("POST", "/v1/pools/nobody/drain"), 404,
                "there is no pool 'nobody'");
-  expect_error("PATCH of no pool", server.request("PATCH", "/v1/pools/nobody/limits", "{\"min\":1}"),
-               404);
+  expect_error("PATCH of no pool",
+               server.request("PATCH", "/v1/pools/nobody/limits", "{\"min\":1}"), 404);
   struct {
     const char *method, *path;
   } const kWrong[] = {
-      {"POST", "/v1/status"},           {"PUT", "/v1/pools/echo/limits"},
-      {"POST", "/v1/pools/echo/limits"}, {"GET", "/v1/stop"},
-      {"DELETE", "/v1/pools/echo"},     {"GET", "/v1/reload"},
-      {"OPTIONS", "/v1/status"},        {"PATCH", "/v1/pools/echo/drain"},
-      {"DELETE", "/"},                  {"POST", "/metrics"},
+      {"POST", "/v1/status"},
+      {"PUT", "/v1/pools/echo/limits"},
+      {"POST", "/v1/pools/echo/limits"},
+      {"GET", "/v1/stop"},
+      {"DELETE", "/v1/pools/echo"},
+      {"GET", "/v1/reload"},
+      {"OPTIONS", "/v1/status"},
+      {"PATCH", "/v1/pools/echo/drain"},
+      {"DELETE", "/"},
+      {"POST", "/metrics"},
       {"BREW", "/v1/status"},
   };
   for (const auto& row : kWrong)
-    expect_error(std::string(row.method) + " " + row.path, server.request(row.method, row.path), 405);
+    expect_error(std::string(row.method) + " " + row.path, server.request(row.method, row.path),
+                 405);
   expect_error("resume of what runs", server.request("POST", "/v1/pools/echo/resume"), 409);
-  expect_error("what is no method, sent raw", raw(server, post("/nothing", "Content-Length: 0\r\n", "")),
-               404);
+  expect_error("what is no method, sent raw",
+               raw(server, post("/nothing", "Content-Length: 0\r\n", "")), 404);
   pool.check();
 }
 
@@ -286,7 +295,8 @@ void rights() {
                     gid = "--regid=" + std::to_string(nobody->pw_gid),
                     games = std::to_string(operators->gr_gid);
   const std::vector<std::string> stranger{uid, gid, "--clear-groups"},
-      member{uid, gid, "--groups=" + games}, by_primary_group{uid, "--regid=" + games, "--clear-groups"};
+      member{uid, gid, "--groups=" + games},
+      by_primary_group{uid, "--regid=" + games, "--clear-groups"};
 
   std::string config = config_of({pool_of_four()});
   config.replace(config.find("web = \"\";"), 9, "web = \"\"; group = \"games\";");
@@ -294,13 +304,14 @@ void rights() {
   Untouched pool(server);
   for (const char* path : {"/v1/status", "/v1/pools/echo", "/v1/pools/echo/workers",
                            "/v1/pools/echo/decisions", "/metrics", "/"})
-    expect_equal(std::string("a stranger reads ") + path, as_user(server, stranger, "GET", path).status,
-                 200);
-  const std::string refusal = "changes are for root, the daemon's user and members of control.group";
-  for (const char* path : {"/v1/stop", "/v1/reload", "/v1/pools/echo/drain", "/v1/pools/echo/resume",
-                           "/v1/pools/echo/recycle"})
-    expect_error(std::string("a stranger wants ") + path, as_user(server, stranger, "POST", path), 403,
-                 refusal);
+    expect_equal(std::string("a stranger reads ") + path,
+                 as_user(server, stranger, "GET", path).status, 200);
+  const std::string refusal =
+      "changes are for root, the daemon's user and members of control.group";
+  for (const char* path : {"/v1/stop", "/v1/reload", "/v1/pools/echo/drain",
+                           "/v1/pools/echo/resume", "/v1/pools/echo/recycle"})
+    expect_error(std::string("a stranger wants ") + path, as_user(server, stranger, "POST", path),
+                 403, refusal);
   expect_error("a stranger wants other limits",
                as_user(server, stranger, "PATCH", kLimits, "{\"min\":4}"), 403, refusal);
   for (const auto& someone : {member, by_primary_group})
@@ -336,8 +347,8 @@ void web_only_reads() {
   for (const char* path : {"/v1/status", "/v1/pools/echo/workers", "/metrics", "/"})
     expect_equal(std::string("GET ") + path, ask("GET", path).status, 200);
   expect_error("an unknown path", ask("GET", "/nothing"), 404);
-  for (const char* path : {"/v1/stop", "/v1/reload", "/v1/pools/echo/drain", "/v1/pools/echo/resume",
-                           "/v1/status"})
+  for (const char* path :
+       {"/v1/stop", "/v1/reload", "/v1/pools/echo/drain", "/v1/pools/echo/resume", "/v1/status"})
     expect_error(std::string("POST ") + path, ask("POST", path), 405);
   expect_error("PATCH", ask("PATCH", kLimits, "{\"min\":1}"), 405);
   expect_error("PUT", ask("PUT", kLimits, "{\"min\":1}"), 405);

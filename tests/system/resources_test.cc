@@ -43,9 +43,7 @@ void port_in_use() {
 std::string folder_of_nobody(const TestFolder& folder) {
   const std::string path = folder.file("nobodys");
   std::filesystem::create_directory(path);
-  const passwd* nobody = getpwnam("nobody");
-  if (is_root() && (!nobody || chown(path.c_str(), nobody->pw_uid, nobody->pw_gid) < 0))
-    throw SysError("give a folder to nobody", errno);
+  give_to_nobody(path);
   return path;
 }
 

@@ -3,6 +3,7 @@
 #include "shm/tickets.h"
 
 #include <array>
+#include <fstream>
 #include <random>
 #include <vector>
 
@@ -113,6 +114,32 @@ void killed_takers() {
   CU_ASSERT(posted - table->sum() <= 2 * kKills);
 }
 
+bool sleeps(const Child& child) {
+  std::ifstream file("/proc/" + std::to_string(child.pid()) + "/stat");
+  std::string stat;
+  std::getline(file, stat);
+  return stat.find(") S ") != stat.npos;
+}
+
+// Of two that wait, the one that is woken is killed before it has taken the ticket: the other one gets it.
+void killed_when_woken() {
+  unit::Shared<Table> table;
+  create_tickets(table->tickets, 0);
+  for (int round = 0; round < 200; ++round) {
+    Child victim([&] { return wait_for_ticket(table->tickets); });
+    CU_ASSERT_TRUE_FATAL(unit::eventually([&] { return sleeps(victim); }));
+    Child other([&] { return wait_for_ticket(table->tickets); });
+    CU_ASSERT_TRUE_FATAL(unit::eventually([&] { return sleeps(other); }));
+    post_tickets(table->tickets, 1);
+    victim.kill();
+    int left = 0;
+    sem_getvalue(&table->tickets, &left);
+    if (left == 0) post_tickets(table->tickets, 1);  // it had time to take it
+    pass_on_wake_up(table->tickets);
+    CU_ASSERT_TRUE_FATAL(other.succeeded());
+  }
+}
+
 void on_signal(int) {}
 
 void a_signal_ends_the_wait() {
@@ -173,6 +200,7 @@ void add_tickets_tests() {
       {"taken back or taken, never both", taken_back_or_taken},
       {"taking back is bounded", take_back_is_bounded},
       {"takers killed at any moment", killed_takers},
+      {"killed when woken", killed_when_woken},
       {"a signal ends the wait", a_signal_ends_the_wait},
       {"more than fit", overflow},
       {"nonsense written over them", nonsense},
