@@ -37,30 +37,41 @@ void Workforce::each(Visit visit) const {
 
 // --- fork ----------------------------------------------------------------------------------------
 
+// Nothing but fork in the loop: whatever is written between two forks is a page that the last child still
+// shares, and is copied for it.
 Workforce::Forked Workforce::fork(uint32_t count, Nanoseconds now) {
+  count = std::min(count, board_.capacity() - board_.alive());
+  std::vector<uint32_t> slots(count);
+  std::vector<pid_t> pids(count);
+  for (uint32_t& slot : slots) slot = board_.prepare(now);
+
   Forked result;
   // Blocked over the fork: a child must not run the supervisor's handlers.
   sigset_t all, before;
   sigfillset(&all);
   sigprocmask(SIG_SETMASK, &all, &before);
-  for (; result.count < count && board_.alive() < board_.capacity(); ++result.count) {
-    uint32_t slot = board_.prepare(now);
+  for (; result.count < count; ++result.count) {
     pid_t pid = ::fork();
-    if (pid == 0) be_worker(slot);
+    if (pid == 0) be_worker(slots[result.count]);
     if (pid < 0) {
       result.error = errno;
-      board_.fork_failed(slot);
       break;
     }
-    board_.forked(slot, pid);
-    records_[slot] = Record{};
-    records_[slot].pid = pid;
-    records_[slot].forked_at = now;
-    slot_of_[pid] = slot;
-    ++unstarted_;
+    pids[result.count] = pid;
   }
+  for (uint32_t i = 0; i < result.count; ++i) note_forked(slots[i], pids[i], now);
   sigprocmask(SIG_SETMASK, &before, nullptr);
+  for (uint32_t i = count; i-- > result.count;) board_.fork_failed(slots[i]);
   return result;
+}
+
+void Workforce::note_forked(uint32_t slot, pid_t pid, Nanoseconds now) {
+  board_.forked(slot, pid);
+  records_[slot] = Record{};
+  records_[slot].pid = pid;
+  records_[slot].forked_at = now;
+  slot_of_[pid] = slot;
+  ++unstarted_;
 }
 
 void Workforce::be_worker(uint32_t slot) {

@@ -53,7 +53,8 @@ class Workforce {
   // Ends what is overdue (timeouts.start, timeouts.connection, orders given before) and returns when the
   // next thing will be. Needs nothing when nobody is starting, busy or being ended.
   Nanoseconds end_overdue(Nanoseconds now, const std::function<void(const std::string&)>& log);
-  void end_starters(Nanoseconds now);  // those who have not served anybody, when nobody comes any more
+  void end_starters(
+      Nanoseconds now);           // those who have not served anybody, when nobody comes any more
   void end_all(Nanoseconds now);  // whatever they do: TERM, and KILL a second later
 
   // --- starting ---
@@ -79,6 +80,7 @@ class Workforce {
     bool started = false;  // was seen past `start`
   };
 
+  void note_forked(uint32_t slot, pid_t pid, Nanoseconds now);
   [[noreturn]] void be_worker(uint32_t slot);
   void send(const Record& record, int signal_number) const;
   void tell_to_leave(uint32_t slot);

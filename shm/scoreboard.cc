@@ -159,9 +159,12 @@ uint64_t Scoreboard::connections_served() const {
 uint32_t Scoreboard::peak() const { return segment().shared.peak_busy.load(); }
 
 uint32_t Scoreboard::take_peak() {
-  // A worker that becomes busy between the two lines has raised the old peak or raises the new one.
-  uint32_t busy = counts().busy;
-  return segment().shared.peak_busy.exchange(busy);
+  // Emptied before counting: a worker that becomes busy meanwhile is counted here, or raises the new peak.
+  Word& peak = segment().shared.peak_busy;
+  const uint32_t old = peak.exchange(0), busy = counts().busy;
+  for (uint32_t seen = peak.load(); seen < busy && !peak.compare_exchange_weak(seen, busy);) {
+  }
+  return old;
 }
 
 // --- after reap ----------------------------------------------------------------------------------

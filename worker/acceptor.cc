@@ -24,14 +24,12 @@ bool is_of_the_network(int error) {
 
 }  // namespace
 
-Acceptor::Acceptor(const std::vector<int>& listen_sockets)
-    : sockets_(listen_sockets), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
-  if (!epoll_.is_open()) throw SysError("epoll_create1", errno);
-  register_for_wake();
-}
+Acceptor::Acceptor(const std::vector<int>& listen_sockets) : sockets_(listen_sockets) {}
 
 void Acceptor::register_for_wake() {
   if (registered_) return;
+  if (!epoll_.is_open()) epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll_.is_open()) throw SysError("epoll_create1", errno);
   for (int fd : sockets_) {
     epoll_event event{};
     event.events = EPOLLIN | EPOLLEXCLUSIVE;
@@ -71,6 +69,7 @@ std::optional<Accepted> Acceptor::try_accept() {
 }
 
 void Acceptor::wait(const sigset_t& unblocked, int timeout_ms) {
+  register_for_wake();
   epoll_event event;
   if (epoll_pwait(epoll_.get(), &event, 1, timeout_ms, &unblocked) < 0 && errno != EINTR)
     throw SysError("epoll_pwait", errno);

@@ -28,7 +28,7 @@ struct Accepted {
 
 class Acceptor {
  public:
-  // The listen sockets are borrowed. Throws SysError.
+  // The listen sockets are borrowed, the vector too.
   explicit Acceptor(const std::vector<int>& listen_sockets);
 
   // Takes a connection that already waits, from the sockets in turn. Nothing: none waits, or it was
@@ -40,6 +40,9 @@ class Acceptor {
   // What else went wrong in it, or 0: a listen socket that a handler closed (EBADF) or shut down (EINVAL).
   int broken() const { return broken_; }
 
+  // The first wait() registers: a worker that is forked because a connection waits takes that before it needs
+  // an epoll instance. Throws SysError.
+  //
   // While a worker is busy its registration may stay, which keeps the order in which workers are woken;
   // but the kernel walks past every busy registration at each connection.
   void register_for_wake();
@@ -50,7 +53,7 @@ class Acceptor {
   void wait(const sigset_t& unblocked, int timeout_ms);
 
  private:
-  const std::vector<int> sockets_;
+  const std::vector<int>& sockets_;
   UniqueFd epoll_;
   size_t next_ = 0;
   int short_of_ = 0;

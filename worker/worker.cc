@@ -88,7 +88,7 @@ uint64_t random_below(uint64_t bound) {
 
 Worker::Worker(const WorkerPlan& plan, uint32_t slot)
     : plan_(plan), seat_(plan.mapping, slot), acceptor_(plan.listen_sockets) {
-  set_process_title("preforkd: worker " + plan.settings.name, "preforkd-worker");
+  set_process_title(plan.title, "preforkd-worker");
   take_over_signals(plan, seat_, wait_mask_);
   // The supervisor is not dumpable; a worker may be, so that a handler's crash leaves a core.
   prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
@@ -161,7 +161,6 @@ std::optional<Accepted> Worker::last_accept(bool leaving) {
 }
 
 void Worker::go_idle() {
-  acceptor_.register_for_wake();  // if it had to be removed while busy
   seat_.idle(monotonic_now());
 }
 

@@ -36,6 +36,7 @@ struct WorkerPlan {
   const HandlerLibrary* handler;  // exactly one of the two
   const Program* program;
   pid_t supervisor;
+  std::string title = "preforkd: worker " + settings.name;  // made once: a worker allocates nothing
 
   int nudge_signal() const { return program ? SIGURG : SIGUSR1; }
 };

@@ -37,7 +37,7 @@ std::string output_of(const std::vector<std::string>& argv) {
 }
 
 void twenty_clones() {
-  TestFolder folder;
+  TestFolder folder("/dev/shm");
   const std::string base = folder.file("served"), repository = base + "/repo",
                     history = folder.file("history");
   std::filesystem::create_directory(base);

@@ -44,11 +44,9 @@ size_t append_to(char* data, size_t, size_t size, void* text) {
 
 // --- the folder ----------------------------------------------------------------------------------
 
-TestFolder::TestFolder() {
-  char path[] = "/tmp/preforkd-test-XXXXXX";
-  if (!mkdtemp(path)) throw SysError("make a folder in /tmp", errno);
-  chmod(path, 0755);
-  path_ = path;
+TestFolder::TestFolder(const std::string& parent) : path_(parent + "/test-preforkd-XXXXXX") {
+  if (!mkdtemp(path_.data())) throw SysError("make a folder in " + parent, errno);
+  chmod(path_.c_str(), 0755);
 }
 
 TestFolder::~TestFolder() {

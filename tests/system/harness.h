@@ -19,10 +19,11 @@ namespace preforkd::system_test {
 
 using Json = nlohmann::json;
 
-// A folder in /tmp that everybody may enter (pools run as other users), gone with the object.
+// A folder that everybody may enter (pools run as other users), gone with the object. In /dev/shm, files
+// by the thousand cost next to nothing.
 class TestFolder {
  public:
-  TestFolder();
+  explicit TestFolder(const std::string& parent = "/tmp");
   ~TestFolder();
   TestFolder(const TestFolder&) = delete;
   TestFolder& operator=(const TestFolder&) = delete;

@@ -27,7 +27,7 @@ void grow_tree(const std::string& root) {
 }
 
 void eight_copies() {
-  TestFolder folder;
+  TestFolder folder("/dev/shm");
   const std::string tree = folder.file("tree");
   grow_tree(tree);
   const std::string config = folder.write(

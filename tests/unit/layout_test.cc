@@ -7,6 +7,7 @@
 #include <map>
 #include <regex>
 #include <set>
+#include <type_traits>
 
 #include "shm/region.h"
 #include "tests/unit/unit_test.h"
@@ -121,6 +122,127 @@ void another_size_is_refused() {
   CU_ASSERT(unit::same_text(said, "shared memory has 1594752 bytes, not 1693184"));
 }
 
+// --- doc/SHM.md ----------------------------------------------------------------------------------
+
+struct Field {
+  size_t offset, width;
+  bool operator==(const Field&) const = default;
+};
+using Fields = std::map<std::string, Field>;  // by "Struct.field"
+
+// What the document's tables say: "| 16 | `end` | u64 | ... |" below a heading "### Slot".
+Fields documented_fields() {
+  static const std::map<std::string, size_t> kWidths = {
+      {"u32", 4}, {"i32", 4}, {"u64", 8}, {"sem_t", sizeof(sem_t)}, {"40 bytes", 1}};
+  std::ifstream file("doc/SHM.md");  // the tests run in the repository
+  CU_ASSERT_FATAL(file.is_open());
+  const std::regex heading("### (\\w+)"),
+      row("\\| (\\d+) \\| `(\\w+)` \\| ([^|×]+?)( × \\d+)? \\|.*");
+  Fields fields;
+  std::string section;
+  std::smatch found;
+  for (std::string line; std::getline(file, line);) {
+    if (std::regex_match(line, found, heading)) section = found[1];
+    if (!std::regex_match(line, found, row)) continue;
+    CU_ASSERT_FATAL(kWidths.contains(found[3]));
+    fields[section + "." + std::string(found[2])] = {std::stoul(found[1]), kWidths.at(found[3])};
+  }
+  return fields;
+}
+
+#define FIELD(type, field)             \
+  Fields::value_type(#type "." #field, \
+                     {offsetof(type, field), sizeof(Element<decltype(type::field)>)})
+template <class T>
+using Element = std::remove_all_extents_t<T>;
+
+Fields declared_fields() {
+  using shm::Shared;
+  return {FIELD(Header, magic),
+          FIELD(Header, version),
+          FIELD(Header, generation),
+          FIELD(Header, size),
+          FIELD(Header, capacity),
+          FIELD(Header, supervisor),
+          FIELD(Header, created),
+          FIELD(Header, pool),
+          FIELD(Doorbell, ring),
+          FIELD(Doorbell, sleeping),
+          FIELD(Published, low_water),
+          FIELD(Published, scan_words),
+          FIELD(Published, ring_on),
+          FIELD(Published, leaving),
+          FIELD(Published, accept_until),
+          FIELD(Shared, peak_busy),
+          FIELD(Shared, watch),
+          FIELD(Shared, tick),
+          FIELD(Shared, refused),
+          FIELD(Tickets, start),
+          FIELD(Tickets, retire),
+          FIELD(Totals, sequence),
+          FIELD(Totals, served),
+          FIELD(Totals, failed),
+          FIELD(Totals, rejected),
+          FIELD(Totals, forked),
+          FIELD(Totals, retired),
+          FIELD(Totals, crashed),
+          FIELD(Totals, timed_out),
+          FIELD(Totals, recycled),
+          FIELD(Totals, busy_ns),
+          FIELD(Totals, worker_ns),
+          FIELD(Totals, at_max_ns),
+          FIELD(Totals, at_max_since),
+          FIELD(Totals, queued),
+          FIELD(Totals, max_us),
+          FIELD(Totals, histogram),
+          FIELD(Bits, idle),
+          FIELD(Bits, busy),
+          FIELD(Slot, pid),
+          FIELD(Slot, generation),
+          FIELD(Slot, forked_at),
+          FIELD(Slot, end),
+          FIELD(Slot, leave),
+          FIELD(Slot, writer),
+          FIELD(Slot, state),
+          FIELD(Slot, starting_step),
+          FIELD(Slot, since),
+          FIELD(Slot, served),
+          FIELD(Slot, failed),
+          FIELD(Slot, begun),
+          FIELD(Slot, busy_ns),
+          FIELD(Slot, max_us),
+          FIELD(Slot, peer),
+          FIELD(Slot, recycle),
+          FIELD(Slot, histogram),
+          FIELD(Decision, sequence),
+          FIELD(Decision, at),
+          FIELD(Decision, action),
+          FIELD(Decision, reason),
+          FIELD(Decision, count),
+          FIELD(Decision, idle),
+          FIELD(Decision, busy),
+          FIELD(Decision, starting),
+          FIELD(Decision, queued),
+          FIELD(Decision, peak),
+          FIELD(Decision, min),
+          FIELD(Decision, max),
+          FIELD(Decision, min_spare),
+          FIELD(Decision, max_spare),
+          FIELD(Decision, patience)};
+}
+#undef FIELD
+
+void the_document_agrees() {
+  const Fields documented = documented_fields(), declared = declared_fields();
+  for (const auto& [name, field] : declared) {
+    auto found = documented.find(name);
+    const bool agrees = found != documented.end() && found->second == field;
+    if (!agrees) std::printf("\n  %s at %zu, %zu bytes\n", name.c_str(), field.offset, field.width);
+    CU_ASSERT_TRUE(agrees);
+  }
+  CU_ASSERT_EQUAL(documented.size(), declared.size());
+}
+
 }  // namespace
 
 void add_layout_tests() {
@@ -131,6 +253,7 @@ void add_layout_tests() {
       {"capacity for a number of workers", capacity},
       {"a segment fits, and is allocated", a_segment_fits},
       {"no name is left, and readers cannot write", no_name_is_left},
+      {"doc/SHM.md agrees", the_document_agrees},
       {"a segment of another size is refused", another_size_is_refused},
   };
   unit::add_suite("layout", kTests);

@@ -160,8 +160,9 @@ void an_event_of_a_closed_descriptor() {
   EventLoop loop;
   Pipe a, b, fresh;
   int stale = 0;
-  auto replace_other = [&](Pipe& other) {
+  auto replace_other = [&](Pipe& own, Pipe& other) {
     return [&](uint32_t) {
+      own.drain();
       const int number = other.out.get();
       loop.forget(number);
       other.out.reset();
@@ -170,8 +171,8 @@ void an_event_of_a_closed_descriptor() {
       loop.watch(number, EPOLLIN, [&](uint32_t) { ++stale; });
     };
   };
-  loop.watch(a.out.get(), EPOLLIN, replace_other(b));
-  loop.watch(b.out.get(), EPOLLIN, replace_other(a));
+  loop.watch(a.out.get(), EPOLLIN, replace_other(a, b));
+  loop.watch(b.out.get(), EPOLLIN, replace_other(b, a));
   a.fill();
   b.fill();
   loop.turn(true);

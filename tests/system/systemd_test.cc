@@ -1,0 +1,232 @@
+// preforkd.service and preforkd.socket as installed, under the real systemd (tests/system/sysd).
+#include <filesystem>
+#include <memory>
+
+#include "tests/system/conditions.h"
+#include "tests/system/suites.h"
+
+namespace preforkd::system_test {
+namespace {
+
+constexpr int kCannotHere = 77;  // sysd's exit code
+
+// A booted systemd, with what `make install` made. One for each test; it takes about a second.
+class Machine {
+ public:
+  // Nothing, with the reason printed, where this machine cannot do it.
+  static std::unique_ptr<Machine> boot();
+  ~Machine();
+
+  void configure(const std::string& config) {
+    installed_.write("etc/preforkd/preforkd.conf", config);
+  }
+  void add_handler(const std::string& name) {  // one of those made for tests
+    std::filesystem::copy(built("tests/handlers/" + name + ".so"),
+                          installed_.file("usr/local/lib/preforkd/handlers"));
+  }
+  Outcome exec(const std::vector<std::string>& command, double seconds = 60);
+  // Standard output of what must work.
+  std::string must(const std::vector<std::string>& command);
+  std::string property(const std::string& name);  // of preforkd.service
+  bool is_active() { return property("ActiveState") == "active"; }
+  Json pool() { return Json::parse(must({"preforkctl", "--json", "status"}))["pools"].at(0); }
+  void expect_served(const std::string& what);
+
+ private:
+  Machine() = default;
+  Outcome sysd(std::vector<std::string> arguments, double seconds);
+
+  TestFolder installed_, state_;
+};
+
+std::unique_ptr<Machine> Machine::boot() {
+  std::unique_ptr<Machine> machine(new Machine);
+  const std::string root = machine->installed_.path();
+  // A make that runs the tests must not have this one build, or share its jobs.
+  Outcome made = run({"env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "make", "-s", "install",
+                      "OUT=" + built("."), "DESTDIR=" + root},
+                     300);
+  if (made.code != 0) throw Failure("make install: " + made.err);
+  Outcome up = machine->sysd(
+      {"up", root + "/usr/local:/usr/local", root + "/etc/preforkd:/etc/preforkd"}, 60);
+  if (up.code == kCannotHere) return skip(up.err), nullptr;
+  if (up.code != 0) throw Failure("boot a systemd: " + up.err);
+  machine->must({"systemd-sysusers"});
+  machine->must({"systemctl", "daemon-reload"});
+  return machine;
+}
+
+Machine::~Machine() {
+  try {
+    sysd({"down"}, 30);
+  } catch (const std::exception& e) {
+    expect(false, std::string("end the systemd: ") + e.what());
+  }
+}
+
+Outcome Machine::sysd(std::vector<std::string> arguments, double seconds) {
+  const auto script = std::filesystem::path(__FILE__).parent_path() / "sysd";
+  arguments.insert(arguments.begin(), {"env", "SYSD_STATE=" + state_.file("sysd"), "bash", script});
+  return run(arguments, seconds);
+}
+
+Outcome Machine::exec(const std::vector<std::string>& command, double seconds) {
+  std::vector<std::string> arguments{"exec"};
+  arguments.insert(arguments.end(), command.begin(), command.end());
+  return sysd(arguments, seconds);
+}
+
+std::string Machine::must(const std::vector<std::string>& command) {
+  Outcome outcome = exec(command);
+  if (outcome.code != 0)
+    throw Failure(command[0] + " " + command.back() + ": " + std::to_string(outcome.code) + ", " +
+                  outcome.err + exec({"journalctl", "-n", "30", "--no-pager"}).out);
+  return outcome.out;
+}
+
+std::string Machine::property(const std::string& name) {
+  std::string text = must({"systemctl", "show", "--value", "-p", name, "preforkd.service"});
+  return text.substr(0, text.find('\n'));
+}
+
+void Machine::expect_served(const std::string& what) {
+  Outcome answer = exec({"sh", "-c", "printf 'hi\\n' | nc -N -w 20 127.0.0.1 7007"});
+  expect_equal(what, answer.out, "hi\n");
+}
+
+std::string config(const std::string& workers, const std::string& listen = "127.0.0.1:7007") {
+  return "control = { web = \"\"; };\npools = ( { name = \"echo\"; listen = [ \"" + listen +
+         "\" ]; handler = \"echo\";\n  workers = { " + workers + " }; } );\n";
+}
+
+void expect_nothing_left(Machine& machine) {
+  expect_equal("processes left", machine.exec({"pgrep", "-l", "preforkd"}).out, "");
+  expect_equal("runtime directory", machine.exec({"test", "-e", "/run/preforkd"}).code, 1);
+  expect_equal("shared memory", machine.must({"ls", "-A", "/dev/shm"}), "");
+}
+
+// --- the tests -----------------------------------------------------------------------------------
+
+void from_start_to_stop() {
+  auto machine = Machine::boot();
+  if (!machine) return;
+  machine->configure(config("min = 3; max = 9;"));
+  machine->must({"systemctl", "start", "preforkd.service"});
+  expect(machine->is_active(), "active after start");
+  expect_contains("systemctl status", machine->must({"systemctl", "status", "preforkd.service"}),
+                  "Status: \"1 of 1 pools running\"");
+  expect_equal("the pool", machine->pool()["state"], "running");
+  machine->expect_served("the echo");
+  expect_equal("whose processes they are",
+               machine->must({"ps", "-o", "user=", "-p", machine->property("MainPID")}),
+               "preforkd\n");
+
+  machine->configure(config("min = 5; max = 9;"));
+  machine->must({"systemctl", "reload", "preforkd.service"});
+  expect_equal("min after the reload", machine->pool()["limits"]["min"].get<int>(), 5);
+
+  machine->configure("pools = (");
+  Outcome broken = machine->exec({"systemctl", "reload", "preforkd.service"});
+  expect(broken.code != 0, "a reload of a broken configuration fails");
+  expect(machine->is_active(), "still active after it");
+  expect_equal("min after it", machine->pool()["limits"]["min"].get<int>(), 5);
+  machine->expect_served("the echo after it");
+  expect_contains("the journal", machine->must({"journalctl", "-u", "preforkd", "--no-pager"}),
+                  "/etc/preforkd/preforkd.conf:1: syntax error");
+
+  machine->must({"systemctl", "stop", "preforkd.service"});
+  expect_equal("state after stop", machine->property("ActiveState"), "inactive");
+  expect_equal("result of stop", machine->property("Result"), "success");
+  expect_nothing_left(*machine);
+}
+
+void journal_fields() {
+  auto machine = Machine::boot();
+  if (!machine) return;
+  machine->configure(config("min = 1; max = 2;"));
+  machine->must({"systemctl", "start", "preforkd.service"});
+  const std::vector<std::string> lines_of_pool{
+      "journalctl", "-u", "preforkd.service", "-o", "cat", "--no-pager", "PREFORKD_POOL=echo"};
+  wait_until("the pool's lines are in the journal", kPatience, [&] {
+    std::string lines = machine->must(lines_of_pool);
+    return occurrences(lines, "listening on 127.0.0.1:7007") == 1 &&
+           occurrences(lines, "ready") == 1;
+  });
+  expect_equal("priority of a line",
+               machine->must({"journalctl", "-u", "preforkd.service", "-o", "cat", "--no-pager",
+                              "-p", "warning"}),
+               "");
+}
+
+// Active means that clients are served: `start` takes a second and a half in each worker.
+void active_only_when_ready() {
+  auto machine = Machine::boot();
+  if (!machine) return;
+  machine->configure(
+      "control = { web = \"\"; };\npools = ( { name = \"echo\"; listen = [ \"127.0.0.1:7007\" ]; "
+      "handler = \"unruly\"; settings = { start_ms = 1500; }; } );");
+  machine->add_handler("unruly");
+  machine->must({"systemctl", "start", "--no-block", "preforkd.service"});
+  bool seen_starting = false;
+  wait_until("it is active", kPatience, [&] {
+    const bool active = machine->is_active();  // asked first: from then on it must be running
+    const std::string state = machine->pool()["state"];
+    seen_starting |= !active && state == "starting";
+    if (active) expect_equal("the pool of an active service", state, "running");
+    return active;
+  });
+  expect(seen_starting, "it was not active while its workers started");
+}
+
+void refuses_a_wrong_configuration() {
+  auto machine = Machine::boot();
+  if (!machine) return;
+  machine->configure("pools = ();");
+  expect(machine->exec({"systemctl", "start", "preforkd.service"}).code != 0, "start fails");
+  expect_equal("state", machine->property("ActiveState"), "failed");
+  expect_equal("exit status", machine->property("ExecMainStatus"), "78");
+  expect_equal("restarts", machine->property("NRestarts"), "0");
+  expect_nothing_left(*machine);
+}
+
+void socket_activation() {
+  auto machine = Machine::boot();
+  if (!machine) return;
+  machine->configure(config("min = 1; max = 4;", "systemd:echo"));
+  machine->must({"systemctl", "start", "preforkd.socket"});
+  expect_equal("the service before a client", machine->property("ActiveState"), "inactive");
+  machine->expect_served("the first client, which starts it");
+  expect(machine->is_active(), "active after the first client");
+  expect_equal("the address", machine->pool()["listen"].at(0), "127.0.0.1:7007");
+  machine->must({"systemctl", "restart", "preforkd.service"});
+  machine->expect_served("a client after a restart");
+  machine->must({"systemctl", "stop", "preforkd.socket", "preforkd.service"});
+  expect_nothing_left(*machine);
+}
+
+void comes_back_after_a_kill() {
+  auto machine = Machine::boot();
+  if (!machine) return;
+  machine->configure(config("min = 1; max = 4;"));
+  machine->must({"systemctl", "start", "preforkd.service"});
+  machine->must({"systemctl", "kill", "--kill-who=main", "-s", "KILL", "preforkd.service"});
+  wait_until("systemd has started it again", kPatience,
+             [&] { return machine->property("NRestarts") == "1" && machine->is_active(); });
+  machine->expect_served("the echo");
+  machine->must({"systemctl", "stop", "preforkd.service"});
+  expect_nothing_left(*machine);
+}
+
+}  // namespace
+
+Suite systemd_suite() {
+  return {"systemd",
+          {{"from start to stop", from_start_to_stop},
+           {"fields in the journal", journal_fields},
+           {"active only when ready", active_only_when_ready},
+           {"a wrong configuration", refuses_a_wrong_configuration},
+           {"socket activation", socket_activation},
+           {"comes back after a kill", comes_back_after_a_kill}}};
+}
+
+}  // namespace preforkd::system_test
