@@ -49,7 +49,11 @@ class Members {
     return value.is_number_integer();
   }
   static bool read(const json& value, PoolFacts::Generation& into) {
-    return Members(value).take("number", into.number).take("over", into.over).good();
+    return Members(value)
+        .take("number", into.number)
+        .take("over", into.over)
+        .take("supervised", into.supervised)
+        .good();
   }
   static bool read(const json& value, Limits& into) {
     double shrink_after = 0;

@@ -6,6 +6,17 @@
 #include "control/totals.h"
 
 namespace preforkd {
+namespace {
+
+// Without a supervisor nobody clears the slots of those who left: only who has a connection in hand is
+// there for sure. (An idle worker leaves at once.)
+void forget_the_gone(shm::Snapshot& snapshot) {
+  std::erase_if(snapshot.workers, [](const shm::WorkerView& w) { return !w.active; });
+  snapshot.starting = snapshot.idle = snapshot.retiring = 0;
+  snapshot.busy = snapshot.active;
+}
+
+}  // namespace
 
 uint64_t Reading::sum(uint32_t shm::Snapshot::*member) const {
   uint64_t total = 0;
@@ -25,6 +36,7 @@ void PoolReader::learn(PoolFacts facts, const shm::Figures& base) {
     if (named != facts.generations.end()) {
       s->second.listed = true;
       s->second.over = named->over;
+      s->second.supervised = named->supervised;
     }
     ++s;
   }
@@ -39,6 +51,7 @@ void PoolReader::learn_segment(uint32_t generation, UniqueFd read_only, uint64_t
       if (named.number != generation) continue;
       segment.listed = true;
       segment.over = named.over;
+      segment.supervised = named.supervised;
     }
   segments_.insert_or_assign(generation, std::move(segment));
 }
@@ -57,6 +70,7 @@ Reading PoolReader::read(Nanoseconds now) {
       continue;
     }
     reading.figures += snapshot->figures;
+    if (!segment.supervised) forget_the_gone(*snapshot);
     for (auto& worker : snapshot->workers)
       if (worker.active && worker.since && now > worker.since) unfinished_ns += now - worker.since;
     reading.living.push_back(std::move(*snapshot));

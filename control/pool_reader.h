@@ -18,6 +18,7 @@ struct Segment {
   uint64_t serial;      // no two segments of this process share one
   bool listed = false;  // the daemon has named this generation
   bool over = false;    // ... and said that all its processes are gone
+  bool supervised = true;
 };
 
 // What one look into the memory of a pool gave.

@@ -305,7 +305,7 @@ void Daemon::notify_state() {
       std::to_string(running) + " of " + std::to_string(pools_.size()) + " pools running" + status;
   if (said_ready_ || starting > 0) return notify_.status(status);
   said_ready_ = true;
-  log_info("ready: " + status + "; control socket " + control_path_);
+  if (reloads_asked_ == 0) log_info("ready: " + status + "; control socket " + control_path_);
   notify_.ready(status);
 }
 

@@ -63,7 +63,8 @@ class Daemon final : private PoolOwner {
   Settings settings_;
   const Nanoseconds started_;
   int64_t control_gid_ = -1;
-  uint64_t reloads_ = 0;
+  uint64_t reloads_ = 0;        // that succeeded
+  uint64_t reloads_asked_ = 0;  // those refused, too
 
   EventLoop loop_;
   Notify notify_;

@@ -81,6 +81,7 @@ void Daemon::set_limits(const Request& request, Pool& pool) {
 
 // Everything is checked before anything is changed. Returns why it was refused, or "".
 std::string Daemon::reload() {
+  ++reloads_asked_;
   notify_.reloading();
   std::vector<std::string> errors;
   LoadedSettings loaded =

@@ -182,17 +182,32 @@ void the_daemon_dies() {
   Client busy(server.address()), program(server.address("cat"));
   expect(busy.echoes("hello\n"), "echo");
   expect(program.echoes("hello\n"), "echo by a program");
-  std::string address = server.address();
   server.signal(SIGKILL);
   server.wait_exit();
-  wait_until("nobody accepts any more", kPatience,
-             [&] { return !Client::try_connect(address).has_value(); });
   expect(busy.echoes("still\n"), "a busy worker goes on");
   expect(program.echoes("still\n"), "so does a program");
   busy.half_close();
   program.half_close();
   expect(busy.is_ended() && program.is_ended(), "both finish");
   wait_until("nothing is left", kPatience, [&] { return server.left_behind().empty(); });
+}
+
+// As systemd would start it again, while workers of the one before still finish.
+void a_new_daemon_takes_over() {
+  Server server({PoolText{}});
+  const std::string address = server.address();
+  Client busy(address);
+  expect(busy.echoes("before\n"), "echo");
+  server.signal(SIGKILL);
+  server.wait_exit();
+  server.write_config(config_of({PoolText{.listen = "\"" + address + "\""}}));
+  wait_until("another daemon serves at the same address", kPatience, [&] {
+    server.start_again();
+    return Client(address).echoes("hello\n");
+  });
+  expect(busy.echoes("after\n"), "the busy one goes on");
+  busy.half_close();
+  expect(busy.is_ended(), "and finishes");
 }
 
 void the_daemon_dies_and_nobody_finishes() {
@@ -279,6 +294,7 @@ Suite deaths_suite() {
        {"supervisors die under load", supervisors_die_under_load},
        {"control dies", control_dies},
        {"the daemon dies", the_daemon_dies},
+       {"a new daemon takes over", a_new_daemon_takes_over},
        {"the daemon dies and nobody finishes", the_daemon_dies_and_nobody_finishes},
        {"stuck connections are ended", stuck_connections_are_ended},
        {"a slow start is ended", a_slow_start_is_ended},

@@ -203,6 +203,16 @@ int Server::wait_exit(double seconds) {
   return exit_code(status);
 }
 
+void Server::start_again() {
+  reaped_ = died_by_signal_ = false;
+  start({});
+  try {
+    wait_until_ready();
+  } catch (const SysError&) {
+    throw Failure("it ended again, exit code " + std::to_string(wait_exit()));
+  }
+}
+
 std::vector<pid_t> Server::left_behind() {
   std::vector<pid_t> left;
   for (pid_t pid : own_children()) {

@@ -101,6 +101,7 @@ class Server {
   std::vector<pid_t> worker_pids(const std::string& pool = "echo");  // from /proc, not from status
   void signal(int number);
   int wait_exit(double seconds = 40);  // the exit code, as in Outcome; the daemon is reaped
+  void start_again();  // after wait_exit, in the same folder; throws Failure if it does not come up
   bool has_exited() const { return reaped_; }
   std::vector<pid_t> left_behind();  // running children of ours that came with it
 

@@ -15,10 +15,20 @@ Suite recycle_suite();
 Suite stop_suite();
 Suite program_suite();
 Suite idle_suite();
+Suite config_suite();
+Suite resources_suite();
+Suite clients_suite();
+Suite control_abuse_suite();
+Suite git_suite();
+Suite rsync_suite();
+Suite echo_load_suite();
+Suite systemd_suite();
 
 inline std::vector<Suite> all_suites() {
-  return {serve_suite(),   sizing_suite(), limits_suite(),  deaths_suite(),
-          recycle_suite(), stop_suite(),   program_suite(), idle_suite()};
+  return {serve_suite(),   sizing_suite(),    limits_suite(),    deaths_suite(),
+          recycle_suite(), stop_suite(),      program_suite(),   idle_suite(),
+          config_suite(),  resources_suite(), clients_suite(),   control_abuse_suite(),
+          git_suite(),     rsync_suite(),     echo_load_suite(), systemd_suite()};
 }
 
 }  // namespace preforkd::system_test

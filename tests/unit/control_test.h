@@ -118,7 +118,7 @@ inline bool learn_segment(Pools& pools, const FakeSegment& segment, uint32_t gen
   return pools.learn(d);
 }
 
-inline const json kFirst = {{{"number", 1}, {"over", false}}};
-inline const json kFirstOver = {{{"number", 1}, {"over", true}}};
+inline const json kFirst = {{{"number", 1}, {"over", false}, {"supervised", true}}};
+inline const json kFirstOver = {{{"number", 1}, {"over", true}, {"supervised", false}}};
 
 }  // namespace preforkd
