@@ -19,7 +19,9 @@
 //   starting, it posts one.
 //   Killed while waiting, when it was woken and had not taken the ticket yet: the wake-up is gone with it,
 //   and the others would sleep beside a ticket. The supervisor passes it on when it reaps one that waited.
-// A supervisor never waits on a semaphore. What a hostile worker posts is bounded by `most`.
+// A supervisor never waits on a semaphore. What a hostile worker posts is bounded by `most`. What it writes
+// over a semaphore is put right before each use; should it hit the instant in between, glibc may abort the
+// supervisor, or wait: it is replaced, at once or after 5 s of silence.
 #pragma once
 
 #include <semaphore.h>
