@@ -51,6 +51,8 @@ class Generation {
   int segment() const { return segment_.get(); }
   bool has_supervisor() const { return state_ < State::kOrphaned; }
   bool serves() const { return state_ <= State::kServing; }
+  // Whether it may have workers that accept: they do so before the first `min` of them are there.
+  bool may_accept() const { return serves() && preloaded_; }
 
   // `on_done` is called when the supervisor acknowledged, or with false when it died before.
   using OnDone = std::function<void(bool)>;

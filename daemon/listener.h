@@ -34,6 +34,7 @@ class Listener {
   }
   const std::string& address() const { return address_; }  // in force: with the real port
   ino_t inode() const { return inode_; }
+  bool is_inherited() const { return inherited_; }
 
   // Stopping, step 1: no new client gets in, and who waits in the queue stays there. (TCP: a filter drops
   // SYNs, which their senders repeat until step 2 refuses them. Unix: the path is removed. A queue that

@@ -77,12 +77,17 @@ void Pool::launch_generation() {
   args.generation = next_generation_;
   args.capacity = capacity;
   args.listen_sockets = static_cast<uint32_t>(listeners_.size());
+  args.own_sockets = static_cast<uint32_t>(
+      std::count_if(listeners_.begin(), listeners_.end(),
+                    [](const Listener& listener) { return !listener.is_inherited(); }));
   args.log_level = static_cast<int>(log_level_);
   Launch what;
   what.executable = paths_.supervisor;
   what.argv = args.to_argv("preforkd: supervisor " + settings_.name);
   what.descriptors = {theirs.get(), document.get(), segment.read_write.get(), handler.get()};
-  for (const Listener& listener : listeners_) what.descriptors.push_back(listener.fd());
+  for (bool inherited : {false, true})
+    for (const Listener& listener : listeners_)
+      if (listener.is_inherited() == inherited) what.descriptors.push_back(listener.fd());
   what.user = user_;
 
   GenerationOwner& owner = *this;
@@ -313,7 +318,7 @@ void Pool::finish() {
   bool anybody_accepts = false;
   for (auto& g : generations_) {
     if (!g->serves()) continue;
-    anybody_accepts |= g->state() == Generation::State::kServing;
+    anybody_accepts |= g->may_accept();
     g->drain(settings_.drain_timeout, true);
   }
   if (!anybody_accepts)
@@ -325,8 +330,14 @@ void Pool::stop_now() {
   finishing_ = true;
   loop_.cancel(restart_timer_);
   forget_listeners();
-  for (Listener& listener : listeners_) listener.give_up();
-  for (auto& g : generations_) g->stop();
+  bool anybody_accepts = false;
+  for (auto& g : generations_) {
+    anybody_accepts |= g->may_accept();
+    g->stop();
+  }
+  // Not before the workers were told: to them a socket that is shut down under their hands is broken.
+  if (!anybody_accepts)
+    for (Listener& listener : listeners_) listener.give_up();
   if (state_ != PoolState::kStopped) set_state(PoolState::kDraining);
 }
 

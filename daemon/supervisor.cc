@@ -1,6 +1,7 @@
 #include "daemon/supervisor.h"
 
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -49,10 +50,12 @@ void install_supervisor_signals(shm::Doorbell& bell) {
     sigaction(number, &action, nullptr);
 }
 
-Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon)
+Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon,
+                       uint32_t own_sockets)
     : plan_(plan),
       board_(board),
       daemon_(daemon),
+      own_sockets_(own_sockets),
       workforce_(plan, board, [this] { daemon_.close(); }),
       limits_(plan.settings.limits) {
   memory_.step_began = monotonic_now();
@@ -120,7 +123,7 @@ void Supervisor::obey(const Order& order, Nanoseconds now) {
       break;
     case OrderType::kStop:
       course_ = Course::kEnding;
-      board_.segment().published.leaving.store(1);
+      board_.segment().published.leaving.store(shm::kDrain);
       workforce_.end_all(now);
       break;
     case OrderType::kReadable:
@@ -144,9 +147,16 @@ void Supervisor::drain(Nanoseconds timeout, bool finish_queue, Nanoseconds now) 
   }
   // Every worker that becomes busy from now on rings: the daemon wants to know when none accepts.
   published.low_water.store(~0u);
-  published.leaving.store(1);
+  published.leaving.store(shm::kDrain);
   workforce_.release_all_starters();
   workforce_.nudge_all();
+}
+
+// Busy workers hold the sockets until they are done: without this nobody serves who comes in, and the next
+// daemon cannot bind their addresses.
+void Supervisor::give_up_sockets() {
+  for (; own_sockets_ > 0; --own_sockets_)
+    shutdown(plan_.listen_sockets[own_sockets_ - 1], SHUT_RDWR);
 }
 
 // Whether nobody is left who could still be served. Nobody joins the queue any more.
@@ -208,6 +218,7 @@ bool Supervisor::tell_progress() {
     heard &= told_quiet_ = say(ReportType::kQuiet);
     board_.segment().published.low_water.store(0);
   }
+  if (told_quiet_ && !daemon_.is_open()) give_up_sockets();
   if (!heard) due_ = std::min(due_, monotonic_now() + kSayAgain);
   return false;
 }
@@ -261,6 +272,7 @@ void Supervisor::publish(bool more_starters_than_tickets) {
     ring_on |= shm::kRingOnStarted;
   if (breaker_.deaths) ring_on |= shm::kRingOnCompleted;
   set(published.ring_on, ring_on);
+  set(published.leaving, board_.alive() > limits_.max ? shm::kAboveMax : shm::kStay);
 }
 
 // Decides how big the pool should be, and makes it so.
@@ -317,9 +329,11 @@ bool Supervisor::settle(Nanoseconds now) {
     breaker_ = breaker_.after_probe(now, jitter());
   }
 
-  const bool new_hold = verdict.action == Action::kHold &&
-                        (recorded_action_ != verdict.action || recorded_reason_ != verdict.reason);
-  if (verdict.action == Action::kGrow || verdict.action == Action::kShrink || new_hold)
+  // What lasts is recorded once: a hold, and waiting for busy workers to leave.
+  const bool lasts = verdict.action == Action::kHold || verdict.reason == Reason::kAboveMax;
+  const bool same = recorded_action_ == verdict.action && recorded_reason_ == verdict.reason;
+  if (recorded_reason_ == Reason::kAboveMax && !same) workforce_.take_back_tickets();
+  if (verdict.action != Action::kNone && !(lasts && same))
     board_.record(verdict.action, verdict.reason, verdict.count, seen.counts, view.queued,
                   verdict.peak, limits_, memory_.patience, now);
   recorded_action_ = verdict.action;
@@ -329,7 +343,7 @@ bool Supervisor::settle(Nanoseconds now) {
     case Action::kGrow:
       return grow(verdict, now);
     case Action::kShrink:
-      if (verdict.reason == Reason::kAboveMax) return workforce_.dismiss(verdict.count) > 0;
+      // (Above max: the idle ones now, and of the busy ones whoever is done first; see publish().)
       workforce_.retire_longest_idle(verdict.count);
       return false;
     default:

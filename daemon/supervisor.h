@@ -28,7 +28,8 @@ namespace preforkd {
 
 class Supervisor {
  public:
-  Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon);
+  // The first `own_sockets` of the plan's listen sockets are shut down if the daemon dies.
+  Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon, uint32_t own_sockets);
 
   // Returns when every worker is gone: drained, stopped, or without a daemon.
   int run();
@@ -49,6 +50,7 @@ class Supervisor {
 
   void obey(const Order& order, Nanoseconds now);
   void drain(Nanoseconds timeout, bool finish_queue, Nanoseconds now);
+  void give_up_sockets();
   bool queue_is_finished(Nanoseconds now);
   void publish(bool more_starters_than_tickets);
   bool may_fork(Nanoseconds now) const;
@@ -60,6 +62,7 @@ class Supervisor {
   const WorkerPlan& plan_;
   shm::Scoreboard& board_;
   Channel& daemon_;
+  uint32_t own_sockets_;
   Workforce workforce_;
   Limits limits_;
   ScalerMemory memory_;

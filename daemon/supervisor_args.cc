@@ -9,9 +9,11 @@ namespace preforkd {
 
 std::vector<std::string> SupervisorArgs::to_argv(const std::string& title) const {
   if (check) return {title, "--check"};
-  return {title, "--generation=" + std::to_string(generation),
+  return {title,
+          "--generation=" + std::to_string(generation),
           "--capacity=" + std::to_string(capacity),
           "--listen-sockets=" + std::to_string(listen_sockets),
+          "--own-sockets=" + std::to_string(own_sockets),
           "--log-level=" + std::to_string(log_level)};
 }
 
@@ -20,6 +22,7 @@ SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
                                     {"generation", required_argument, nullptr, 'g'},
                                     {"capacity", required_argument, nullptr, 'c'},
                                     {"listen-sockets", required_argument, nullptr, 'n'},
+                                    {"own-sockets", required_argument, nullptr, 'o'},
                                     {"log-level", required_argument, nullptr, 'l'},
                                     {}};
   SupervisorArgs args;
@@ -38,6 +41,9 @@ SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
         break;
       case 'n':
         args.listen_sockets = number();
+        break;
+      case 'o':
+        args.own_sockets = number();
         break;
       case 'l':
         args.log_level = static_cast<int>(number());

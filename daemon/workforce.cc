@@ -133,7 +133,7 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
   // (One that could not be executed has no connection in hand any more: the worker has counted it.)
   const bool was_program = plan_.program && last.active;
   const bool may_leave = last.state != WorkerState::kStarting || record.told_to_leave ||
-                         board_.segment().published.leaving.load() != 0;
+                         board_.segment().published.leaving.load() == shm::kDrain;
   if (record.ending && (signaled || was_program)) {
     death.ending = shm::Ending::kTimedOut;
     // A worker that does not get through `start` is as bad as one that crashes in it.
@@ -183,23 +183,6 @@ void Workforce::tell_to_leave(uint32_t slot) {
   records_[slot].told_to_leave = true;
   ++told_;
   send(records_[slot], plan_.nudge_signal());
-}
-
-uint32_t Workforce::dismiss(const uint32_t wanted) {
-  uint32_t count = wanted;
-  // Idle ones at once; of the others those in higher slots, which keeps the scans short.
-  for (uint32_t slot : board_.idle_longest(board_.capacity())) {
-    if (count == 0) break;
-    if (records_[slot].told_to_leave) continue;
-    tell_to_leave(slot);
-    --count;
-  }
-  for (auto slot = static_cast<uint32_t>(records_.size()); slot-- > 0 && count > 0;) {
-    if (records_[slot].pid == 0 || records_[slot].told_to_leave) continue;
-    tell_to_leave(slot);
-    --count;
-  }
-  return wanted - count;
 }
 
 uint32_t Workforce::dismiss_recyclers(const uint32_t most) {

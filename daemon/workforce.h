@@ -45,8 +45,6 @@ class Workforce {
   // --- orders to workers ---
   void retire_longest_idle(uint32_t count);  // retire tickets and nudges
   void take_back_tickets();
-  // Exactly so many leave: idle ones first, then busy ones. Returns how many were told.
-  uint32_t dismiss(uint32_t wanted);
   uint32_t dismiss_recyclers(uint32_t most);
   void nudge_idle(uint32_t count);
   void nudge_all();

@@ -131,10 +131,14 @@ void Seat::retire(Nanoseconds now) {
   bits_.busy.fetch_and(~bit_);
 }
 
+bool Seat::is_one_too_many() {
+  return segment_.published.leaving.load() == shm::kAboveMax && may_retire();
+}
+
 bool Seat::may_retire() { return shm::try_ticket(segment_.tickets.retire); }
 
 bool Seat::must_leave() const {
-  return segment_.published.leaving.load() != 0 || slot_.leave.load() != 0;
+  return segment_.published.leaving.load() == shm::kDrain || slot_.leave.load() != 0;
 }
 
 bool Seat::must_end(uint64_t number) const {
@@ -143,7 +147,7 @@ bool Seat::must_end(uint64_t number) const {
 }
 
 bool Seat::accepts_until(Nanoseconds now) const {
-  return segment_.published.leaving.load() != 0 && now < segment_.published.accept_until.load();
+  return segment_.published.leaving.load() == shm::kDrain && now < segment_.published.accept_until.load();
 }
 
 void Seat::ask_for_recycling() {

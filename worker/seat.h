@@ -41,6 +41,7 @@ class Seat {
   void idle(Nanoseconds now);               // busy → idle
   void retire(Nanoseconds now);             // idle or busy → retiring
 
+  bool is_one_too_many();                // above max, and there was a ticket: leave when done
   bool may_retire();                     // takes a retire ticket, if there is one
   bool must_leave() const;               // the generation drains, or this worker is to be replaced
   bool must_end(uint64_t number) const;  // the supervisor ordered the end of connection `number`

@@ -112,7 +112,7 @@ int Worker::run() {
   seat_.started(monotonic_now());
   while (auto connection = next_connection()) {
     serve(std::move(*connection));
-    if (seat_.must_end(seat_.begun()) || served_enough()) break;
+    if (seat_.must_end(seat_.begun()) || served_enough() || seat_.is_one_too_many()) break;
   }
   if (seat_.is_busy()) seat_.retire(monotonic_now());
   if (plan_.handler) plan_.handler->stop();

@@ -117,9 +117,9 @@ void a_supervisor_dies() {
   Client next(address);
   expect(next.echoes("meanwhile\n"), "a new client is served");
   expect(busy.echoes("after\n"), "the busy worker goes on with its connection");
+  server.wait_for("/generation", 2);
   server.wait_for("/state", "running");
   Json pool = server.pool();
-  expect_equal("generation", pool["generation"], 2);
   expect_equal("accepted", pool["connections"]["accepted"], 7);
   expect_equal("active", pool["connections"]["active"], 2);
   busy.half_close();
@@ -194,20 +194,24 @@ void the_daemon_dies() {
 
 // As systemd would start it again, while workers of the one before still finish.
 void a_new_daemon_takes_over() {
-  Server server({PoolText{}});
-  const std::string address = server.address();
-  Client busy(address);
-  expect(busy.echoes("before\n"), "echo");
+  PoolText pool{.listen = R"("127.0.0.1:0", "unix:@DIR@/local.sock")"};
+  Server server({pool});
+  const std::string address = server.address(), local = server.address("echo", 1);
+  Client busy(address), busy_too(local);
+  expect(busy.echoes("before\n") && busy_too.echoes("before\n"), "echo");
+  pool.listen = "\"" + address + "\", \"" + local + "\"";
+  server.write_config(config_of({pool}));
   server.signal(SIGKILL);
   server.wait_exit();
-  server.write_config(config_of({PoolText{.listen = "\"" + address + "\""}}));
-  wait_until("another daemon serves at the same address", kPatience, [&] {
+  wait_until("another daemon serves at the same addresses", kPatience, [&] {
     server.start_again();
-    return Client(address).echoes("hello\n");
+    return true;
   });
-  expect(busy.echoes("after\n"), "the busy one goes on");
+  expect(Client(address).echoes("hello\n") && Client(local).echoes("hello\n"), "it serves");
+  expect(busy.echoes("after\n") && busy_too.echoes("after\n"), "the busy ones go on");
   busy.half_close();
-  expect(busy.is_ended(), "and finishes");
+  busy_too.half_close();
+  expect(busy.is_ended() && busy_too.is_ended(), "and finish");
 }
 
 void the_daemon_dies_and_nobody_finishes() {

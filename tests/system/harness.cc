@@ -35,6 +35,13 @@ std::vector<pid_t> descendants_of(pid_t pid) {
   return all;
 }
 
+// The last lines: a server that failed again and again has said enough there.
+std::string end_of(const std::string& log) {
+  constexpr size_t kMost = 10'000;
+  if (log.size() <= kMost) return log;
+  return "...\n" + log.substr(log.find('\n', log.size() - kMost) + 1);
+}
+
 size_t append_to(char* data, size_t, size_t size, void* text) {
   static_cast<std::string*>(text)->append(data, size);
   return size;
@@ -159,7 +166,8 @@ void Server::start(const ServerOptions& options) {
 
 void Server::wait_until_ready(double seconds) {
   wait_until("the server is ready", seconds, [this] {
-    Json pools = status()["pools"];
+    Json all = status(), pools = all["pools"];
+    if (all["pid"] != pid_) throw Failure("another one, about to end, answers");
     return !pools.empty() && std::none_of(pools.begin(), pools.end(), [](const Json& pool) {
       return pool["state"] == "starting";
     });
@@ -199,12 +207,12 @@ void Server::signal(int number) {
 int Server::wait_exit(double seconds) {
   int status = wait_for_child(pid_, seconds);
   reaped_ = true;
-  died_by_signal_ = WIFSIGNALED(status);
+  died_by_signal_ |= WIFSIGNALED(status);
   return exit_code(status);
 }
 
 void Server::start_again() {
-  reaped_ = died_by_signal_ = false;
+  reaped_ = false;
   start({});
   try {
     wait_until_ready();
@@ -257,7 +265,8 @@ void Server::show_log_of_failure() {
   if (CU_get_number_of_failures() == failures_before_ &&
       std::uncaught_exceptions() == exceptions_before_)
     return;
-  std::fprintf(stderr, "\n--- log of the server of this failed test ---\n%s---\n", log().c_str());
+  std::fprintf(stderr, "\n--- log of the server of this failed test ---\n%s---\n",
+               end_of(log()).c_str());
 }
 
 // --- what it says --------------------------------------------------------------------------------

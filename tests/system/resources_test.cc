@@ -190,6 +190,9 @@ void worker_out_of_descriptors() {
 
 constexpr char kUnusedUser[] = "games";  // has no processes; root's forks are never refused
 
+// Above what control's user may have running already, and below what the pools here want.
+constexpr rlim_t kProcesses = 400;
+
 bool can_refuse_forks() {
   if (!is_root()) skip("only root can run a pool as another user");
   if (is_root() && !getpwnam(kUnusedUser)) skip("there is no user games");
@@ -215,7 +218,9 @@ void fork_refused_while_running() {
     return occurrences(server.decisions().dump(), "could not grow: the system refused another") > 0;
   });
   expect(clients[0].echoes("again\n"), "those that are there serve on");
-  expect_equal("the pool", server.pool()["state"], "running");
+  const std::string reason = "fork: Resource temporarily unavailable";
+  expect_equal("the pool", server.pool()["state"], "degraded");
+  expect_equal("why", server.pool()["reason"], reason);
   clients.erase(clients.begin());
   expect_equal("who waited is served by the first that is free", third.read_line(), "third");
 
@@ -227,6 +232,7 @@ void fork_refused_while_running() {
     return occurrences(server.log(), "fork: processes are to be had again\n") == 1;
   });
   expect_equal("how often it was said", occurrences(server.log(), "going on with"), 1u);
+  server.wait_for("/state", "running");
   expect_equal("the same supervisor", server.supervisor(), supervisor);
   for (auto* them : {&clients, &more}) them->clear();
   third.close();
@@ -235,8 +241,6 @@ void fork_refused_while_running() {
 
 void fork_refused_at_start() {
   if (!can_refuse_forks()) return;
-  // Above what control's user may have running already, and below what the pool wants.
-  constexpr rlim_t kProcesses = 400;
   Server server(
       {PoolText{.workers = "min = 500; max = 500; starting = 500;", .more = "user = \"games\";"}},
       {.in_child = [] {
@@ -245,13 +249,34 @@ void fork_refused_at_start() {
       }});
   const size_t there = server.worker_pids().size();
   expect(there > 0 && there < kProcesses, std::to_string(there) + " workers");
-  expect_equal("the pool", server.pool()["state"], "running");
+  expect_equal("the pool", server.pool()["state"], "degraded");
   expect_contains("the log", server.log(), "fork: Resource temporarily unavailable: going on with");
   expect(Client(server.address()).echoes("hello\n"), "those that are there serve");
   set_limit(server.supervisor(), RLIMIT_NPROC, 1000);
   server.wait_until("all workers are there", kPatience,
                     [&] { return server.pool()["workers"]["total"] == 500; });
+  server.wait_for("/state", "running");
   expect_exact_figures(server, "echo", 1);
+}
+
+// It was never ready, but those that are there serve: they finish what they have in hand, in peace.
+void stopped_while_forks_are_refused() {
+  if (!can_refuse_forks()) return;
+  Server server(
+      {PoolText{.workers = "min = 500; max = 500; starting = 500;", .more = "user = \"games\";"}},
+      {.in_child = [] {
+        rlimit limit{kProcesses, 1000};
+        setrlimit(RLIMIT_NPROC, &limit);
+      }});
+  Client client(server.address());
+  expect(client.echoes("before\n"), "served");
+  server.signal(SIGTERM);
+  server.wait_until("it is stopping", kPatience,
+                    [&] { return server.status()["stopping"] == true; });
+  expect(client.echoes("after\n"), "served to the end");
+  client.close();
+  expect_equal("exit code", server.wait_exit(), 0);
+  expect_equal("complaints of workers", occurrences(server.log(), ": worker "), 0u);
 }
 
 // --- shared memory -------------------------------------------------------------------------------
@@ -293,6 +318,7 @@ Suite resources_suite() {
            {"a worker out of descriptors", worker_out_of_descriptors},
            {"fork refused while running", fork_refused_while_running},
            {"fork refused at start", fork_refused_at_start},
+           {"stopped while forks are refused", stopped_while_forks_are_refused},
            {"full /dev/shm", full_dev_shm}}};
 }
 

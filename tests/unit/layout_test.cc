@@ -3,11 +3,13 @@
 
 #include <sys/stat.h>
 
+#include <cctype>
 #include <fstream>
 #include <map>
-#include <regex>
 #include <set>
+#include <string>
 #include <type_traits>
+#include <vector>
 
 #include "shm/region.h"
 #include "tests/unit/unit_test.h"
@@ -130,22 +132,34 @@ struct Field {
 };
 using Fields = std::map<std::string, Field>;  // by "Struct.field"
 
-// What the document's tables say: "| 16 | `end` | u64 | ... |" below a heading "### Slot".
+// The cells of "| 16 | `end` | u64 | ... |", without backquotes and surrounding blanks.
+std::vector<std::string> cells(const std::string& row) {
+  std::vector<std::string> found;
+  for (size_t begin = 1, end; (end = row.find('|', begin)) != row.npos; begin = end + 1) {
+    std::string cell = row.substr(begin, end - begin);
+    std::erase_if(cell, [](char c) { return c == '`'; });
+    cell.erase(0, cell.find_first_not_of(' '));
+    found.push_back(cell.substr(0, cell.find_last_not_of(' ') + 1));
+  }
+  return found;
+}
+
+// What the document's tables say, each below the heading "### Struct".
 Fields documented_fields() {
   static const std::map<std::string, size_t> kWidths = {
       {"u32", 4}, {"i32", 4}, {"u64", 8}, {"sem_t", sizeof(sem_t)}, {"40 bytes", 1}};
   std::ifstream file("doc/SHM.md");  // the tests run in the repository
   CU_ASSERT_FATAL(file.is_open());
-  const std::regex heading("### (\\w+)"),
-      row("\\| (\\d+) \\| `(\\w+)` \\| ([^|×]+?)( × \\d+)? \\|.*");
   Fields fields;
   std::string section;
-  std::smatch found;
   for (std::string line; std::getline(file, line);) {
-    if (std::regex_match(line, found, heading)) section = found[1];
-    if (!std::regex_match(line, found, row)) continue;
-    CU_ASSERT_FATAL(kWidths.contains(found[3]));
-    fields[section + "." + std::string(found[2])] = {std::stoul(found[1]), kWidths.at(found[3])};
+    if (line.starts_with("### ")) section = line.substr(4);
+    if (section.empty() || !line.starts_with("| ") || !std::isdigit(line[2])) continue;
+    auto row = cells(line);
+    CU_ASSERT_FATAL(row.size() == 4);
+    auto width = kWidths.find(row[2].substr(0, row[2].find(" ×")));
+    CU_ASSERT_FATAL(width != kWidths.end());
+    fields[section + "." + row[1]] = {std::stoul(row[0]), width->second};
   }
   return fields;
 }
