@@ -46,13 +46,9 @@ struct Row {
 };
 
 // What is shown while it runs; the report comes at the end.
-inline void progress(const std::string& line) {
-  std::cerr << line << std::endl;
-}
+inline void progress(const std::string& line) { std::cerr << line << std::endl; }
 
-inline Verdict reached_if(bool reached) {
-  return reached ? Verdict::kReached : Verdict::kMissed;
-}
+inline Verdict reached_if(bool reached) { return reached ? Verdict::kReached : Verdict::kMissed; }
 
 class Report {
  public:

@@ -16,9 +16,7 @@ constexpr double kMaxInt = 2147483647, kMaxUnsigned = 4294967295;
 constexpr double kTenYears = 10.0 * 365 * 24 * 3600;
 constexpr double kTenMilliseconds = 0.01;  // for times of which none at all makes no sense
 
-std::string fine(const std::string&) {
-  return "";
-}
+std::string fine(const std::string&) { return ""; }
 
 std::string pool_name(const std::string& name) {
   constexpr std::string_view kFirst = "abcdefghijklmnopqrstuvwxyz0123456789";
@@ -149,12 +147,8 @@ std::string number(double value) {
 
 }  // namespace
 
-std::span<const SectionRow> sections() {
-  return kSections;
-}
-std::span<const Key> keys() {
-  return kKeys;
-}
+std::span<const SectionRow> sections() { return kSections; }
+std::span<const Key> keys() { return kKeys; }
 
 const Key* find_key(Section section, std::string_view name) {
   for (const Key& key : kKeys)

@@ -13,12 +13,8 @@ bool is_digit(char c, int base = 10) {
   auto byte = static_cast<unsigned char>(c);
   return base == 16 ? std::isxdigit(byte) : std::isdigit(byte);
 }
-bool begins_name(char c) {
-  return std::isalpha(static_cast<unsigned char>(c)) || c == '*';
-}
-bool continues_name(char c) {
-  return begins_name(c) || is_digit(c) || c == '-' || c == '_';
-}
+bool begins_name(char c) { return std::isalpha(static_cast<unsigned char>(c)) || c == '*'; }
+bool continues_name(char c) { return begins_name(c) || is_digit(c) || c == '-' || c == '_'; }
 
 // Cuts the text as libconfig's scanner does, as far as it takes to tell numbers from everything
 // else.
@@ -131,8 +127,6 @@ class Scanner {
 
 }  // namespace
 
-void check_literals(std::string_view text, Problems& problems) {
-  Scanner(text, problems).run();
-}
+void check_literals(std::string_view text, Problems& problems) { Scanner(text, problems).run(); }
 
 }  // namespace preforkd

@@ -28,7 +28,7 @@ struct DaemonFacts {
 struct PoolFacts {
   struct Generation {
     uint32_t number = 0;
-    bool over = false;  // all its processes are gone
+    bool over = false;       // all its processes are gone
     bool supervised = true;  // its supervisor lives: slots of dead workers are cleared
   };
   std::string name, state;

@@ -22,10 +22,9 @@ std::string pool_facts(const Pool& pool) {
   const Limits& l = pool.limits();
   json generations = json::array(), listen = json::array(), inodes = json::array();
   for (const auto& g : pool.generations())
-    generations.push_back(
-        {{"number", g->number()},
-         {"over", g->state() == Generation::State::kOver},
-         {"supervised", g->has_supervisor()}});
+    generations.push_back({{"number", g->number()},
+                           {"over", g->state() == Generation::State::kOver},
+                           {"supervised", g->has_supervisor()}});
   for (const Listener& listener : pool.listeners()) {
     listen.push_back(listener.address());
     inodes.push_back(listener.inode());

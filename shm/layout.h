@@ -74,14 +74,15 @@ struct alignas(kLine) Published {
   Word low_water;     // a worker that leaves fewer idle than this behind rings; 0 = nobody rings
   Word scan_words;    // how many words of Bits hold a live slot (a bound for scans)
   Word ring_on;       // RingOn: what else the supervisor wants to hear of
-  Word leaving;     // Leaving: whether workers are to go
+  Word leaving;       // Leaving: whether workers are to go
   Long accept_until;  // while leaving: until then, connections that already wait are still served
   uint8_t reserved[104];
 };
 enum Leaving : uint32_t {
   kStay = 0,
-  kDrain = 1,     // this generation drains: a worker leaves at its next wait, or when it is done
-  kAboveMax = 2,  // `max` was lowered: a worker that is done with a connection tries a retire ticket
+  kDrain = 1,  // this generation drains: a worker leaves at its next wait, or when it is done
+  kAboveMax =
+      2,  // `max` was lowered: a worker that is done with a connection tries a retire ticket
 };
 enum RingOn : uint32_t {
   kRingOnStarted = 1,    // a worker became idle for the first time

@@ -147,7 +147,8 @@ bool Seat::must_end(uint64_t number) const {
 }
 
 bool Seat::accepts_until(Nanoseconds now) const {
-  return segment_.published.leaving.load() == shm::kDrain && now < segment_.published.accept_until.load();
+  return segment_.published.leaving.load() == shm::kDrain &&
+         now < segment_.published.accept_until.load();
 }
 
 void Seat::ask_for_recycling() {

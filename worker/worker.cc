@@ -160,9 +160,7 @@ std::optional<Accepted> Worker::last_accept(bool leaving) {
   return connection;
 }
 
-void Worker::go_idle() {
-  seat_.idle(monotonic_now());
-}
+void Worker::go_idle() { seat_.idle(monotonic_now()); }
 
 void Worker::wait() { acceptor_.wait(wait_mask_, -1); }
 

@@ -89,7 +89,8 @@ void keeps_figures_over_generations() {
 
   two.worker(0, WorkerState::kIdle, 1, false);
   CU_ASSERT(learn_segment(pools, two, 2));
-  CU_ASSERT(learn(pools, ControlNews::kPool, pool_news({{{"number", 2}, {"over", false}, {"supervised", true}}}),
+  CU_ASSERT(learn(pools, ControlNews::kPool,
+                  pool_news({{{"number", 2}, {"over", false}, {"supervised", true}}}),
                   pack_totals(closing->totals)));
   CU_ASSERT(pool->segments().size() == 1 && pool->segments().contains(2));
   view = view_of(*pool);

@@ -79,7 +79,8 @@ bool adopts_and_ends() {
   const pid_t second_session = leave_workers_behind(*second);
 
   auto left = children_in_session(first_session);
-  bool right = left && left->size() == kWorkers && children_in_session(second_session)->size() == kWorkers;
+  bool right =
+      left && left->size() == kWorkers && children_in_session(second_session)->size() == kWorkers;
   for (const Word& worker : first->workers)
     right &= contains(*left, static_cast<pid_t>(worker.load()));
   right &= children_in_session(getsid(0)) == std::vector<pid_t>{stranger.pid()};

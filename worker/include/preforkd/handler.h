@@ -37,18 +37,18 @@ extern "C" {
 struct preforkd_host {
   uint32_t abi;  /* the daemon's PREFORKD_ABI */
   uint32_t size; /* of this structure, in bytes */
-  const char *pool;
-  const char *settings; /* the pool's `settings` as a JSON object; "{}" without */
+  const char* pool;
+  const char* settings; /* the pool's `settings` as a JSON object; "{}" without */
   /* Writes one line to preforkd's log; `level` is syslog's (3 error, 4 warning, 6 info, 7 debug). May be
    * called from every function below. Never blocks in `preload`; in a worker it writes to descriptor 2. */
-  void (*log)(int level, const char *text);
+  void (*log)(int level, const char* text);
 };
 
 /* One accepted connection. Valid during `serve`. */
 struct preforkd_connection {
   uint32_t size; /* of this structure, in bytes */
   int fd;        /* a connected, blocking stream socket; preforkd closes it after `serve` */
-  const struct sockaddr *peer; /* the client's address (AF_INET, AF_INET6, AF_UNIX) */
+  const struct sockaddr* peer; /* the client's address (AF_INET, AF_INET6, AF_UNIX) */
   socklen_t peer_length;
   uint64_t number; /* 1 for this worker's first connection, and so on */
 };
@@ -56,22 +56,22 @@ struct preforkd_connection {
 struct preforkd_handler {
   uint32_t abi;     /* PREFORKD_ABI as the handler was compiled */
   uint32_t size;    /* sizeof(struct preforkd_handler) as the handler was compiled */
-  const char *name; /* for messages */
+  const char* name; /* for messages */
 
   /* Once, in the supervisor, before the first worker is forked; may be NULL. Store what the other
    * functions need in *state. Not 0: the pool cannot run; log why first. It must leave no thread behind:
    * a fork would not copy it. */
-  int (*preload)(const struct preforkd_host *host, void **state);
+  int (*preload)(const struct preforkd_host* host, void** state);
 
   /* In each worker before its first connection; may be NULL. At most `workers.starting` workers of a pool
    * run it at once, each for at most `timeouts.start`. Not 0: the worker dies, as if it had crashed. */
-  int (*start)(void *state);
+  int (*start)(void* state);
 
   /* Serves one connection. 0: served. Anything else: failed. Either way preforkd closes c->fd. */
-  int (*serve)(void *state, const struct preforkd_connection *c);
+  int (*serve)(void* state, const struct preforkd_connection* c);
 
   /* In a worker that leaves in an orderly way, after its last connection; may be NULL. */
-  void (*stop)(void *state);
+  void (*stop)(void* state);
 };
 
 /* The symbol that preforkd looks up, visible whatever -fvisibility says. */
