@@ -211,9 +211,9 @@ bool Supervisor::tell_progress() {
     if (said) told_degraded_ = !told_degraded_;
     heard &= said;
   }
-  // Busy workers take what waits before they leave.
-  const bool nobody_accepts = counts.idle + counts.starting == 0 &&
-                              (counts.busy == 0 || queue_is_finished(monotonic_now()));
+  // Who is busy, or looks at the queue a last time, takes what waits before leaving.
+  const bool nobody_accepts =
+      counts.idle + counts.starting == 0 && queue_is_finished(monotonic_now());
   if (course_ != Course::kServing && !told_quiet_ && nobody_accepts) {
     heard &= told_quiet_ = say(ReportType::kQuiet);
     board_.segment().published.low_water.store(0);

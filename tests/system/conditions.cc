@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <pwd.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -29,11 +28,6 @@ TakenPort::TakenPort() : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
       getsockname(fd_.get(), generic, &size) < 0)
     throw SysError("take a port", errno);
   number_ = ntohs(address.sin_port);
-}
-
-bool TakenPort::has_visitor() const {
-  pollfd visitor{fd_.get(), POLLIN, 0};
-  return poll(&visitor, 1, 0) == 1;
 }
 
 bool is_root() { return geteuid() == 0; }

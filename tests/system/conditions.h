@@ -17,7 +17,6 @@ class TakenPort {
   std::string address() const { return "127.0.0.1:" + std::to_string(number_); }
   std::string quoted() const { return "\"" + address() + "\""; }
   void free() { fd_.reset(); }
-  bool has_visitor() const;  // a connection waits to be accepted
 
  private:
   UniqueFd fd_;
@@ -27,6 +26,14 @@ class TakenPort {
 bool is_root();
 // Prints why a test cannot run here. Nothing but the machine's own limits may be a reason.
 void skip(const std::string& reason);
+
+// Whether the programs (built as this test is) have the sanitizers in them, which need descriptors and
+// system calls of their own.
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
 
 // In a child, before exec. They end it with a message where they fail.
 void become_nobody();  // nothing for who has no rights anyway

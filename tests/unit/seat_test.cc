@@ -284,14 +284,14 @@ void orders() {
   slot.leave.store(1);
   CU_ASSERT_TRUE(seat.must_leave());
   slot.leave.store(0);
-  pool.published().leaving.store(1);
+  pool.published().leaving.store(shm::kDrain);
   CU_ASSERT_TRUE(seat.must_leave());
 
   CU_ASSERT_FALSE(seat.accepts_until(kNow));
   pool.published().accept_until.store(kNow + 1);
   CU_ASSERT_TRUE(seat.accepts_until(kNow));
   CU_ASSERT_FALSE(seat.accepts_until(kNow + 1));
-  pool.published().leaving.store(0);
+  pool.published().leaving.store(shm::kStay);
   CU_ASSERT_FALSE(seat.accepts_until(kNow));
 }
 
@@ -302,6 +302,23 @@ void one_ticket_one_retirement() {
   shm::post_tickets(pool.segment().tickets.retire, 1);
   CU_ASSERT_TRUE(second.may_retire());
   CU_ASSERT_FALSE(first.may_retire());
+}
+
+// With `max` lowered, who is done with a connection leaves if there is a ticket; nobody else does.
+void one_too_many() {
+  Pool pool;
+  Seat seat = pool.started();
+  auto leaving = [&](shm::Leaving how) { pool.published().leaving.store(how); };
+  shm::post_tickets(pool.segment().tickets.retire, 2);
+  leaving(shm::kStay);
+  CU_ASSERT_FALSE(seat.is_one_too_many());
+  leaving(shm::kDrain);
+  CU_ASSERT_FALSE(seat.is_one_too_many());
+  leaving(shm::kAboveMax);
+  CU_ASSERT_FALSE(seat.must_leave());
+  CU_ASSERT_TRUE(seat.is_one_too_many());
+  CU_ASSERT_TRUE(seat.is_one_too_many());
+  CU_ASSERT_FALSE(seat.is_one_too_many());  // no ticket is left
 }
 
 // A hostile neighbour has written nonsense where this worker reads.
@@ -335,6 +352,7 @@ void add_seat_tests() {
       {"the tick wakes who waits on it", the_tick_wakes},
       {"orders to end and to leave", orders},
       {"one ticket, one retirement", one_ticket_one_retirement},
+      {"one too many, and a ticket", one_too_many},
       {"nonsense around", nonsense_around},
   };
   unit::add_suite("seat", kTests);
