@@ -4,7 +4,6 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 OUT     := build/$(BUILD)
 CXX     ?= g++
-VERSION := $(shell sed -n 's/.*kVersion\[\] = "\(.*\)".*/\1/p' base/version.h)
 
 FLAGS_release := -O2 -DNDEBUG
 FLAGS_debug   := -O0 -DPREFORKD_DEBUG
@@ -22,7 +21,6 @@ PROGRAMS := preforkd preforkd-supervisor preforkd-control preforkctl
 MAINS    := daemon/main.cc daemon/supervisor_main.cc control/main.cc control/preforkctl.cc
 FOLDERS  := base shm conf systemd worker daemon control
 HANDLERS := $(patsubst handlers/%.cc,$(OUT)/handlers/%.so,$(wildcard handlers/*.cc))
-ARCHIVES := $(FOLDERS:%=$(OUT)/%.a)
 TEST_HANDLERS := $(patsubst tests/system/handlers/%.cc,$(OUT)/tests/handlers/%.so,$(wildcard tests/system/handlers/*.cc))
 TESTS    := $(OUT)/unit-tests $(OUT)/system-tests $(TEST_HANDLERS)
 PARALLEL := $(MAKE) --no-print-directory -j$(shell nproc)

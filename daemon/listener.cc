@@ -103,10 +103,13 @@ Listener Listener::adopt(UniqueFd fd, const std::string& name) {
 void Listener::close_the_door() {
   if (inherited_) return;
   remove_path();
-  // Whatever gets past: at most one, with a backlog of 0.
-  listen(fd_.get(), 0);
+  if (address_.starts_with("unix:")) {
+    listen(fd_.get(), 0);  // an abstract name cannot be removed: at most one more gets past
+    return;
+  }
   // Byte 13 of a TCP header has the flags: drop what has SYN without ACK. Connections inherit the filter,
-  // which does nothing to them.
+  // which does nothing to them. (No smaller backlog: it would drop the last step of handshakes under way,
+  // whose clients believe that they are connected.)
   sock_filter drop_syn[] = {
       BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
       BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
@@ -115,7 +118,6 @@ void Listener::close_the_door() {
       BPF_STMT(BPF_RET | BPF_K, ~0u),
   };
   sock_fprog program{std::size(drop_syn), drop_syn};
-  if (address_.starts_with("unix:")) return;
   setsockopt(fd_.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
 }
 

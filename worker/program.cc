@@ -52,13 +52,12 @@ std::vector<char*> pointers(const std::vector<std::string>& strings) {
   return p;
 }
 
-// Caught signals go back to their defaults at the exec by themselves. Ignored ones would stay ignored, and
-// pending ones would be delivered: setting one to ignored throws it away.
+// A program starts with no signal blocked, ignored or pending. Caught ones go back to their defaults at the
+// exec by themselves; ignored ones would stay ignored, those too that whoever started the daemon had ignored
+// (nohup: SIGHUP). Pending ones would be delivered: setting one to ignored throws it away.
 void reset_signals(int nudge_signal) {
-  for (int ours : {SIGUSR1, SIGUSR2, SIGPIPE, nudge_signal}) {
-    signal(ours, SIG_IGN);
-    signal(ours, SIG_DFL);
-  }
+  for (int ours : {SIGUSR1, SIGUSR2, nudge_signal}) signal(ours, SIG_IGN);
+  for (int each = 1; each <= SIGRTMAX; ++each) signal(each, SIG_DFL);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);

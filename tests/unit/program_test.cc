@@ -130,6 +130,7 @@ void becomes_a_program() {
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, nullptr);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);                   // as nohup leaves it
     raise(SIGUSR1);                            // a nudge that came too late
     int leaked = open("/dev/null", O_RDONLY);  // not CLOEXEC: a handler's carelessness
     if (leaked < 3) return false;
