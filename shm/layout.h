@@ -12,7 +12,7 @@
 //   Published    what the supervisor tells its workers
 //   Shared       what any worker may write: peak, tick, watch
 //   Tickets      the two semaphores
-//   Totals       figures of workers that are gone; the supervisor's
+//   Gone         sums over the workers that are gone, twice; the supervisor's
 //   Bits[]       who is idle, who is busy; a bit has one owner, a word has 64
 //   Slot[]       the truth about each worker; one writer each
 //   Decision[]   why the pool grew and shrank; a ring, the supervisor's
@@ -39,7 +39,7 @@ static_assert(Long::is_always_lock_free && sizeof(Long) == 8);
 static_assert(sizeof(sem_t) == 32, "the layout below is that of glibc on 64-bit Linux");
 
 inline constexpr uint64_t kMagic = 0x6d687364'6b667270;  // "prfkdshm"
-inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr uint32_t kLayoutVersion = 2;
 inline constexpr size_t kLine = 128;
 inline constexpr uint32_t kDecisions = 256;      // entries of the ring; a power of two
 inline constexpr uint32_t kMinCapacity = 1024;   // slots
@@ -106,22 +106,38 @@ struct alignas(kLine) Tickets {
   uint8_t reserved[64];
 };
 
-// Sums over the workers that are gone, under a sequence number: odd while the supervisor folds a slot
-// in, so that a reader sees each worker either here or in its slot and never in both or neither.
-struct alignas(kLine) Totals {
-  Word sequence;
-  uint32_t reserved;
-  Long served, failed, rejected;  // connections
-  Long forked, retired, crashed, timed_out,
-      recycled;       // workers; timed_out counts connections ended
-  Long busy_ns;       // time spent serving
-  Long worker_ns;     // time existed
-  Long at_max_ns;     // time the pool had `max` workers, up to at_max_since
-  Long at_max_since;  // CLOCK_MONOTONIC; 0: it has not now
-  Long queued;        // connections in the accept queue when the supervisor last looked
-  Long max_us;        // longest service time
-  Long histogram[kHistogramBuckets];  // of service times; shm/histogram.h
+// Sums over the workers that are gone. Numbers in shared memory are Long; the supervisor keeps the same
+// sums as plain integers in private memory, and copies them here whole.
+template <class Number>
+struct TotalsOf {
+  Number served, failed, rejected;                       // connections
+  Number forked, retired, crashed, timed_out, recycled;  // workers; timed_out: connections ended
+  Number busy_ns;                                        // time spent serving
+  Number worker_ns;                                      // time existed
+  Number at_max_ns;                     // time the pool had `max` workers, up to at_max_since
+  Number at_max_since;                  // CLOCK_MONOTONIC; 0: it has not now
+  Number max_us;                        // longest service time
+  Number histogram[kHistogramBuckets];  // of service times; shm/histogram.h
 };
+using Totals = TotalsOf<Long>;
+
+// Two copies, and one word that says which counts. A reader that finds the same edition before and after
+// has seen each worker either in the totals or in its slot, never in both or neither:
+//   1. the supervisor writes edition n + 1 into totals[(n + 1) % 2], which nobody reads;
+//   2. stores `edition` = (n + 1, slot + 1): from here on the slot's figures are in the totals, and the
+//      slot itself is passed over;
+//   3. clears the slot, and stores (n + 1, 0).
+// Killed or held up between any two of these, it leaves a state that can be read: nobody waits for it.
+struct alignas(kLine) Gone {
+  Long edition;  // n in the upper 32 bits; in the lower: a slot that counts no more, + 1, or 0
+  Long queued;   // connections in the accept queues when the supervisor last looked
+  alignas(kLine) Totals totals[2];
+};
+constexpr uint64_t edition_of(uint32_t number, uint32_t passed_over) {
+  return uint64_t{number} << 32 | passed_over;
+}
+constexpr uint32_t edition_number(uint64_t edition) { return static_cast<uint32_t>(edition >> 32); }
+constexpr uint32_t edition_slot(uint64_t edition) { return static_cast<uint32_t>(edition); }
 
 // Bit i of word w is slot 64·w + i. Set and cleared by the slot's worker; cleared by the supervisor
 // when it has reaped that worker.
@@ -174,8 +190,9 @@ struct Decision {
 
 static_assert(sizeof(Header) == 128 && sizeof(Doorbell) == 128 && sizeof(Published) == 128);
 static_assert(sizeof(Shared) == 128 && sizeof(Tickets) == 128);
-static_assert(sizeof(Totals) % kLine == 0 && offsetof(Totals, served) == 8);
-static_assert(offsetof(Totals, histogram) == 120 && sizeof(Totals) == 2560);
+static_assert(sizeof(Totals) == 2544 && offsetof(Totals, histogram) == 104);
+static_assert(sizeof(Totals) == sizeof(TotalsOf<uint64_t>));
+static_assert(offsetof(Gone, totals) == 128 && sizeof(Gone) == 5248);
 static_assert(sizeof(Bits) == 16 && sizeof(Decision) == 72);
 static_assert(offsetof(Slot, state) == 128 && offsetof(Slot, since) == 136);
 static_assert(offsetof(Slot, served) == 144 && offsetof(Slot, failed) == 152);
@@ -189,11 +206,11 @@ struct Segment {
   Published published;
   Shared shared;
   Tickets tickets;
-  Totals totals;
+  Gone gone;
 };
 static_assert(offsetof(Segment, doorbell) == 128 && offsetof(Segment, published) == 256);
 static_assert(offsetof(Segment, shared) == 384 && offsetof(Segment, tickets) == 512);
-static_assert(offsetof(Segment, totals) == 640 && sizeof(Segment) == 3200);
+static_assert(offsetof(Segment, gone) == 640 && sizeof(Segment) == 5888);
 
 constexpr size_t bits_offset() { return sizeof(Segment); }
 constexpr size_t slots_offset(uint32_t capacity) {

@@ -48,7 +48,6 @@ void add_totals(Snapshot& s, const Totals& t, Nanoseconds now) {
   f.at_max_ns = value(t.at_max_ns) + elapsed(now, value(t.at_max_since));
   f.max_us = value(t.max_us);
   for (uint32_t b = 0; b < kHistogramBuckets; ++b) f.histogram[b] = value(t.histogram[b]);
-  s.queued = value(t.queued);
 }
 
 void add_slot(Snapshot& s, const Slot& slot, uint32_t index, Nanoseconds now) {
@@ -114,28 +113,29 @@ std::optional<Snapshot> SegmentReader::read(Nanoseconds now) const {
     if (h.magic != kMagic || h.version != kLayoutVersion || h.capacity == 0 ||
         h.capacity > kMaxCapacity || h.capacity % kSlotsPerWord != 0)
       return std::nullopt;
-    bool last = attempt == kTries;
-    uint32_t sequence = value(head->totals.sequence);
-    if (sequence % 2 != 0 && !last) continue;
-
+    const bool last = attempt == kTries;
+    const uint64_t edition = value(head->gone.edition);
     uint32_t slots =
         std::min(value(head->published.scan_words) * uint64_t{kSlotsPerWord}, uint64_t{h.capacity});
     auto live = std::make_unique<Slot[]>(slots);
     if (!read_exactly(fd_.get(), live.get(), slots * sizeof(Slot), slots_offset(h.capacity)))
       return std::nullopt;
-    Word again, bound;
-    if (!read_exactly(fd_.get(), &again, sizeof again, offsetof(Segment, totals.sequence)) ||
+    Long again;
+    Word bound;
+    if (!read_exactly(fd_.get(), &again, sizeof again, offsetof(Segment, gone.edition)) ||
         !read_exactly(fd_.get(), &bound, sizeof bound, offsetof(Segment, published.scan_words)))
       return std::nullopt;
-    if (!last && (value(again) != sequence || value(bound) != value(head->published.scan_words)))
+    if (!last && (value(again) != edition || value(bound) != value(head->published.scan_words)))
       continue;
 
     Snapshot s;
     s.generation = h.generation;
     s.capacity = h.capacity;
     s.peak_busy = value(head->shared.peak_busy);
-    add_totals(s, head->totals, now);
-    for (uint32_t i = 0; i < slots; ++i) add_slot(s, live[i], i, now);
+    s.queued = value(head->gone.queued);
+    add_totals(s, head->gone.totals[edition_number(edition) % 2], now);
+    for (uint32_t i = 0; i < slots; ++i)
+      if (i + 1 != edition_slot(edition)) add_slot(s, live[i], i, now);
     return s;
   }
 }

@@ -3,9 +3,9 @@
 // bounded: a hostile worker can make the figures of its own pool wrong, and nothing else.
 //
 // Consistency: workers write while this reads. Each slot's `served` and `failed` are read before its
-// `begun` (lower addresses first), so begun − served − failed is 0 or 1 and no sum ever falls. The
-// totals' sequence is read before and after; while the supervisor folds a slot in, the read is done
-// again (at most 100 times: then the supervisor died in the middle, and what was read is used).
+// `begun` (lower addresses first), so begun − served − failed is 0 or 1 and no sum ever falls. The edition
+// of the totals (shm/layout.h) is read before and after; if the supervisor folded a slot in meanwhile, all
+// is read again. (At most 100 times: a worker that scribbles over it must not keep control busy.)
 #pragma once
 
 #include <array>

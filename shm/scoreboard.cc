@@ -12,11 +12,6 @@
 namespace preforkd::shm {
 namespace {
 
-// A total has one writer, the supervisor: a plain load and store is enough.
-void add(Long& total, uint64_t amount) {
-  total.store(total.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
-}
-
 uint64_t bit_of(uint32_t slot) { return uint64_t{1} << (slot % kSlotsPerWord); }
 
 }  // namespace
@@ -72,7 +67,8 @@ uint32_t Scoreboard::prepare(Nanoseconds now) {
 
 void Scoreboard::forked(uint32_t index, pid_t pid) {
   slot(index).pid.store(static_cast<uint32_t>(pid));
-  add(segment().totals.forked, 1);
+  sums_.forked += 1;
+  publish_sums(0);
 }
 
 void Scoreboard::fork_failed(uint32_t index) {
@@ -148,7 +144,7 @@ std::vector<uint32_t> Scoreboard::idle_longest(uint32_t count) const {
 }
 
 uint64_t Scoreboard::connections_served() const {
-  uint64_t served = served_by_the_dead_;
+  uint64_t served = sums_.served;
   for (uint32_t w = 0; w < alive_.size(); ++w)
     for (uint64_t bits = alive_[w]; bits; bits &= bits - 1)
       served +=
@@ -181,52 +177,57 @@ Scoreboard::Last Scoreboard::last_words(uint32_t index) const {
   return last;
 }
 
-void Scoreboard::add_to_totals(const Slot& s, const Last& last, bool in_hand_served,
-                               Nanoseconds now) {
-  Totals& t = segment().totals;
-  add(t.served, s.served.load() + (last.active && in_hand_served));
-  add(t.failed, s.failed.load() + (last.active && !in_hand_served));
-  served_by_the_dead_ += s.served.load() + (last.active && in_hand_served);
-  uint64_t in_hand_ns = last.active && now > last.since ? now - last.since : 0;
-  add(t.busy_ns, s.busy_ns.load() + in_hand_ns);
-  uint64_t forked_at = s.forked_at.load();
-  add(t.worker_ns, now > forked_at ? now - forked_at : 0);
-  uint64_t max_us = std::max(t.max_us.load(), s.max_us.load());
+void Scoreboard::add_up(const Slot& s, const Last& last, bool in_hand_served, Nanoseconds now) {
+  const uint64_t in_hand_ns = last.active && now > last.since ? now - last.since : 0;
+  const uint64_t forked_at = s.forked_at.load();
+  sums_.served += s.served.load() + (last.active && in_hand_served);
+  sums_.failed += s.failed.load() + (last.active && !in_hand_served);
+  sums_.busy_ns += s.busy_ns.load() + in_hand_ns;
+  sums_.worker_ns += now > forked_at ? now - forked_at : 0;
+  sums_.max_us = std::max(sums_.max_us, s.max_us.load());
   for (uint32_t b = 0; b < kHistogramBuckets; ++b)
-    if (uint32_t n = s.histogram[b].load(std::memory_order_relaxed)) add(t.histogram[b], n);
+    sums_.histogram[b] += s.histogram[b].load(std::memory_order_relaxed);
   if (last.active && in_hand_served) {  // a program that exited 0: nobody else measures it
-    add(t.histogram[histogram_bucket(in_hand_ns / kMicrosecond)], 1);
-    max_us = std::max<uint64_t>(max_us, in_hand_ns / kMicrosecond);
+    ++sums_.histogram[histogram_bucket(in_hand_ns / kMicrosecond)];
+    sums_.max_us = std::max<uint64_t>(sums_.max_us, in_hand_ns / kMicrosecond);
   }
-  t.max_us.store(max_us);
+}
+
+// Steps 1 and 2 of Gone. (What a worker scribbled over the other edition is written over.)
+void Scoreboard::publish_sums(uint32_t passed_over) {
+  Gone& gone = segment().gone;
+  ++edition_;
+  auto* to = reinterpret_cast<Long*>(&gone.totals[edition_ % 2]);
+  const auto* from = reinterpret_cast<const uint64_t*>(&sums_);
+  for (size_t i = 0; i < sizeof sums_ / sizeof *from; ++i)
+    to[i].store(from[i], std::memory_order_relaxed);
+  gone.edition.store(edition_of(edition_, passed_over));
 }
 
 void Scoreboard::fold(uint32_t index, Ending ending, bool in_hand_served, Nanoseconds now) {
   Slot& s = slot(index);
-  Totals& t = segment().totals;
   s.writer.store(0);  // the dead write no more, whatever they were doing
   SlotWriter writer(s);
   Bits& bits = mapping_.bits(index / kSlotsPerWord);
   bits.idle.fetch_and(~bit_of(index));
   bits.busy.fetch_and(~bit_of(index));
 
-  Last last = last_words(index);
-  t.sequence.fetch_add(1);  // odd: a reader waits
-  add_to_totals(s, last, in_hand_served, now);
+  add_up(s, last_words(index), in_hand_served, now);
   switch (ending) {
     case Ending::kRetired:
-      add(t.retired, 1);
+      ++sums_.retired;
       break;
     case Ending::kRecycled:
-      add(t.recycled, 1);
+      ++sums_.recycled;
       break;
     case Ending::kCrashed:
-      add(t.crashed, 1);
+      ++sums_.crashed;
       break;
     case Ending::kTimedOut:
-      add(t.timed_out, 1);
+      ++sums_.timed_out;
       break;
   }
+  publish_sums(index + 1);
   // Zeroed here and not when the slot is taken again: a fork should not wait for it.
   s.state.store(static_cast<uint32_t>(WorkerState::kEmpty));
   s.served.store(0);
@@ -238,7 +239,7 @@ void Scoreboard::fold(uint32_t index, Ending ending, bool in_hand_served, Nanose
   for (auto& word : s.peer) word.store(0);
   for (auto& bucket : s.histogram) bucket.store(0, std::memory_order_relaxed);
   set_alive(index, false);
-  t.sequence.fetch_add(1);
+  segment().gone.edition.store(edition_of(edition_, 0));
 }
 
 // --- for control ---------------------------------------------------------------------------------
@@ -266,13 +267,11 @@ void Scoreboard::record(Action action, Reason reason, uint32_t count, const Coun
 }
 
 void Scoreboard::set_at_max(bool at_max, Nanoseconds now) {
-  Totals& t = segment().totals;
-  uint64_t since = t.at_max_since.load();
+  const uint64_t since = sums_.at_max_since;
   if (at_max == (since != 0)) return;
-  t.sequence.fetch_add(1);
-  if (!at_max) add(t.at_max_ns, now > since ? now - since : 0);
-  t.at_max_since.store(at_max ? now : 0);
-  t.sequence.fetch_add(1);
+  if (!at_max) sums_.at_max_ns += now > since ? now - since : 0;
+  sums_.at_max_since = at_max ? now : 0;
+  publish_sums(0);
 }
 
 }  // namespace preforkd::shm

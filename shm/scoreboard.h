@@ -92,11 +92,12 @@ class Scoreboard {
   // --- for control ---
   void record(Action action, Reason reason, uint32_t count, const Counts& counts, uint32_t queued,
               uint32_t peak, const Limits& limits, uint32_t patience, Nanoseconds now);
-  void set_queued(uint32_t queued) { segment().totals.queued.store(queued); }
+  void set_queued(uint32_t queued) { segment().gone.queued.store(queued); }
   void set_at_max(bool at_max, Nanoseconds now);
 
  private:
-  void add_to_totals(const Slot& slot, const Last& last, bool in_hand_served, Nanoseconds now);
+  void add_up(const Slot& slot, const Last& last, bool in_hand_served, Nanoseconds now);
+  void publish_sums(uint32_t passed_over);
   void set_alive(uint32_t slot, bool alive);
   void publish_scan_words();
 
@@ -105,7 +106,8 @@ class Scoreboard {
   std::vector<uint64_t> alive_;  // private: one bit a slot
   uint32_t alive_count_ = 0;
   uint64_t next_decision_ = 1;
-  uint64_t served_by_the_dead_ = 0;
+  TotalsOf<uint64_t> sums_{};  // over the dead; Gone has copies
+  uint32_t edition_ = 0;
 };
 
 }  // namespace preforkd::shm

@@ -162,7 +162,6 @@ void gives_up_for_all_copies() {
   Listener listener = Listener::open(parsed("127.0.0.1:0"), 16);
   UniqueFd copy(dup(listener.fd()));
   listener.close_the_door();
-  CU_ASSERT_EQUAL(queued_on(listener.fd())->limit, 0);
   listener.give_up();
   UniqueFd client;
   connect_error(listener.address(), &client);

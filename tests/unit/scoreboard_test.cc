@@ -361,12 +361,42 @@ void read_while_all_write() {
   CU_ASSERT_EQUAL(f.crashed, f.forked);
 }
 
-// A supervisor that died while it folded: the reader does not wait for it.
-void an_odd_sequence() {
+// The bytes of a segment as they are now, for a reader of their own: a supervisor that died here.
+SegmentReader frozen(const Pool& pool) {
+  std::string all(segment_size(pool.mapping.capacity()), '\0');
+  CU_ASSERT_EQUAL_FATAL(pread(pool.reader.fd(), all.data(), all.size(), 0),
+                        static_cast<ssize_t>(all.size()));
+  SegmentFds copy = create_segment(pool.mapping.capacity());
+  CU_ASSERT_EQUAL_FATAL(pwrite(copy.read_write.get(), all.data(), all.size(), 0),
+                        static_cast<ssize_t>(all.size()));
+  return SegmentReader(std::move(copy.read_only));
+}
+
+// A supervisor that died while it folded, before the slot was cleared: its worker is counted once.
+void died_while_folding() {
   Pool pool;
-  pool.fork_one();
-  pool.segment().totals.sequence.store(1);
-  CU_ASSERT_EQUAL(pool.read().starting, 1);
+  uint32_t slot = pool.fork_one();
+  Seat seat(pool.mapping, slot);
+  seat.started(kNow);
+  seat.begin(kNow, kPeer);
+  seat.done(kNow, true);
+  std::string worker(sizeof(Slot), '\0');
+  std::memcpy(worker.data(), static_cast<void*>(&pool.board.slot(slot)), sizeof(Slot));
+  pool.board.fold(slot, Ending::kRetired, false, kNow);
+  CU_ASSERT_EQUAL(pool.read().figures.served, 1);
+
+  // As after step 2 of Gone, and, with the edition before, as before it.
+  std::memcpy(static_cast<void*>(&pool.board.slot(slot)), worker.data(), sizeof(Slot));
+  pool.segment().published.scan_words.store(1);
+  Long& edition = pool.segment().gone.edition;
+  const uint64_t after = edition.load();
+  edition.store(after | (slot + 1));
+  Snapshot s = *frozen(pool).read(kNow);
+  CU_ASSERT(s.figures.served == 1 && s.figures.retired == 1 && s.workers.empty());
+  edition.store(edition_of(edition_number(after) - 1, 0));
+  s = *frozen(pool).read(kNow);
+  CU_ASSERT(s.figures.served == 1 && s.figures.retired == 0 && s.workers.size() == 1);
+  CU_ASSERT_EQUAL(s.figures.forked, 1);
 }
 
 void no_segment() {
@@ -567,7 +597,7 @@ void add_scoreboard_tests() {
       {"the ring of decisions wraps around", decisions_wrap_around},
       {"a snapshot", a_snapshot},
       {"read while all write", read_while_all_write},
-      {"a supervisor that died while it folded", an_odd_sequence},
+      {"a supervisor that died while it folded", died_while_folding},
       {"what is no segment is not read", no_segment},
       {"a truncated segment is not read", a_truncated_segment},
       {"nonsense written over all of it", nonsense_over_all_of_it},
