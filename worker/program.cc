@@ -54,10 +54,14 @@ std::vector<char*> pointers(const std::vector<std::string>& strings) {
 
 // A program starts with no signal blocked, ignored or pending. Caught ones go back to their defaults at the
 // exec by themselves; ignored ones would stay ignored, those too that whoever started the daemon had ignored
-// (nohup: SIGHUP). Pending ones would be delivered: setting one to ignored throws it away.
+// (nohup: SIGHUP; posix_spawn, which make uses: 32 and 33, which signal(2) of glibc does not touch).
+// Pending ones would be delivered: setting one to ignored throws it away.
 void reset_signals(int nudge_signal) {
   for (int ours : {SIGUSR1, SIGUSR2, nudge_signal}) signal(ours, SIG_IGN);
-  for (int each = 1; each <= SIGRTMAX; ++each) signal(each, SIG_DFL);
+  constexpr size_t kKernelSetSize = 8;
+  const uint64_t to_default[8] = {};  // struct sigaction as the kernel has it, and some room
+  for (int each = 1; each < NSIG; ++each)
+    syscall(SYS_rt_sigaction, each, to_default, nullptr, kKernelSetSize);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
