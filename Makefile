@@ -16,6 +16,8 @@ ALL_CXXFLAGS  := $(LANGUAGE) -Werror -fPIC -fvisibility=hidden $(FLAGS_$(BUILD))
 STATIC_release := -Wl,--as-needed -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL
 STATIC_debug   := $(STATIC_release)
 HARDEN := -Wl,-z,relro,-z,now
+# Fewer mappings: each is copied at each fork.
+COMPACT := -Wl,-z,noseparate-code
 
 PROGRAMS := preforkd preforkd-supervisor preforkd-control preforkctl
 MAINS    := daemon/main.cc daemon/supervisor_main.cc control/main.cc control/preforkctl.cc
@@ -56,13 +58,13 @@ bench: deps                               ## measure, and write bench/RESULTS.md
 $(OUT)/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lconfig++ -lsystemd
 $(OUT)/preforkd-supervisor: $(OUT)/daemon/supervisor_main.o $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
-	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -o $@ $^ -ldl
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(STATIC_$(BUILD)) -o $@ $^ -ldl
 $(OUT)/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lmicrohttpd -pthread
 $(OUT)/preforkctl: $(OUT)/control/preforkctl.o $(OUT)/control.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lcurl
 $(OUT)/handlers/%.so: $(OUT)/handlers/%.o
-	$(CXX) $(ALL_CXXFLAGS) -shared -o $@ $^
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) -shared -o $@ $^
 $(OUT)/tests/handlers/%.so: $(OUT)/tests/system/handlers/%.o
 	@mkdir -p $(@D)
 	$(CXX) $(ALL_CXXFLAGS) -shared -o $@ $^

@@ -18,7 +18,7 @@ inline constexpr uint32_t kPoolNameMax = 32;  // characters, without the NUL
 enum class OrderType : uint32_t {
   kLimits = 1,  // work by `limits` from now on
   kDrain,       // stop accepting, let busy workers finish for at most `drain`, then exit;
-                // with `finish_queue`, first serve what waits in the accept queue already
+                // what waits on the sockets of `finish` already is served first
   kStop,        // end every worker now (TERM, then KILL), then exit
   kReadable,    // the watched listen sockets have a connection waiting
   kPing,        // say something (sent only while a watchdog asks)
@@ -29,8 +29,7 @@ struct Order {
   uint32_t number = 0;
   Limits limits{};
   Nanoseconds drain = 0;
-  uint32_t finish_queue = 0;
-  uint32_t reserved = 0;
+  uint64_t finish = 0;  // bit i: the i-th listen socket, of the first 64
 };
 
 // Supervisor → daemon. Sent without blocking: a report that does not fit is dropped, and the number
@@ -43,7 +42,8 @@ enum class ReportType : uint32_t {
   kRecovered,      // a connection was served since: the breaker is reset
   kQuiet,          // draining, and nobody accepts any more: the listeners may be shut down
   kDrained,        // every worker is gone; the supervisor exits
-  kAck,            // order `number` was understood
+  kAck,            // order `number` was understood; `level`: how many workers there are
+  kWorkerFailed,   // a worker died, and not of a connection: `text` says how
   kWatchListen,    // tell me (kReadable) when a connection waits: nobody is idle to take it
   kLog,            // a line for the log: `level`, `pid` of the worker or 0, `text`
 };

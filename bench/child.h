@@ -49,7 +49,6 @@ class Child {
     pid_ = fork();
     if (pid_ < 0) throw SysError("fork " + name_, errno);
     if (pid_ == 0) become(argv, log, write_end.get());
-    setpgid(pid_, pid_);  // as the child does: whoever comes first
     pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
     if (!pidfd_.is_open()) throw SysError("pidfd_open " + name_, errno);
   }
@@ -90,7 +89,9 @@ class Child {
   [[noreturn]] static void become(const std::vector<std::string>& argv, const std::string& log,
                                   int stdout_fd) {
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    setpgid(0, 0);  // a server may end its whole process group (Apache does), and we are not of it
+    // A server may end its whole process group (Apache does), and we are not of it. And each in a session of
+    // its own: by session the kernel shares the processors out (autogroup), and preforkd's workers have theirs.
+    setsid();
     dup2(stdout_fd, STDOUT_FILENO);
     if (!log.empty()) {
       int fd = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);

@@ -70,6 +70,7 @@ void ControlLink::start() {
   });
   waiting_.clear();
   told_segments_.clear();
+  unanswered_.clear();
   calls_.greet(*this);
 }
 
@@ -109,6 +110,11 @@ void ControlLink::close() {
   flush();
   loop_.forget(channel_.fd());
   channel_.close();
+}
+
+void ControlLink::retire() {
+  shutdown(listen_socket_.get(), SHUT_RDWR);
+  close();
 }
 
 // --- news ----------------------------------------------------------------------------------------
@@ -151,6 +157,7 @@ void ControlLink::tell_segment(const std::string& pool, uint32_t generation, int
 }
 
 void ControlLink::answer(uint32_t id, uint32_t status, const std::string& text) {
+  if (unanswered_.erase(id) == 0) return;
   Answer a;
   a.id = id;
   a.status = status;
@@ -175,6 +182,7 @@ void ControlLink::read_channel() {
     Request request;
     datagram.bytes.copy(reinterpret_cast<char*>(&request), sizeof request);
     request.pool[kPoolNameMax] = '\0';
+    if (request.ask != ControlAsk::kTotals) unanswered_.insert(request.id);
     calls_.on_request(request, datagram.bytes.substr(sizeof request));
   }
 }

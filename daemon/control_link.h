@@ -34,7 +34,9 @@ class ControlLink {
 
   void start();  // throws SysError
   bool reaped(pid_t pid, int status);
-  void close();  // the process ends when its channel does
+  void start_again();  // likewise, and again after a pause until it works
+  void close();        // the process ends when its channel does
+  void retire();       // the same, and its socket refuses at once
   void kill() { child_.signal(9); }
   bool is_running() const { return child_.is_running(); }
 
@@ -42,6 +44,7 @@ class ControlLink {
   void tell_pool(const std::string& json, const std::string& base);
   // Each segment once to each process.
   void tell_segment(const std::string& pool, uint32_t generation, int read_only_fd);
+  // Nothing is sent if the process that asked is gone: another one's question may have the same number.
   void answer(uint32_t id, uint32_t status, const std::string& text);
   int listen_fd() const { return listen_socket_.get(); }
 
@@ -53,7 +56,6 @@ class ControlLink {
   void push(std::string bytes, UniqueFd descriptor = {});
   void flush();
   void read_channel();
-  void start_again();
 
   EventLoop& loop_;
   const Kind kind_;
@@ -66,6 +68,7 @@ class ControlLink {
   Channel channel_;
   std::deque<News> waiting_;  // what the channel had no room for, in order
   std::set<std::pair<std::string, uint32_t>> told_segments_;
+  std::set<uint32_t> unanswered_;  // questions of the present process
   bool closing_ = false;
   Nanoseconds pause_ = 0;
   Nanoseconds started_at_ = 0;

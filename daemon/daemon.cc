@@ -70,10 +70,11 @@ void Daemon::catch_signals() {
 
 void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
   std::vector<std::string> errors;
+  inherited_ = std::move(inherited);
   for (const PoolSettings& pool : settings_.pools)
     opened_.push_back(
-        open_listeners(pool.listen, static_cast<int>(pool.backlog), inherited, errors));
-  for (const auto& left : inherited)
+        open_listeners(pool.listen, static_cast<int>(pool.backlog), {}, {}, inherited_, errors));
+  for (const auto& left : inherited_)
     if (left.fd.is_open())
       log_warning("systemd passed socket " + left.name + ", which no pool uses");
 
@@ -104,37 +105,50 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
 }
 
 void Daemon::start_pools() {
-  LogLevel level = LogLevel::kInfo;
-  log_level_from_name(settings_.log_level, level);
-  for (size_t i = 0; i < settings_.pools.size(); ++i) {
-    const PoolSettings& pool = settings_.pools[i];
-    PoolOwner& owner = *this;
-    pools_.push_back(std::make_unique<Pool>(
-        loop_, owner, paths_, pool, user_of(pool.user, pool.group), std::move(opened_[i]), level));
-  }
+  for (size_t i = 0; i < settings_.pools.size(); ++i)
+    pools_.push_back(make_pool(plan_for(settings_.pools[i], std::move(opened_[i]))));
   opened_.clear();
   for (auto& pool : pools_) {
-    for (const Listener& listener : pool->listeners())
-      log({LogLevel::kInfo, pool->settings().name, 0, "listening on " + listener.address()});
+    say_listening(*pool, {});
     pool->start();
   }
 }
 
+PoolPlan Daemon::plan_for(const PoolSettings& settings, Listeners listeners) const {
+  return {settings, user_of(settings.user, settings.group), std::move(listeners)};
+}
+
+std::unique_ptr<Pool> Daemon::make_pool(PoolPlan plan) {
+  LogLevel level = LogLevel::kInfo;
+  log_level_from_name(settings_.log_level, level);
+  PoolOwner& owner = *this;
+  return std::make_unique<Pool>(loop_, owner, paths_, std::move(plan), level);
+}
+
+void Daemon::say_listening(const Pool& pool, const Listeners& before) {
+  for (const auto& listener : pool.listeners())
+    if (!contains(before, listener))
+      log({LogLevel::kInfo, pool.settings().name, 0, "listening on " + listener->address()});
+}
+
 void Daemon::start_control() {
-  EffectiveUser user = user_of("", "");
-  auto add = [&](ControlLink::Kind kind, UniqueFd socket) {
-    ControlLink::Calls calls;
-    calls.greet = [this](ControlLink& link) { greet(link); };
-    calls.on_request = [this](const Request& r, std::string bytes) {
-      on_request(r, std::move(bytes));
-    };
-    links_.push_back(std::make_unique<ControlLink>(loop_, kind, paths_.control, std::move(socket),
-                                                   user, settings_.log_level, std::move(calls)));
+  links_.push_back(make_link(ControlLink::Kind::kFull, std::move(control_socket_)));
+  links_.back()->start();
+  if (web_socket_.is_open()) {
+    links_.push_back(make_link(ControlLink::Kind::kWeb, std::move(web_socket_)));
     links_.back()->start();
-  };
-  add(ControlLink::Kind::kFull, std::move(control_socket_));
-  if (web_socket_.is_open()) add(ControlLink::Kind::kWeb, std::move(web_socket_));
+  }
   feed_watchdog();
+}
+
+std::unique_ptr<ControlLink> Daemon::make_link(ControlLink::Kind kind, UniqueFd socket) {
+  ControlLink::Calls calls;
+  calls.greet = [this](ControlLink& link) { greet(link); };
+  calls.on_request = [this](const Request& r, std::string bytes) {
+    on_request(r, std::move(bytes));
+  };
+  return std::make_unique<ControlLink>(loop_, kind, paths_.control, std::move(socket),
+                                       user_of("", ""), settings_.log_level, std::move(calls));
 }
 
 void Daemon::run() {
@@ -160,7 +174,7 @@ void Daemon::on_signals() {
         stop_now();
         break;
       case SIGHUP:
-        if (phase_ == Phase::kRunning) reload();
+        if (phase_ == Phase::kRunning) reload({}, {});
         break;
       case SIGUSR2:
         log_warning("upgrade in place is not supported yet");
@@ -176,12 +190,17 @@ void Daemon::reap() {
     if (pid < 0 && errno == EINTR) continue;
     if (pid <= 0) break;
     // Neither: a worker whose supervisor died, or, as PID 1 of a container, a stranger.
-    bool ours = std::any_of(pools_.begin(), pools_.end(),
-                            [&](auto& pool) { return pool->reaped(pid, status); }) ||
+    auto is_its = [&](auto& pool) { return pool && pool->reaped(pid, status); };
+    bool ours = std::any_of(pools_.begin(), pools_.end(), is_its) ||
+                std::any_of(leaving_.begin(), leaving_.end(), is_its) ||
+                (reload_ && std::any_of(reload_->added.begin(), reload_->added.end(), is_its)) ||
                 std::any_of(links_.begin(), links_.end(),
+                            [&](auto& link) { return link->reaped(pid, status); }) ||
+                std::any_of(old_links_.begin(), old_links_.end(),
                             [&](auto& link) { return link->reaped(pid, status); });
     if (!ours) log_debug("reaped " + std::to_string(pid));
   }
+  std::erase_if(old_links_, [](auto& link) { return !link->is_running(); });
   close_when_over();
 }
 
@@ -190,6 +209,7 @@ void Daemon::reap() {
 void Daemon::finish() {
   if (phase_ != Phase::kRunning) return;
   phase_ = Phase::kFinishing;
+  if (reload_) roll_back("preforkd is stopping");
   log_info("stopping: connections in service are finished first");
   notify_.stopping("Stopping: finishing connections in service");
   tell_daemon_facts();
@@ -210,17 +230,24 @@ void Daemon::stop_now() {
     notify_.stopping("Stopping at once");
   }
   phase_ = Phase::kFinishing;
+  if (reload_) roll_back("preforkd is stopping");
   tell_daemon_facts();
   for (auto& pool : pools_) pool->stop_now();
+  for (auto& pool : leaving_) pool->stop_now();
   loop_.cancel(end_timer_);
   end_timer_ = loop_.after(kStopGrace, [this] {
     for (auto& pool : pools_) pool->kill_all();
+    for (auto& pool : leaving_) pool->kill_all();
   });
   close_when_over();
 }
 
 void Daemon::close_when_over() {
-  if (phase_ == Phase::kFinishing &&
+  if (std::any_of(leaving_.begin(), leaving_.end(), [](auto& pool) { return pool->is_over(); })) {
+    loop_.cancel(leavers_timer_);  // not at once: one of them may be telling us just now
+    leavers_timer_ = loop_.after(0, [this] { forget_leavers(); });
+  }
+  if (phase_ == Phase::kFinishing && leaving_.empty() &&
       std::all_of(pools_.begin(), pools_.end(), [](auto& pool) { return pool->is_over(); })) {
     phase_ = Phase::kClosing;
     loop_.cancel(end_timer_);
@@ -234,6 +261,13 @@ void Daemon::close_when_over() {
     end_the_rest();
     loop_.stop();
   }
+}
+
+void Daemon::forget_leavers() {
+  leavers_timer_ = {};
+  std::erase_if(leaving_, [](auto& pool) { return pool->is_over(); });
+  tell_daemon_facts();
+  close_when_over();
 }
 
 // Children that a program left in a session of its own, for instance: nothing of ours outlives us. What
@@ -255,34 +289,42 @@ void Daemon::end_the_rest() {
 
 void Daemon::on_pool_changed(const std::string& name) {
   if (Pool* pool = find_pool(name)) tell_pool_facts(*pool);
+  for (auto& pool : leaving_)
+    if (pool->settings().name == name) tell_pool_facts(*pool);
   notify_state();
   close_when_over();
 }
 
-void Daemon::greet(ControlLink& link) {
+// One that was taken out of the file is shown as long as it drains; one that never got in, not at all.
+std::vector<std::string> Daemon::shown_pools() const {
   std::vector<std::string> names;
   for (const auto& pool : pools_) names.push_back(pool->settings().name);
+  for (const auto& pool : leaving_)
+    if (pool->state() == PoolState::kDraining) names.push_back(pool->settings().name);
+  return names;
+}
+
+void Daemon::greet(ControlLink& link) {
   link.tell_daemon(
-      daemon_facts(started_, reloads_, control_gid_, phase_ != Phase::kRunning, names));
-  for (const auto& pool : pools_) {
-    link.tell_pool(pool_facts(*pool), pool->base());
-    for (const auto& g : pool->generations())
-      link.tell_segment(pool->settings().name, g->number(), g->segment());
-  }
+      daemon_facts(started_, reloads_, control_gid_, phase_ != Phase::kRunning, shown_pools()));
+  for (const auto* pools : {&pools_, &leaving_})
+    for (const auto& pool : *pools) {
+      link.tell_pool(pool_facts(*pool), pool->base());
+      for (const Generation* g : pool->all_generations())
+        link.tell_segment(pool->settings().name, g->number(), g->segment());
+    }
 }
 
 void Daemon::tell_daemon_facts() {
-  std::vector<std::string> names;
-  for (const auto& pool : pools_) names.push_back(pool->settings().name);
   std::string json =
-      daemon_facts(started_, reloads_, control_gid_, phase_ != Phase::kRunning, names);
+      daemon_facts(started_, reloads_, control_gid_, phase_ != Phase::kRunning, shown_pools());
   for (auto& link : links_) link->tell_daemon(json);
 }
 
 void Daemon::tell_pool_facts(const Pool& pool) {
   std::string json = pool_facts(pool);
   for (auto& link : links_) {
-    for (const auto& g : pool.generations())
+    for (const Generation* g : pool.all_generations())
       link->tell_segment(pool.settings().name, g->number(), g->segment());
     link->tell_pool(json, pool.base());
   }
@@ -290,7 +332,8 @@ void Daemon::tell_pool_facts(const Pool& pool) {
 
 // READY as soon as every pool has had its chance: one that cannot run does not keep the others waiting.
 void Daemon::notify_state() {
-  if (pools_.size() != settings_.pools.size() || links_.empty() || phase_ != Phase::kRunning)
+  if (pools_.size() != settings_.pools.size() || links_.empty() || phase_ != Phase::kRunning ||
+      reload_)
     return;
   std::string status;
   size_t running = 0, starting = 0;

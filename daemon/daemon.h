@@ -7,6 +7,7 @@
 
 #include <sys/signalfd.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -43,13 +44,43 @@ class Daemon final : private PoolOwner {
   void finish();
   void stop_now();
   void close_when_over();
+  void forget_leavers();
+  std::vector<std::string> shown_pools() const;
   void end_the_rest();
 
   // Control asks.
   void on_request(const Request& request, std::string bytes);
   void set_limits(const Request& request, Pool& pool);
-  std::string reload();
-  std::string reload_trouble(const LoadedSettings& loaded) const;
+
+  // A reload, from the file to the last pool that is on trial: daemon/reload.cc.
+  using OnReloaded = std::function<void(std::string refusal)>;
+  struct Reload {
+    LoadedSettings loaded;
+    std::vector<PoolPlan> plans;               // parallel to loaded.settings.pools
+    std::vector<bool> needs_trial;             // likewise
+    std::vector<std::unique_ptr<Pool>> added;  // likewise; null where the pool is there already
+    Listeners before;                          // of all pools
+    UniqueFd web_socket;                       // where control.web has changed
+    bool recycling = false;                    // one pool as it is, instead of a file
+    size_t undecided = 0;                      // trials without a verdict
+    std::string trouble;                       // the first verdict against it
+    OnReloaded on_done;
+  };
+  void reload(const std::string& recycled_pool, OnReloaded on_done);
+  void prepare_reload(Reload& r, const std::string& recycled_pool,
+                      std::vector<std::string>& errors);
+  void start_trials();
+  void on_verdict(size_t index, const std::string& reason);
+  void commit_reload();
+  void commit_pools(Reload& r);
+  void commit_web(Reload& r);
+  void roll_back(const std::string& reason);
+  void end_reload(OnReloaded on_done, const std::string& refusal);
+
+  PoolPlan plan_for(const PoolSettings& settings, Listeners listeners) const;
+  std::unique_ptr<Pool> make_pool(PoolPlan plan);
+  std::unique_ptr<ControlLink> make_link(ControlLink::Kind kind, UniqueFd socket);
+  void say_listening(const Pool& pool, const Listeners& before);
   void greet(ControlLink& link);
   void tell_daemon_facts();
   void tell_pool_facts(const Pool& pool);
@@ -69,17 +100,24 @@ class Daemon final : private PoolOwner {
   EventLoop loop_;
   Notify notify_;
   UniqueFd signals_;
-  std::vector<std::unique_ptr<Pool>> pools_;
-  std::vector<std::vector<Listener>> opened_;  // by pool, until start_pools() hands them over
+  std::vector<std::unique_ptr<Pool>> pools_;  // as the file has them
+  std::vector<std::unique_ptr<Pool>>
+      leaving_;  // taken out of the file, or never taken in; until over
+  std::unique_ptr<Reload> reload_;
+  bool reload_again_ = false;               // a HUP came while one was under way
+  std::vector<InheritedSocket> inherited_;  // what no pool has used yet
+  std::vector<Listeners> opened_;           // by pool, until start_pools() hands them over
   UniqueFd control_socket_, web_socket_;
   std::string control_path_;                         // to be removed
   std::vector<std::unique_ptr<ControlLink>> links_;  // the full one first
+  std::vector<std::unique_ptr<ControlLink>>
+      old_links_;  // of a page that moved; until they have ended
   Phase phase_ = Phase::kRunning;
   bool said_ready_ = false;
   bool ran_ =
       false;  // an error from now on must not end those who serve: they drain without a daemon
   std::vector<pid_t> strangers_;  // children that this process had before
-  EventLoop::TimerId end_timer_{}, watchdog_timer_{};
+  EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{};
 };
 
 // Asks `preforkd-supervisor --check`, as each pool's user, whether its handler or program could run. Adds to

@@ -21,13 +21,13 @@ std::string daemon_facts(Nanoseconds started, uint64_t reloads, int64_t control_
 std::string pool_facts(const Pool& pool) {
   const Limits& l = pool.limits();
   json generations = json::array(), listen = json::array(), inodes = json::array();
-  for (const auto& g : pool.generations())
+  for (const Generation* g : pool.all_generations())
     generations.push_back({{"number", g->number()},
                            {"over", g->state() == Generation::State::kOver},
                            {"supervised", g->has_supervisor()}});
-  for (const Listener& listener : pool.listeners()) {
-    listen.push_back(listener.address());
-    inodes.push_back(listener.inode());
+  for (const auto& listener : pool.listeners()) {
+    listen.push_back(listener->address());
+    inodes.push_back(listener->inode());
   }
   return json{{"name", pool.settings().name},
               {"state", pool_state_name(pool.state())},

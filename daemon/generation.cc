@@ -19,15 +19,18 @@ constexpr int kMostAtOnce = 64;  // datagrams read before others have their turn
 
 }  // namespace
 
-Generation::Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number, std::string pool,
-                       Child child, UniqueFd channel, UniqueFd read_only_segment)
+Generation::Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number, uint32_t capacity,
+                       std::string pool, Child child, UniqueFd channel, UniqueFd read_only_segment,
+                       Listeners sockets)
     : loop_(loop),
-      owner_(owner),
+      owner_(&owner),
       number_(number),
+      capacity_(capacity),
       pool_(std::move(pool)),
       child_(std::move(child)),
       channel_(std::move(channel)),
-      segment_(std::move(read_only_segment)) {
+      segment_(std::move(read_only_segment)),
+      sockets_(std::move(sockets)) {
   loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t) { read_channel(); });
 }
 
@@ -56,12 +59,14 @@ void Generation::read_channel() {
     last_heard_ = monotonic_now();
     report->text[sizeof report->text - 1] = '\0';
     if (report->type == ReportType::kAck) {
+      workers_ = static_cast<uint32_t>(std::max(report->level, 0));
       note_ack(report->number);
       continue;
     }
     if (report->type == ReportType::kPreloaded) preloaded_ = true;
     if (report->type == ReportType::kReady && state_ == State::kStarting) state_ = State::kServing;
-    owner_.on_report(number_, *report);
+    if (report->type == ReportType::kQuiet || report->type == ReportType::kDrained) quiet_ = true;
+    owner_->on_report(number_, *report);
   }
 }
 
@@ -120,7 +125,7 @@ void Generation::repeat_orders() {
   repeat_timer_ = loop_.after(kRepeat, [this] { repeat_orders(); });
 }
 
-void Generation::drain(Nanoseconds timeout, bool finish_queue) {
+void Generation::drain(Nanoseconds timeout, uint64_t finish) {
   if (!serves()) return;
   state_ = State::kDraining;
   // One that still preloads has served nobody, and would not read the order for long.
@@ -128,8 +133,15 @@ void Generation::drain(Nanoseconds timeout, bool finish_queue) {
   Order o;
   o.type = OrderType::kDrain;
   o.drain = timeout;
-  o.finish_queue = finish_queue;
+  o.finish = finish;
   order(o);
+}
+
+uint64_t Generation::bits_of(const Listeners& some) const {
+  uint64_t bits = 0;
+  for (size_t i = 0; i < sockets_.size() && i < 64; ++i)
+    if (contains(some, sockets_[i])) bits |= uint64_t{1} << i;
+  return bits;
 }
 
 void Generation::stop() {
@@ -160,7 +172,7 @@ void Generation::supervisor_died(int status, Nanoseconds patience) {
   outstanding_.clear();
   for (auto& [number, entry] : waiting)
     if (entry.on_done) entry.on_done(false);
-  owner_.on_supervisor_death(number_, status);
+  owner_->on_supervisor_death(number_, status);
   wait_for_orphans();
 }
 
@@ -169,7 +181,7 @@ void Generation::wait_for_orphans() {
   orphan_timer_ = {};
   if (auto left = children_in_session(child_.pid); left && left->empty()) {
     state_ = State::kOver;
-    owner_.on_over(number_);  // may destroy this
+    owner_->on_over(number_);  // may destroy this
     return;
   }
   const Nanoseconds now = monotonic_now();

@@ -15,6 +15,7 @@
 #include "base/loop.h"
 #include "base/messages.h"
 #include "daemon/launch.h"
+#include "daemon/listener.h"
 
 namespace preforkd {
 
@@ -39,25 +40,34 @@ class Generation {
     kOver,
   };
 
-  Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number, std::string pool,
-             Child child, UniqueFd channel, UniqueFd read_only_segment);
+  Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number, uint32_t capacity,
+             std::string pool, Child child, UniqueFd channel, UniqueFd read_only_segment,
+             Listeners sockets);
   ~Generation();
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;
 
+  // From now on it reports to another: a trial is over.
+  void belongs_to(GenerationOwner& owner) { owner_ = &owner; }
+
   uint32_t number() const { return number_; }
+  uint32_t capacity() const { return capacity_; }  // slots of its segment
   State state() const { return state_; }
   pid_t supervisor() const { return child_.pid; }
   int segment() const { return segment_.get(); }
   bool has_supervisor() const { return state_ < State::kOrphaned; }
   bool serves() const { return state_ <= State::kServing; }
-  // Whether it may have workers that accept: they do so before the first `min` of them are there.
-  bool may_accept() const { return serves() && preloaded_; }
+  // Whether it may have workers that accept: they do so before the first `min` of them are there, and while
+  // it drains until it says that none is left.
+  bool may_accept() const { return has_supervisor() && preloaded_ && !quiet_; }
+  // The place of each of these in the supervisor's list of listen sockets, as Order::finish has it.
+  uint64_t bits_of(const Listeners& some) const;
+  uint32_t workers() const { return workers_; }  // when the supervisor last acknowledged something
 
   // `on_done` is called when the supervisor acknowledged, or with false when it died before.
   using OnDone = std::function<void(bool)>;
   void order(Order order, OnDone on_done = {});
-  void drain(Nanoseconds timeout, bool finish_queue);
+  void drain(Nanoseconds timeout, uint64_t finish);       // `finish`: see Order
   void leaves_by_itself() { state_ = State::kDraining; }  // it drains though nobody told it to
   void stop();                                            // end everything now
   void kill_all();
@@ -78,14 +88,17 @@ class Generation {
   void wait_for_orphans();
 
   EventLoop& loop_;
-  GenerationOwner& owner_;
-  const uint32_t number_;
+  GenerationOwner* owner_;
+  const uint32_t number_, capacity_;
   const std::string pool_;
   Child child_;
   Channel channel_;
   UniqueFd segment_;
+  const Listeners sockets_;  // in the order in which the supervisor has them
   State state_ = State::kStarting;
-  bool preloaded_ = false;                       // it reads its channel
+  bool preloaded_ = false;  // it reads its channel
+  bool quiet_ = false;      // nobody in it accepts any more
+  uint32_t workers_ = 0;
   std::map<uint32_t, Outstanding> outstanding_;  // by order number
   uint32_t next_order_ = 1;
   Nanoseconds last_heard_ = 0;

@@ -125,26 +125,59 @@ void Listener::give_up() {
   if (!inherited_) shutdown(fd_.get(), SHUT_RDWR);
 }
 
-std::vector<Listener> open_listeners(const std::vector<std::string>& listen, int backlog,
-                                     std::vector<InheritedSocket>& inherited,
-                                     std::vector<std::string>& errors) {
-  std::vector<Listener> listeners;
+void Listener::set_backlog(int backlog) {
+  if (!inherited_) listen(fd_.get(), backlog);
+}
+
+bool contains(const Listeners& listeners, const std::shared_ptr<Listener>& one) {
+  return std::find(listeners.begin(), listeners.end(), one) != listeners.end();
+}
+
+namespace {
+
+// Those that an entry of `listen` means already: by its text among the pool's own (where "127.0.0.1:0" has
+// long been some port), by its address anywhere. Of systemd's several may share a name.
+Listeners known(const std::string& text, bool from_systemd, const Listeners& own,
+                const Listeners& others) {
+  Listeners found;
+  for (const auto& listener : own)
+    if (listener->wanted() == text || listener->address() == text) found.push_back(listener);
+  if (found.empty())
+    for (const auto& listener : others)
+      if (from_systemd ? listener->wanted() == text : listener->address() == text)
+        found.push_back(listener);
+  if (!from_systemd && found.size() > 1) found.resize(1);
+  return found;
+}
+
+}  // namespace
+
+Listeners open_listeners(const std::vector<std::string>& listen, int backlog, const Listeners& own,
+                         const Listeners& others, std::vector<InheritedSocket>& inherited,
+                         std::vector<std::string>& errors) {
+  Listeners listeners;
+  auto add = [&listeners](Listener listener, const std::string& wanted) {
+    listener.opened_for(wanted);
+    listeners.push_back(std::make_shared<Listener>(std::move(listener)));
+  };
   for (const std::string& text : listen) {
     try {
       std::string error;
       auto address = parse_listen_address(text, error);
       if (!address) throw std::runtime_error(text + ": " + error);
-      if (address->kind != ListenAddress::Kind::kSystemd) {
-        listeners.push_back(Listener::open(*address, backlog));
+      const bool from_systemd = address->kind == ListenAddress::Kind::kSystemd;
+      const size_t before = listeners.size();
+      for (auto& listener : known(text, from_systemd, own, others))
+        listeners.push_back(std::move(listener));
+      if (listeners.size() > before) continue;
+      if (!from_systemd) {
+        add(Listener::open(*address, backlog), text);
         continue;
       }
-      bool any = false;  // several sockets may share a name
-      for (auto& socket : inherited) {
-        if (socket.name != address->path || !socket.fd.is_open()) continue;
-        listeners.push_back(Listener::adopt(std::move(socket.fd), socket.name));
-        any = true;
-      }
-      if (!any)
+      for (auto& socket : inherited)
+        if (socket.name == address->path && socket.fd.is_open())
+          add(Listener::adopt(std::move(socket.fd), socket.name), text);
+      if (listeners.size() == before)
         throw std::runtime_error("listen " + text + ": systemd passed no socket of that name");
     } catch (const std::exception& e) {
       errors.emplace_back(e.what());

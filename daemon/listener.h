@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,10 @@ class Listener {
     return std::move(fd_);
   }
   const std::string& address() const { return address_; }  // in force: with the real port
+  // The entry of `listen` that it was opened for, as written: a reload finds it again by that.
+  const std::string& wanted() const { return wanted_; }
+  void opened_for(const std::string& wanted) { wanted_ = wanted; }
+  void set_backlog(int backlog);  // from now on; of an inherited one it is systemd's matter
   ino_t inode() const { return inode_; }
   bool is_inherited() const { return inherited_; }
 
@@ -49,16 +54,21 @@ class Listener {
 
   UniqueFd fd_;
   bool inherited_ = false;
-  std::string address_;
+  std::string address_, wanted_;
   std::string unlink_path_;  // "" = nothing to remove
   ino_t unlink_inode_ = 0;
   ino_t inode_ = 0;
 };
 
-// All listeners of one pool's `listen`. `inherited` loses the ones that are taken. Adds what failed to
+// Shared: while one generation takes over from another, or one pool takes an address over from another.
+using Listeners = std::vector<std::shared_ptr<Listener>>;
+bool contains(const Listeners& listeners, const std::shared_ptr<Listener>& one);
+
+// All listeners of one pool's `listen`: those that it has already (`own`) or may take over from other pools
+// (`others`), and new ones for the rest. `inherited` loses the ones that are taken. Adds what failed to
 // `errors`, one complete message each.
-std::vector<Listener> open_listeners(const std::vector<std::string>& listen, int backlog,
-                                     std::vector<InheritedSocket>& inherited,
-                                     std::vector<std::string>& errors);
+Listeners open_listeners(const std::vector<std::string>& listen, int backlog, const Listeners& own,
+                         const Listeners& others, std::vector<InheritedSocket>& inherited,
+                         std::vector<std::string>& errors);
 
 }  // namespace preforkd

@@ -1,17 +1,10 @@
 #include "daemon/pool.h"
 
-#include <fcntl.h>
 #include <sys/epoll.h>
-#include <sys/wait.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.h"
-#include "base/log.h"
-#include "conf/pool_json.h"
-#include "daemon/supervisor_args.h"
-#include "shm/region.h"
 
 namespace preforkd {
 namespace {
@@ -22,13 +15,6 @@ constexpr Nanoseconds kWatchAgain = 1 * kSecond;
 constexpr Nanoseconds kLongLife =
     10 * kSecond;  // a supervisor that lived so long is replaced at once
 
-std::string ending(int status) {
-  if (WIFSIGNALED(status))
-    return std::string("killed by signal ") + std::to_string(WTERMSIG(status)) + " (" +
-           strsignal(WTERMSIG(status)) + ")";
-  return "exited with status " + std::to_string(WEXITSTATUS(status));
-}
-
 }  // namespace
 
 const char* pool_state_name(PoolState state) {
@@ -36,16 +22,13 @@ const char* pool_state_name(PoolState state) {
   return kNames[static_cast<int>(state)];
 }
 
-Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolSettings settings,
-           EffectiveUser user, std::vector<Listener> listeners, LogLevel log_level)
+Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan, LogLevel log_level)
     : loop_(loop),
       owner_(owner),
       paths_(paths),
-      settings_(std::move(settings)),
-      user_(std::move(user)),
-      listeners_(std::move(listeners)),
+      plan_(std::move(plan)),
       log_level_(log_level),
-      limits_(settings_.limits) {}
+      limits_(plan_.settings.limits) {}
 
 Pool::~Pool() {
   forget_listeners();
@@ -56,46 +39,16 @@ Pool::~Pool() {
 // --- generations ---------------------------------------------------------------------------------
 
 void Pool::start() {
-  launch_generation();
+  launch();
   set_state(PoolState::kStarting);
 }
 
-void Pool::launch_generation() {
-  const uint32_t capacity = shm::capacity_for(std::max(settings_.limits.max, limits_.max));
-  shm::SegmentFds segment = shm::create_segment(capacity);
-  auto [ours, theirs] = Channel::make_pair();
-  PoolSettings settings = settings_;
-  settings.limits = limits_;
-  if (!settings.handler.empty()) settings.handler = paths_.handler_file(settings.handler);
-  UniqueFd document = make_document(pool_to_json(settings));
-  // The pool's user may not be able to search the folders above it.
-  UniqueFd handler;
-  if (!settings.handler.empty())  // O_NONBLOCK: should it be a pipe, nobody is there to write
-    handler.reset(open(settings.handler.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-
-  SupervisorArgs args;
-  args.generation = next_generation_;
-  args.capacity = capacity;
-  args.listen_sockets = static_cast<uint32_t>(listeners_.size());
-  args.own_sockets = static_cast<uint32_t>(
-      std::count_if(listeners_.begin(), listeners_.end(),
-                    [](const Listener& listener) { return !listener.is_inherited(); }));
-  args.log_level = static_cast<int>(log_level_);
-  Launch what;
-  what.executable = paths_.supervisor;
-  what.argv = args.to_argv("preforkd: supervisor " + settings_.name);
-  what.descriptors = {theirs.get(), document.get(), segment.read_write.get(), handler.get()};
-  for (bool inherited : {false, true})
-    for (const Listener& listener : listeners_)
-      if (listener.is_inherited() == inherited) what.descriptors.push_back(listener.fd());
-  what.user = user_;
-
+void Pool::launch() {
   GenerationOwner& owner = *this;
-  generations_.push_back(std::make_unique<Generation>(loop_, owner, next_generation_,
-                                                      settings_.name, launch(what), std::move(ours),
-                                                      std::move(segment.read_only)));
+  generations_.push_back(
+      launch_generation(loop_, owner, paths_, plan_, {next_generation_, limits_, 0, log_level_}));
   ++next_generation_;
-  capacity_ = capacity;
+  capacity_ = generations_.back()->capacity();
   launched_at_ = monotonic_now();
   forget_listeners();  // what the one before had asked for
 }
@@ -109,10 +62,10 @@ Generation* Pool::current() {
 void Pool::launch_again() {
   restart_timer_ = {};
   try {
-    launch_generation();
+    launch();
     // A degraded pool stays so until it is ready again; the reason is still the last thing known of it.
     if (state_ != PoolState::kDegraded) set_state(PoolState::kStarting);
-    owner_.on_pool_changed(settings_.name);
+    owner_.on_pool_changed(plan_.settings.name);
   } catch (const std::exception& e) {
     log_line(LogLevel::kError, e.what());
     set_state(PoolState::kDegraded, e.what());
@@ -128,13 +81,13 @@ void Pool::restart_later() {
 }
 
 void Pool::on_supervisor_death(uint32_t number, int status) {
-  if (generations_.back()->number() != number) return owner_.on_pool_changed(settings_.name);
+  give_up_dropped();
+  if (generations_.back()->number() != number) return owner_.on_pool_changed(plan_.settings.name);
   forget_listeners();
-  if (finishing_) on_nobody_accepts();
   if (finishing_ || state_ == PoolState::kDraining || state_ == PoolState::kStopped)
-    return owner_.on_pool_changed(settings_.name);
+    return owner_.on_pool_changed(plan_.settings.name);
   const std::string what =
-      "supervisor of generation " + std::to_string(number) + " " + ending(status);
+      "supervisor of generation " + std::to_string(number) + " " + ending_text(status);
   // A supervisor that said why it failed has been logged, and its words are the better reason.
   if (state_ != PoolState::kDegraded || reason_.empty()) {
     log_line(LogLevel::kError, what);
@@ -150,12 +103,13 @@ void Pool::on_supervisor_death(uint32_t number, int status) {
 }
 
 void Pool::on_over(uint32_t) {
+  give_up_dropped();
   bool any = std::any_of(generations_.begin(), generations_.end(),
                          [](const auto& g) { return g->state() != Generation::State::kOver; });
   if (!any && state_ == PoolState::kDraining)
     set_state(PoolState::kStopped);
   else
-    owner_.on_pool_changed(settings_.name);
+    owner_.on_pool_changed(plan_.settings.name);
 }
 
 void Pool::close_generation(uint32_t number, std::string base) {
@@ -165,21 +119,37 @@ void Pool::close_generation(uint32_t number, std::string base) {
   if (closed == generations_.end()) return;
   generations_.erase(closed);
   base_ = std::move(base);
-  owner_.on_pool_changed(settings_.name);
+  owner_.on_pool_changed(plan_.settings.name);
 }
 
 bool Pool::reaped(pid_t pid, int status) {
+  if (trial_ && trial_->generation().has_supervisor() && trial_->generation().supervisor() == pid) {
+    trial_->generation().supervisor_died(status, plan_.settings.drain_timeout);
+    return true;
+  }
   for (auto& g : generations_) {
     if (!g->has_supervisor() || g->supervisor() != pid) continue;
-    g->supervisor_died(status, settings_.drain_timeout);
+    g->supervisor_died(status, plan_.settings.drain_timeout);
     return true;
   }
   return false;
 }
 
+std::vector<const Generation*> Pool::all_generations() const {
+  std::vector<const Generation*> all;
+  for (const auto& g : generations_) all.push_back(g.get());
+  if (trial_) all.push_back(&trial_->generation());
+  return all;
+}
+
+bool Pool::is_serving() const {
+  return !finishing_ && state_ != PoolState::kDraining && state_ != PoolState::kStopped;
+}
+
 bool Pool::is_over() const {
-  return std::all_of(generations_.begin(), generations_.end(),
-                     [](const auto& g) { return g->state() == Generation::State::kOver; });
+  return !trial_ && std::all_of(generations_.begin(), generations_.end(), [](const auto& g) {
+    return g->state() == Generation::State::kOver;
+  });
 }
 
 // --- what supervisors say ------------------------------------------------------------------------
@@ -188,9 +158,7 @@ void Pool::on_report(uint32_t number, const Report& report) {
   const bool newest = generations_.back()->number() == number;
   switch (report.type) {
     case ReportType::kLog:
-      if (report.number)
-        log_line(LogLevel::kWarning, std::to_string(report.number) + " log lines were lost");
-      log_line(static_cast<LogLevel>(std::clamp(report.level, 3, 7)), report.text, report.pid);
+      log_report(plan_.settings.name, report);
       break;
     case ReportType::kFailed:
       log_line(LogLevel::kError, report.text);
@@ -210,26 +178,35 @@ void Pool::on_report(uint32_t number, const Report& report) {
       break;
     case ReportType::kQuiet:
     case ReportType::kDrained:
+      give_up_dropped();
       if (newest) on_nobody_accepts();
       break;
     case ReportType::kWatchListen:
       if (newest && generations_.back()->serves()) watch_listeners(number);
       break;
+    case ReportType::kWorkerFailed:  // a matter for a trial; the log has it
     case ReportType::kPreloaded:
     case ReportType::kAck:
       break;
   }
 }
 
-// The newest generation has no worker left that would accept. If it was told so because we end, new clients
-// are refused from now on. If nobody told it (somebody sent its supervisor a TERM), the next one takes over.
+// The newest generation has no worker left that would accept. If nobody told it so (somebody sent its
+// supervisor a TERM), the next one takes over.
 void Pool::on_nobody_accepts() {
-  if (finishing_) {
-    for (Listener& listener : listeners_) listener.give_up();
-  } else if (generations_.back()->serves()) {
-    generations_.back()->leaves_by_itself();
-    launch_again();
-  }
+  if (finishing_ || !generations_.back()->serves()) return;
+  generations_.back()->leaves_by_itself();
+  launch_again();
+}
+
+// From here on clients are refused there. Not before the last generation that was told to leave accepts no
+// more: it may still be serving what waits.
+void Pool::give_up_dropped() {
+  bool anybody = std::any_of(generations_.begin(), generations_.end(),
+                             [](const auto& g) { return g->may_accept() && !g->serves(); });
+  if (anybody) return;
+  for (const auto& listener : dropped_) listener->give_up();
+  dropped_.clear();
 }
 
 // One shot: the first connection on any of the sockets ends the watch.
@@ -245,7 +222,7 @@ void Pool::watch_listeners(uint32_t number) {
   };
   watching_ = true;
   try {
-    for (const Listener& listener : listeners_) loop_.watch(listener.fd(), EPOLLIN, say_readable);
+    for (const auto& listener : plan_.listeners) loop_.watch(listener->fd(), EPOLLIN, say_readable);
   } catch (const SysError& e) {  // out of memory, or of epoll watches: it will ask again
     log_line(LogLevel::kError, e.what());
     watch_timer_ = loop_.after(kWatchAgain, [say_readable] { say_readable(0); });
@@ -256,27 +233,28 @@ void Pool::forget_listeners() {
   loop_.cancel(watch_timer_);
   if (!watching_) return;
   watching_ = false;
-  for (const Listener& listener : listeners_) loop_.forget(listener.fd());
+  for (const auto& listener : plan_.listeners) loop_.forget(listener->fd());
 }
 
 // --- orders --------------------------------------------------------------------------------------
 
 std::string Pool::drain() {
   if (state_ == PoolState::kDraining || state_ == PoolState::kStopped)
-    return "pool " + settings_.name + " is " + pool_state_name(state_) + " already";
+    return "pool " + plan_.settings.name + " is " + pool_state_name(state_) + " already";
+  if (trial_) return "pool " + plan_.settings.name + " is being reloaded";
   loop_.cancel(restart_timer_);
   forget_listeners();
-  for (auto& g : generations_) g->drain(settings_.drain_timeout, false);
+  for (auto& g : generations_) g->drain(plan_.settings.drain_timeout, 0);
   set_state(is_over() ? PoolState::kStopped : PoolState::kDraining);
   return "";
 }
 
 std::string Pool::resume() {
   if (state_ != PoolState::kDraining && state_ != PoolState::kStopped)
-    return "pool " + settings_.name + " is " + pool_state_name(state_);
+    return "pool " + plan_.settings.name + " is " + pool_state_name(state_);
   pause_ = 0;
   try {
-    launch_generation();
+    launch();
   } catch (const std::exception& e) {
     return e.what();
   }
@@ -295,7 +273,8 @@ void Pool::set_limits(const Limits& limits, Nanoseconds for_how_long, OnDone on_
       set_limits(limits_before_, 0, {});
     });
   limits_ = limits;
-  owner_.on_pool_changed(settings_.name);
+  if (trial_) trial_->set_limits(limits);
+  owner_.on_pool_changed(plan_.settings.name);
   Generation* g = current();
   if (!g) {
     if (on_done) on_done();
@@ -309,40 +288,102 @@ void Pool::set_limits(const Limits& limits, Nanoseconds for_how_long, OnDone on_
   });
 }
 
-void Pool::finish() {
+void Pool::finish(const Listeners& keep_open) {
+  if (trial_) abandon();
   finishing_ = true;
   loop_.cancel(restart_timer_);
   loop_.cancel(revert_timer_);
   forget_listeners();
-  for (Listener& listener : listeners_) listener.close_the_door();
-  bool anybody_accepts = false;
-  for (auto& g : generations_) {
-    if (!g->serves()) continue;
-    anybody_accepts |= g->may_accept();
-    g->drain(settings_.drain_timeout, true);
-  }
-  if (!anybody_accepts)
-    for (Listener& listener : listeners_) listener.give_up();
+  std::erase_if(plan_.listeners,
+                [&](const auto& listener) { return contains(keep_open, listener); });
+  leave(plan_.listeners);
   set_state(is_over() ? PoolState::kStopped : PoolState::kDraining);
 }
 
+void Pool::leave(const Listeners& dropped) {
+  for (const auto& listener : dropped) listener->close_the_door();
+  dropped_.insert(dropped_.end(), dropped.begin(), dropped.end());
+  for (auto& g : generations_)
+    if (g->serves()) g->drain(plan_.settings.drain_timeout, g->bits_of(dropped));
+  give_up_dropped();
+}
+
+// The sockets are shut down last: to a worker one that is shut down under its hands is broken.
 void Pool::stop_now() {
+  if (trial_) abandon();
   finishing_ = true;
   loop_.cancel(restart_timer_);
   forget_listeners();
-  bool anybody_accepts = false;
-  for (auto& g : generations_) {
-    anybody_accepts |= g->may_accept();
-    g->stop();
-  }
-  // Not before the workers were told: to them a socket that is shut down under their hands is broken.
-  if (!anybody_accepts)
-    for (Listener& listener : listeners_) listener.give_up();
+  dropped_ = plan_.listeners;
+  for (auto& g : generations_) g->stop();
+  give_up_dropped();
   if (state_ != PoolState::kStopped) set_state(PoolState::kDraining);
 }
 
 void Pool::kill_all() {
   for (auto& g : generations_) g->kill_all();
+}
+
+// --- reload --------------------------------------------------------------------------------------
+
+// It begins with as many workers as there are now, so that nobody waits for them when it takes over.
+void Pool::try_out(PoolPlan plan, const Limits& limits, Trial::OnVerdict on_verdict) {
+  Generation* g = current();
+  Incarnation incarnation{next_generation_++, limits, g ? g->workers() : 0, log_level_};
+  trial_ =
+      std::make_unique<Trial>(loop_, paths_, std::move(plan), incarnation, std::move(on_verdict));
+  owner_.on_pool_changed(plan_.settings.name);
+}
+
+void Pool::count_workers(std::function<void()> then) {
+  Generation* g = current();
+  if (!g || !g->may_accept()) return then();
+  Order o;
+  o.type = OrderType::kPing;
+  g->order(o, [then = std::move(then)](bool) { then(); });
+}
+
+void Pool::promote(const Listeners& dropped) {
+  auto trial = std::move(trial_);
+  loop_.cancel(restart_timer_);
+  if (!(limits_ == trial->limits())) loop_.cancel(revert_timer_);
+  forget_listeners();
+  leave(dropped);
+  generations_.push_back(trial->release());
+  Generation& g = *generations_.back();
+  GenerationOwner& owner = *this;
+  g.belongs_to(owner);
+  plan_ = trial->plan();
+  limits_ = trial->limits();
+  capacity_ = g.capacity();
+  launched_at_ = monotonic_now();
+  pause_ = 0;
+  log_line(LogLevel::kNotice, "generation " + std::to_string(g.number()) + " serves");
+  set_state(PoolState::kRunning);
+  if (trial->wants_watch()) watch_listeners(g.number());
+}
+
+// What it has accepted meanwhile it finishes.
+void Pool::abandon() {
+  auto trial = std::move(trial_);
+  auto failed = trial->release();
+  GenerationOwner& owner = *this;
+  failed->belongs_to(owner);
+  failed->drain(plan_.settings.drain_timeout, 0);
+  // Before the one that serves, which is the last.
+  generations_.insert(generations_.empty() ? generations_.end() : generations_.end() - 1,
+                      std::move(failed));
+  if (generations_.size() == 1) finishing_ = true;  // a pool that was to be added
+  owner_.on_pool_changed(plan_.settings.name);
+}
+
+void Pool::adopt(PoolPlan plan, const Listeners& dropped) {
+  for (const auto& listener : dropped) listener->give_up();
+  const Limits limits = plan.settings.limits;
+  plan_ = std::move(plan);
+  for (const auto& listener : plan_.listeners)
+    listener->set_backlog(static_cast<int>(plan_.settings.backlog));
+  if (!(limits == limits_)) set_limits(limits, 0, {});
 }
 
 void Pool::ping() {
@@ -355,11 +396,11 @@ void Pool::ping() {
 void Pool::set_state(PoolState state, std::string reason) {
   state_ = state;
   reason_ = std::move(reason);
-  owner_.on_pool_changed(settings_.name);
+  owner_.on_pool_changed(plan_.settings.name);
 }
 
 void Pool::log_line(LogLevel level, const std::string& text, pid_t worker) const {
-  log({level, settings_.name, worker, text});
+  log({level, plan_.settings.name, worker, text});
 }
 
 }  // namespace preforkd

@@ -7,6 +7,10 @@
 // run or died just now (the reason says which). draining: it was told to stop accepting; stopped: nobody
 // serves, and connections wait in the kernel's queue until somebody resumes. A supervisor that dies is
 // replaced at once, and with a pause that doubles if that happens again soon.
+//
+// A reload: try_out() launches a generation of the new plan beside the one that serves (daemon/trial.h), and
+// says how it went; then either promote() makes that plan the pool's and drains what served before, or
+// abandon() drains the newcomer. Whatever happens meanwhile, one of the two accepts.
 #pragma once
 
 #include <memory>
@@ -15,10 +19,7 @@
 
 #include "base/log.h"
 #include "base/loop.h"
-#include "conf/settings.h"
-#include "daemon/generation.h"
-#include "daemon/listener.h"
-#include "daemon/paths.h"
+#include "daemon/trial.h"
 
 namespace preforkd {
 
@@ -36,8 +37,7 @@ class PoolOwner {
 
 class Pool final : private GenerationOwner {
  public:
-  Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolSettings settings,
-       EffectiveUser user, std::vector<Listener> listeners, LogLevel log_level);
+  Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan, LogLevel log_level);
   ~Pool();
 
   // Starts the first generation. Throws SysError: no memory for it, no process to be had.
@@ -50,8 +50,21 @@ class Pool final : private GenerationOwner {
   using OnDone = std::function<void()>;
   void set_limits(const Limits& limits, Nanoseconds for_how_long, OnDone on_done);
 
-  // The daemon ends: serves what already waits, for at most timeouts.drain; then refuses.
-  void finish();
+  // --- reload ---
+  // The plan has the same name. Throws SysError: it could not even be launched.
+  void try_out(PoolPlan plan, const Limits& limits, Trial::OnVerdict on_verdict);
+  // `dropped`: those of the present plan's listen sockets that no pool uses any more. What waits there is
+  // served, then clients are refused.
+  void promote(const Listeners& dropped);
+  void abandon();
+  // A plan that needs no other processes: limits (at once), backlog; or any one, of a pool that nobody serves.
+  void adopt(PoolPlan plan, const Listeners& dropped);
+  // Asks how many workers there are, which try_out() begins with; `then` also if nobody answers.
+  void count_workers(std::function<void()> then);
+
+  // The daemon ends, or the pool was taken out of the file: serves what already waits, for at most
+  // timeouts.drain; then refuses. `keep_open`: listen sockets that another pool has taken over.
+  void finish(const Listeners& keep_open = {});
   void stop_now();
   void kill_all();
   bool is_over() const;  // no process is left
@@ -63,28 +76,34 @@ class Pool final : private GenerationOwner {
   // Control read a generation that is over: `base` are the sums with it.
   void close_generation(uint32_t number, std::string base);
 
-  const PoolSettings& settings() const { return settings_; }
+  const PoolPlan& plan() const { return plan_; }
+  const PoolSettings& settings() const { return plan_.settings; }
   const Limits& limits() const { return limits_; }
   PoolState state() const { return state_; }
   const std::string& reason() const { return reason_; }
-  uint32_t generation() const { return next_generation_ - 1; }
+  uint32_t generation() const { return generations_.empty() ? 0 : generations_.back()->number(); }
+  bool is_serving() const;  // neither drained nor told to
+  bool is_finishing() const { return finishing_; }
   uint32_t capacity() const { return capacity_; }  // slots of the newest segment
-  const std::vector<Listener>& listeners() const { return listeners_; }
-  const std::vector<std::unique_ptr<Generation>>& generations() const { return generations_; }
+  const Listeners& listeners() const { return plan_.listeners; }
+  std::vector<const Generation*> all_generations() const;  // oldest first; one on trial is the last
+  const Trial* trial() const { return trial_.get(); }
   const std::string& base() const { return base_; }
-  void adopt_file_limits(const PoolSettings& settings) { settings_ = settings; }
+  void set_log_level(LogLevel level) { log_level_ = level; }
 
  private:
   void on_report(uint32_t generation, const Report& report) override;
   void on_over(uint32_t generation) override;
   void on_supervisor_death(uint32_t generation, int status) override;
 
-  void launch_generation();
+  void launch();
   void launch_again();
   void restart_later();
   void watch_listeners(uint32_t generation);
   void forget_listeners();
   void on_nobody_accepts();
+  void leave(const Listeners& dropped);
+  void give_up_dropped();
   Generation* current();
   void set_state(PoolState state, std::string reason = "");
   void log_line(LogLevel level, const std::string& text, pid_t worker = 0) const;
@@ -92,16 +111,16 @@ class Pool final : private GenerationOwner {
   EventLoop& loop_;
   PoolOwner& owner_;
   const Paths& paths_;
-  PoolSettings settings_;
-  const EffectiveUser user_;
-  std::vector<Listener> listeners_;
-  const LogLevel log_level_;
+  PoolPlan plan_;
+  LogLevel log_level_;
 
   Limits limits_;
   Limits limits_before_;  // what a "for" reverts to
   EventLoop::TimerId revert_timer_{};
 
   std::vector<std::unique_ptr<Generation>> generations_;  // oldest first
+  std::unique_ptr<Trial> trial_;
+  Listeners dropped_;  // who still waits there is served by the draining generations
   uint32_t next_generation_ = 1;
   uint32_t capacity_ = 0;
   std::string base_;

@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include "base/backlog.h"
 #include "base/log.h"
 #include "shm/doorbell.h"
+#include "worker/signals.h"
 
 namespace preforkd {
 namespace {
@@ -44,20 +46,24 @@ void install_supervisor_signals(shm::Doorbell& bell) {
   signalled.bell = &bell;
   struct sigaction action {};
   action.sa_handler = on_signal;  // without SA_RESTART: a signal ends the wait
-  for (int number : {SIGCHLD, SIGIO, SIGTERM}) sigaction(number, &action, nullptr);
+  for (int number : {SIGCHLD, SIGIO}) sigaction(number, &action, nullptr);
   action.sa_handler = SIG_IGN;
-  for (int number : {SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGUSR1, SIGUSR2})
-    sigaction(number, &action, nullptr);
+  for (int number : {SIGHUP, SIGINT, SIGQUIT}) sigaction(number, &action, nullptr);
+  install_inherited_signals(on_signal);
 }
 
 Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon,
-                       uint32_t own_sockets)
+                       uint32_t own_sockets, uint32_t first_workers)
     : plan_(plan),
       board_(board),
       daemon_(daemon),
       own_sockets_(own_sockets),
-      workforce_(plan, board, [this] { daemon_.close(); }),
-      limits_(plan.settings.limits) {
+      workforce_(
+          plan,
+          board,  // (not close(): its page of libc is one that a fresh worker has not touched yet)
+          [this] { syscall(SYS_close, daemon_.release().release()); }),
+      limits_(plan.settings.limits),
+      first_workers_(first_workers) {
   memory_.step_began = monotonic_now();
 }
 
@@ -68,8 +74,7 @@ int Supervisor::run() {
     const uint32_t rings = shm::rings(board_.segment().doorbell);
     const Nanoseconds now = monotonic_now();
     due_ = kNever;
-    if (signalled.term && course_ == Course::kServing)
-      drain(plan_.settings.drain_timeout, false, now);
+    if (signalled.term && course_ == Course::kServing) drain(plan_.settings.drain_timeout, 0, now);
     bool did_something = obey_daemon(now);
     did_something |= reap_workers(now);
     if (course_ != Course::kServing && board_.alive() == 0) break;
@@ -103,11 +108,11 @@ bool Supervisor::obey_daemon(Nanoseconds now) {
     auto order = got == Channel::Got::kMessage ? datagram.as<Order>() : std::nullopt;
     if (!order) {  // the daemon died, or is not what it was
       daemon_.close();
-      if (course_ == Course::kServing) drain(plan_.settings.drain_timeout, false, now);
+      if (course_ == Course::kServing) drain(plan_.settings.drain_timeout, 0, now);
       return any;
     }
     obey(*order, now);
-    say(ReportType::kAck, order->number);
+    acknowledge(order->number);
     any = true;
   }
 }
@@ -119,7 +124,7 @@ void Supervisor::obey(const Order& order, Nanoseconds now) {
       limits_.max = std::min(limits_.max, board_.capacity());
       break;
     case OrderType::kDrain:
-      if (course_ == Course::kServing) drain(order.drain, order.finish_queue != 0, now);
+      if (course_ == Course::kServing) drain(order.drain, order.finish, now);
       break;
     case OrderType::kStop:
       course_ = Course::kEnding;
@@ -135,12 +140,14 @@ void Supervisor::obey(const Order& order, Nanoseconds now) {
   }
 }
 
-void Supervisor::drain(Nanoseconds timeout, bool finish_queue, Nanoseconds now) {
+void Supervisor::drain(Nanoseconds timeout, uint64_t finish, Nanoseconds now) {
   course_ = Course::kDraining;
   drain_ends_ = now + timeout;
   shm::Published& published = board_.segment().published;
-  if (finish_queue) {
+  finish_ = finish;
+  if (finish) {
     queue_ends_ = now + std::min(timeout, kFinishQueue);
+    published.accept_from.store(finish);
     published.accept_until.store(queue_ends_);
     published.ring_on.store(
         shm::kRingOnCompleted);  // whoever is done may have taken the last of it
@@ -161,9 +168,17 @@ void Supervisor::give_up_sockets() {
 
 // Whether nobody is left who could still be served. Nobody joins the queue any more.
 bool Supervisor::queue_is_finished(Nanoseconds now) {
-  if (now >= queue_ends_ || queued() == 0) return true;
+  if (now >= queue_ends_ || queued(finish_) == 0) return true;
   due_ = std::min(due_, queue_ends_);
   return false;
+}
+
+void Supervisor::acknowledge(uint32_t number) {
+  Report report;
+  report.type = ReportType::kAck;
+  report.number = number;
+  report.level = static_cast<int32_t>(board_.alive());
+  daemon_.send_struct(report);  // lost: the order comes again
 }
 
 bool Supervisor::say(ReportType type, uint32_t number, const std::string& text) {
@@ -199,12 +214,20 @@ std::string Supervisor::what_degrades() const {
   return "";
 }
 
+// Until it is ready, it wants as many workers as it was told to begin with.
+Limits Supervisor::in_force() const {
+  Limits limits = limits_;
+  if (!told_ready_)
+    limits.min = std::clamp(first_workers_, limits_.min, std::max(limits_.min, limits_.max));
+  return limits;
+}
+
 // Ready, degraded or not, quiet: told when it changes, and again if the channel was full.
 bool Supervisor::tell_progress() {
   const shm::Counts counts = board_.counts();
-  bool heard = true;
-  if (!told_ready_ && course_ == Course::kServing && counts.idle + counts.busy >= limits_.min)
-    heard &= told_ready_ = say(ReportType::kReady);
+  bool heard = true, ready = false;
+  if (!told_ready_ && course_ == Course::kServing && counts.idle + counts.busy >= in_force().min)
+    heard &= ready = told_ready_ = say(ReportType::kReady);
   const std::string trouble = what_degrades();
   if (trouble.empty() == told_degraded_) {
     bool said = say(trouble.empty() ? ReportType::kRecovered : ReportType::kDegraded, 0, trouble);
@@ -220,7 +243,7 @@ bool Supervisor::tell_progress() {
   }
   if (told_quiet_ && !daemon_.is_open()) give_up_sockets();
   if (!heard) due_ = std::min(due_, monotonic_now() + kSayAgain);
-  return false;
+  return ready;  // from here on fewer may do
 }
 
 // --- the workers ---------------------------------------------------------------------------------
@@ -234,6 +257,7 @@ bool Supervisor::reap_workers(Nanoseconds now) {
     log({level, {}, death->pid, death->text});
     if (!death->abnormal) continue;
     last_death_ = death->text;
+    if (!death->served) say(ReportType::kWorkerFailed, 0, death->text);
     breaker_ = breaker_.after_death(board_.connections_served(), now, jitter());
   }
   // The dead one may have taken an exclusive wake-up with it: let others look at what is waiting.
@@ -242,10 +266,12 @@ bool Supervisor::reap_workers(Nanoseconds now) {
   return any;
 }
 
-uint32_t Supervisor::queued() const {
+uint32_t Supervisor::queued(uint64_t which) const {
   uint32_t sum = 0;
-  for (int fd : plan_.listen_sockets)
-    if (auto backlog = queued_on(fd)) sum += backlog->queued;
+  for (size_t i = 0; i < plan_.listen_sockets.size(); ++i) {
+    if (which != Acceptor::kAll && (i >= 64 || !(which >> i & 1))) continue;
+    if (auto backlog = queued_on(plan_.listen_sockets[i])) sum += backlog->queued;
+  }
   return sum;
 }
 
@@ -268,7 +294,7 @@ void Supervisor::publish(bool more_starters_than_tickets) {
   uint32_t ring_on = 0;
   // At `min` no step of shrinking will look in: the last start must say so, or its deadline would.
   if (!told_ready_ || more_starters_than_tickets || plan_.settings.connections ||
-      board_.alive() <= limits_.min)
+      board_.alive() <= in_force().min)
     ring_on |= shm::kRingOnStarted;
   if (breaker_.deaths) ring_on |= shm::kRingOnCompleted;
   set(published.ring_on, ring_on);
@@ -311,7 +337,7 @@ bool Supervisor::settle(Nanoseconds now) {
   board_.set_at_max(board_.alive() >= limits_.max, now);
   idle_or_starting_ = view.idle + view.starting + view.recycling > 0;
 
-  Verdict verdict = decide(view, limits_, now, memory_);
+  Verdict verdict = decide(view, in_force(), now, memory_);
   memory_ = verdict.memory;
   due_ = std::min(due_, verdict.wake_at);
   if (verdict.take_peak) {

@@ -28,8 +28,10 @@ namespace preforkd {
 
 class Supervisor {
  public:
-  // The first `own_sockets` of the plan's listen sockets are shut down if the daemon dies.
-  Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon, uint32_t own_sockets);
+  // The first `own_sockets` of the plan's listen sockets are shut down if the daemon dies. It begins with
+  // `first_workers` if that is more than `min`: as many as the generation had that it takes over from.
+  Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon, uint32_t own_sockets,
+             uint32_t first_workers);
 
   // Returns when every worker is gone: drained, stopped, or without a daemon.
   int run();
@@ -46,17 +48,19 @@ class Supervisor {
   bool dismiss_recyclers(const Workforce::Headcount& seen, const Verdict& verdict);
   bool tell_progress();
   std::string what_degrades() const;
+  Limits in_force() const;
   void arm(Nanoseconds now);
 
   void obey(const Order& order, Nanoseconds now);
-  void drain(Nanoseconds timeout, bool finish_queue, Nanoseconds now);
+  void acknowledge(uint32_t number);
+  void drain(Nanoseconds timeout, uint64_t finish, Nanoseconds now);
   void give_up_sockets();
   bool queue_is_finished(Nanoseconds now);
   void publish(bool more_starters_than_tickets);
   bool may_fork(Nanoseconds now) const;
   bool grow(const Verdict& verdict, Nanoseconds now);
   void note_fork_failure(int error, Nanoseconds now);
-  uint32_t queued() const;
+  uint32_t queued(uint64_t which = Acceptor::kAll) const;
   bool say(ReportType type, uint32_t number = 0, const std::string& text = "");
 
   const WorkerPlan& plan_;
@@ -65,13 +69,15 @@ class Supervisor {
   uint32_t own_sockets_;
   Workforce workforce_;
   Limits limits_;
+  const uint32_t first_workers_;
   ScalerMemory memory_;
   Breaker breaker_;
 
   enum class Course { kServing, kDraining, kEnding };
   Course course_ = Course::kServing;
   Nanoseconds drain_ends_ = kNever;
-  Nanoseconds queue_ends_ = 0;  // until then what waits in the accept queue is served
+  Nanoseconds queue_ends_ = 0;  // until then what waits in the accept queues of `finish_` is served
+  uint64_t finish_ = 0;         // bit i: the i-th listen socket
 
   Nanoseconds due_ = kNever;  // of this turn: the earliest thing that needs a look
   Nanoseconds fork_retry_at_ = 0;

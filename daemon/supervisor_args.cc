@@ -14,6 +14,7 @@ std::vector<std::string> SupervisorArgs::to_argv(const std::string& title) const
           "--capacity=" + std::to_string(capacity),
           "--listen-sockets=" + std::to_string(listen_sockets),
           "--own-sockets=" + std::to_string(own_sockets),
+          "--first-workers=" + std::to_string(first_workers),
           "--log-level=" + std::to_string(log_level)};
 }
 
@@ -23,6 +24,7 @@ SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
                                     {"capacity", required_argument, nullptr, 'c'},
                                     {"listen-sockets", required_argument, nullptr, 'n'},
                                     {"own-sockets", required_argument, nullptr, 'o'},
+                                    {"first-workers", required_argument, nullptr, 'f'},
                                     {"log-level", required_argument, nullptr, 'l'},
                                     {}};
   SupervisorArgs args;
@@ -44,6 +46,9 @@ SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
         break;
       case 'o':
         args.own_sockets = number();
+        break;
+      case 'f':
+        args.first_workers = number();
         break;
       case 'l':
         args.log_level = static_cast<int>(number());

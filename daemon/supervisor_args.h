@@ -25,6 +25,7 @@ struct SupervisorArgs {
   uint32_t listen_sockets = 0;
   uint32_t own_sockets =
       0;  // the first so many of them; the others were inherited and outlive preforkd
+  uint32_t first_workers = 0;  // to begin with as many, if that is more than `min`
   int log_level = 6;
 
   std::vector<std::string> to_argv(const std::string& title) const;

@@ -91,12 +91,14 @@ int supervise(const SupervisorArgs& args, const PoolSettings& settings) {
     std::unique_ptr<Program> program;
     if (settings.program.empty())
       handler = std::make_unique<HandlerLibrary>(settings.handler, kHandlerFd);
+    else if (std::string trouble = program_trouble(settings.program); !trouble.empty())
+      throw std::runtime_error(trouble);
     else
       program = std::make_unique<Program>(settings.program);
     close(kHandlerFd);
     // 5. Log lines go to the daemon from here on, the handler's preload's included.
     WorkerPlan plan{settings, mapping, listen_sockets, handler.get(), program.get(), getpid()};
-    Supervisor supervisor(plan, board, daemon, args.own_sockets);
+    Supervisor supervisor(plan, board, daemon, args.own_sockets, args.first_workers);
     log_target = &supervisor;
     set_log_sink([](const LogLine& line) { log_target->send_log(line); });
     if (handler) handler->preload(settings.name, settings.settings);

@@ -122,6 +122,7 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
   shm::Scoreboard::Last last = board_.last_words(slot);
   Death death;
   death.pid = pid;
+  death.served = last.active;
   const bool signaled = WIFSIGNALED(status);
   const int code = signaled ? WTERMSIG(status) : WEXITSTATUS(status);
   std::string doing = last.active ? " while serving " + shm::peer_text(last.peer)

@@ -38,6 +38,7 @@ class Workforce {
     pid_t pid = 0;
     shm::Ending ending{};
     bool abnormal = false;  // counts for the breaker
+    bool served = false;    // ... and it was serving a connection
     std::string text;  // for the log: "killed by signal 11 (Segmentation fault) while serving ..."
   };
   std::optional<Death> reap(Nanoseconds now);  // nothing: nobody else has died

@@ -76,7 +76,8 @@ struct alignas(kLine) Published {
   Word ring_on;       // RingOn: what else the supervisor wants to hear of
   Word leaving;       // Leaving: whether workers are to go
   Long accept_until;  // while leaving: until then, connections that already wait are still served
-  uint8_t reserved[104];
+  Long accept_from;   // ... on these listen sockets; bit i: the i-th, of the first 64
+  uint8_t reserved[96];
 };
 enum Leaving : uint32_t {
   kStay = 0,

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "shm/bits.h"
 #include "shm/tickets.h"
 
 namespace preforkd::shm {
@@ -106,8 +107,8 @@ Counts Scoreboard::counts() const {
     if (alive_[w] == 0) continue;
     const Bits& bits = mapping_.bits(w);
     uint64_t idle = bits.idle.load() & alive_[w], busy = bits.busy.load() & alive_[w] & ~idle;
-    c.idle += static_cast<uint32_t>(std::popcount(idle));
-    c.busy += static_cast<uint32_t>(std::popcount(busy));
+    c.idle += count_bits(idle);
+    c.busy += count_bits(busy);
     // Neither: starting or retiring, few at any time. What claims to be anything else is on its way
     // between two bits, and counts as what it will be: starting has no claim to a bit yet.
     for (uint64_t rest = alive_[w] & ~idle & ~busy; rest; rest &= rest - 1) {

@@ -45,11 +45,13 @@ void Acceptor::unregister() {
   registered_ = false;
 }
 
-std::optional<Accepted> Acceptor::try_accept() {
+std::optional<Accepted> Acceptor::try_accept(uint64_t which) {
   short_of_ = broken_ = 0;
   for (size_t tried = 0; tried < sockets_.size(); ++tried) {
-    int listen_socket = sockets_[next_];
+    const size_t index = next_;
+    const int listen_socket = sockets_[index];
     next_ = (next_ + 1) % sockets_.size();
+    if (which != kAll && (index >= 64 || !(which >> index & 1))) continue;
     for (;;) {
       Accepted accepted;
       accepted.peer.length = sizeof accepted.peer.storage;

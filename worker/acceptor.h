@@ -13,6 +13,7 @@
 
 #include <signal.h>
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -32,8 +33,10 @@ class Acceptor {
   explicit Acceptor(const std::vector<int>& listen_sockets);
 
   // Takes a connection that already waits, from the sockets in turn. Nothing: none waits, or it was
-  // gone again, or descriptors or memory ran out (then short_of() says which).
-  std::optional<Accepted> try_accept();
+  // gone again, or descriptors or memory ran out (then short_of() says which). Bit i of `which`: the i-th
+  // socket; those beyond 64 are tried only with all of the bits.
+  static constexpr uint64_t kAll = ~uint64_t{0};
+  std::optional<Accepted> try_accept(uint64_t which = kAll);
   // EMFILE, ENFILE, ENOBUFS or ENOMEM if the last try_accept() met it, else 0. Level-triggered epoll
   // would return at once for as long as this lasts: the caller backs off.
   int short_of() const { return short_of_; }

@@ -13,6 +13,8 @@
 #include <cstring>
 #include <string_view>
 
+#include "worker/signals.h"
+
 namespace preforkd {
 namespace {
 
@@ -58,13 +60,8 @@ std::vector<char*> pointers(const std::vector<std::string>& strings) {
 // Pending ones would be delivered: setting one to ignored throws it away.
 void reset_signals(int nudge_signal) {
   for (int ours : {SIGUSR1, SIGUSR2, nudge_signal}) signal(ours, SIG_IGN);
-  constexpr size_t kKernelSetSize = 8;
-  const uint64_t to_default[8] = {};  // struct sigaction as the kernel has it, and some room
-  for (int each = 1; each < NSIG; ++each)
-    syscall(SYS_rt_sigaction, each, to_default, nullptr, kKernelSetSize);
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
+  for (int each = 1; each < NSIG; ++each) set_to_default(each);
+  block_exactly(0);
 }
 
 // close_range(2) came with Linux 5.9, but a seccomp filter may not know it.

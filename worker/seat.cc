@@ -1,9 +1,9 @@
 #include "worker/seat.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstdlib>
 
+#include "shm/bits.h"
 #include "shm/doorbell.h"
 #include "shm/scoreboard.h"
 #include "shm/tickets.h"
@@ -73,8 +73,8 @@ void Seat::count_and_ring() {
   uint32_t words = std::min(published.scan_words.load(), mapping_.capacity() / shm::kSlotsPerWord);
   for (uint32_t w = 0; w < words; ++w) {
     const shm::Bits& bits = mapping_.bits(w);
-    idle += static_cast<uint32_t>(std::popcount(bits.idle.load()));
-    busy += static_cast<uint32_t>(std::popcount(bits.busy.load()));
+    idle += shm::count_bits(bits.idle.load());
+    busy += shm::count_bits(bits.busy.load());
   }
   busy_seen_ = busy;
   shm::Word& peak = segment_.shared.peak_busy;
@@ -146,9 +146,10 @@ bool Seat::must_end(uint64_t number) const {
   return ordered != 0 && (ordered == number || ordered == shm::kEndAny);
 }
 
-bool Seat::accepts_until(Nanoseconds now) const {
-  return segment_.published.leaving.load() == shm::kDrain &&
-         now < segment_.published.accept_until.load();
+uint64_t Seat::still_accepts_from(Nanoseconds now) const {
+  const shm::Published& p = segment_.published;
+  const bool still = p.leaving.load() == shm::kDrain && now < p.accept_until.load();
+  return still ? p.accept_from.load() : 0;
 }
 
 void Seat::ask_for_recycling() {

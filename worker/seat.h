@@ -45,9 +45,10 @@ class Seat {
   bool may_retire();                     // takes a retire ticket, if there is one
   bool must_leave() const;               // the generation drains, or this worker is to be replaced
   bool must_end(uint64_t number) const;  // the supervisor ordered the end of connection `number`
-  bool accepts_until(Nanoseconds now) const;  // while leaving: what waits already is still served
-  void ask_for_recycling();                   // and rings: the supervisor has a replacement made
-  void refused();                             // accept failed for want of descriptors or memory
+  // While leaving: the listen sockets (bit i: the i-th) on which what waits already is still served.
+  uint64_t still_accepts_from(Nanoseconds now) const;
+  void ask_for_recycling();  // and rings: the supervisor has a replacement made
+  void refused();            // accept failed for want of descriptors or memory
 
   uint64_t begun() const { return begun_; }
   bool is_busy() const { return busy_; }

@@ -11,16 +11,19 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/process_title.h"
+#include "worker/signals.h"
 
 namespace preforkd {
 namespace {
 
 constexpr int kSupervisorDied = SIGUSR2;
+constexpr sigset_t kNoneBlocked{};
 constexpr Nanoseconds kBackOff = 50 * kMillisecond;
 
 // What the signal handlers need; there is one worker in a process.
 struct {
-  const Seat* seat = nullptr;
+  void (*term_in_supervisor)(int) = nullptr;
+  const Seat* seat = nullptr;  // null: this is the supervisor
   pid_t supervisor = 0;
   int nudge_signal = SIGUSR1;
   volatile sig_atomic_t nudged = 0;
@@ -31,10 +34,10 @@ bool orphaned() { return getppid() != signalled.supervisor; }
 
 void on_nudge(int) { signalled.nudged = 1; }
 
-void on_term(int) {
+void on_term(int number) {
+  if (!signalled.seat) return signalled.term_in_supervisor(number);
   int saved = errno;
-  const Seat* seat = signalled.seat;
-  if (orphaned() || (seat && seat->must_end(seat->begun()))) {
+  if (orphaned() || signalled.seat->must_end(signalled.seat->begun())) {
     signal(SIGTERM, SIG_DFL);  // installed with SA_NODEFER: not blocked here
     raise(SIGTERM);
   }
@@ -44,35 +47,17 @@ void on_term(int) {
   errno = saved;
 }
 
-void handle(int number, void (*handler)(int), int flags) {
-  struct sigaction action {};
-  action.sa_handler = handler;
-  action.sa_flags = flags;
-  sigaction(number, &action, nullptr);
-}
-
 // From the supervisor's signals to a worker's. All are blocked on entry.
-void take_over_signals(const WorkerPlan& plan, const Seat& seat, sigset_t& wait_mask) {
+void take_over_signals(const WorkerPlan& plan, const Seat& seat) {
   signalled.seat = &seat;
   signalled.supervisor = plan.supervisor;
   signalled.nudge_signal = plan.nudge_signal();
-  for (int ours : {SIGCHLD, SIGIO, SIGHUP, SIGINT, SIGQUIT}) handle(ours, SIG_DFL, 0);
-  handle(SIGPIPE, SIG_IGN,
-         0);  // a client that hung up is an error of send(), not the end of a worker
-  handle(SIGUSR1, on_nudge, 0);
-  handle(plan.nudge_signal(), on_nudge, 0);
-  handle(kSupervisorDied, on_nudge, 0);
-  handle(SIGTERM, on_term, SA_NODEFER);
-
-  sigset_t outside;
-  sigemptyset(&outside);
-  sigemptyset(&wait_mask);
-  for (int only_in_wait : {SIGUSR1, plan.nudge_signal(), kSupervisorDied})
-    sigaddset(&outside, only_in_wait);
+  signalled.nudged = 0;
+  for (int supervisors : {SIGCHLD, SIGIO, SIGHUP, SIGINT, SIGQUIT}) set_to_default(supervisors);
   // Set after the change of user, which clears it, and before the first look at getppid(). Until the worker
   // waits for connections it may wait for a start ticket, or run `start`: then TERM ends it.
   prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
-  sigprocmask(SIG_SETMASK, &outside, nullptr);
+  block_exactly(signal_bit(SIGUSR1) | signal_bit(SIGURG) | signal_bit(kSupervisorDied));
 }
 
 uint64_t random_below(uint64_t bound) {
@@ -86,10 +71,22 @@ uint64_t random_below(uint64_t bound) {
 
 }  // namespace
 
+void install_inherited_signals(void (*on_term_in_supervisor)(int)) {
+  signalled.term_in_supervisor = on_term_in_supervisor;
+  struct sigaction action {};
+  action.sa_handler = on_nudge;
+  for (int number : {SIGUSR1, SIGURG, kSupervisorDied}) sigaction(number, &action, nullptr);
+  action.sa_handler = on_term;
+  action.sa_flags = SA_NODEFER;
+  sigaction(SIGTERM, &action, nullptr);
+  // A client that hung up is an error of send(), not the end of a worker.
+  signal(SIGPIPE, SIG_IGN);
+}
+
 Worker::Worker(const WorkerPlan& plan, uint32_t slot)
     : plan_(plan), seat_(plan.mapping, slot), acceptor_(plan.listen_sockets) {
-  set_process_title(plan.title, "preforkd-worker");
-  take_over_signals(plan, seat_, wait_mask_);
+  set_process_title(plan.title, plan.comm);
+  take_over_signals(plan, seat_);
   // The supervisor is not dumpable; a worker may be, so that a handler's crash leaves a core.
   prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
   if (plan.program) setpgid(0, 0);  // so that its children can be ended with it
@@ -132,9 +129,11 @@ std::optional<Accepted> Worker::next_connection() {
   for (;;) {
     if (orphaned()) return std::nullopt;
     bool leaving = seat_.must_leave() || signalled.asked_to_leave;
-    // A busy worker was not waiting: no wake-up was meant for it that a last accept would have to honour.
-    if (leaving && seat_.is_busy() && !seat_.accepts_until(monotonic_now())) return std::nullopt;
-    if (leaving) return last_accept(true);
+    if (leaving) {
+      // A busy worker was not waiting: no wake-up was meant for it that a last accept would have to honour.
+      uint64_t from = seat_.is_busy() ? seat_.still_accepts_from(monotonic_now()) : Acceptor::kAll;
+      return from ? last_accept(true, from) : std::nullopt;
+    }
     if (auto connection = acceptor_.try_accept()) return connection;
     if (int error = acceptor_.broken()) throw SysError("accept", error);
     if (seat_.is_busy()) go_idle();
@@ -147,22 +146,22 @@ std::optional<Accepted> Worker::next_connection() {
     if (!signalled.nudged) continue;
     signalled.nudged = 0;
     if (!orphaned() && !seat_.must_leave() && !signalled.asked_to_leave && seat_.may_retire())
-      return last_accept(false);
+      return last_accept(false, Acceptor::kAll);
   }
 }
 
 // No wake-up may leave with this worker: unregistered first, it looks once more.
-std::optional<Accepted> Worker::last_accept(bool leaving) {
+std::optional<Accepted> Worker::last_accept(bool leaving, uint64_t from) {
   acceptor_.unregister();
   seat_.retire(monotonic_now());
-  auto connection = acceptor_.try_accept();
+  auto connection = acceptor_.try_accept(from);
   if (connection && !leaving) acceptor_.register_for_wake();
   return connection;
 }
 
 void Worker::go_idle() { seat_.idle(monotonic_now()); }
 
-void Worker::wait() { acceptor_.wait(wait_mask_, -1); }
+void Worker::wait() { acceptor_.wait(kNoneBlocked, -1); }
 
 // Out of descriptors or memory: the connection stays in the queue, and epoll would return at once.
 void Worker::back_off() {
@@ -172,7 +171,7 @@ void Worker::back_off() {
   short_told_ = true;
   seat_.refused();
   timespec pause = to_timespec(kBackOff);
-  ppoll(nullptr, 0, &pause, &wait_mask_);
+  ppoll(nullptr, 0, &pause, &kNoneBlocked);
 }
 
 void Worker::serve(Accepted connection) {

@@ -1,7 +1,7 @@
 // A worker's life, from the fork to its last connection: as dumb as it can be, it serves one connection
 // at a time. The states are in shm/worker_state.h, the protocol with the supervisor in worker/seat.h.
 //
-// Signals. SIGUSR1 (nudge; SIGURG for programs) and SIGUSR2 (the supervisor died) are blocked outside the
+// Signals (worker/signals.h). SIGUSR1 (nudge; SIGURG for programs) and SIGUSR2 (the supervisor died) are blocked outside the
 // wait, so that a worker with a connection in hand never sees them; both only end the wait. SIGTERM is
 // never blocked, so that a stuck worker can be ended: with an order for the connection in hand, or without
 // a supervisor, the worker dies of it at once; from anybody else it means "leave when you are done".
@@ -37,6 +37,7 @@ struct WorkerPlan {
   const Program* program;
   pid_t supervisor;
   std::string title = "preforkd: worker " + settings.name;  // made once: a worker allocates nothing
+  char comm[16] = "preforkd-worker";
 
   int nudge_signal() const { return program ? SIGURG : SIGUSR1; }
 };
@@ -52,7 +53,7 @@ class Worker {
  private:
   bool wait_to_start();
   std::optional<Accepted> next_connection();
-  std::optional<Accepted> last_accept(bool leaving);
+  std::optional<Accepted> last_accept(bool leaving, uint64_t from);
   void go_idle();
   void wait();
   void back_off();
@@ -62,7 +63,6 @@ class Worker {
   const WorkerPlan& plan_;
   Seat seat_;
   Acceptor acceptor_;
-  sigset_t wait_mask_;
   uint64_t recycle_from_ = 0;  // connections after which it asks to be replaced; 0 = never
   uint64_t recycle_at_ = 0;    // connections after which it leaves, replaced or not
   bool asked_ = false;

@@ -23,11 +23,6 @@ namespace preforkd::system_test {
 namespace {
 
 // The command line, which preforkd's processes use as their title.
-std::string title_of(pid_t pid) {
-  std::string title = file_text("/proc/" + std::to_string(pid) + "/cmdline");
-  return title.substr(0, title.find('\0'));
-}
-
 std::vector<pid_t> descendants_of(pid_t pid) {
   std::vector<pid_t> all = children_of(pid);
   for (size_t i = 0; i < all.size(); ++i)

@@ -149,15 +149,6 @@ void reload_of_a_broken_file() {
   expect_equal("reloads", server.status()["reloads"], 0);
 }
 
-void reload_that_needs_a_generation() {
-  Server server({with_min(2)});
-  server.write_config(config_of({PoolText{.serves = "handler = \"discard\";"}}));
-  Answer answer = server.request("POST", "/v1/reload");
-  expect_equal("status", answer.status, 409);
-  expect_contains("its reason", answer.body, "pool echo");
-  expect(Client(server.address()).echoes("hello\n"), "still the echo");
-}
-
 }  // namespace
 
 Suite limits_suite() {
@@ -168,8 +159,7 @@ Suite limits_suite() {
            {"capacity is what can be used", capacity_is_what_can_be_used},
            {"for a while", for_a_while},
            {"reload of limits", reload_of_limits},
-           {"reload of a broken file", reload_of_a_broken_file},
-           {"reload that needs a generation", reload_that_needs_a_generation}}};
+           {"reload of a broken file", reload_of_a_broken_file}}};
 }
 
 }  // namespace preforkd::system_test

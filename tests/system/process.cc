@@ -142,4 +142,9 @@ std::string file_text(const std::string& path) {
   return text.str();
 }
 
+std::string title_of(pid_t pid) {
+  std::string title = file_text("/proc/" + std::to_string(pid) + "/cmdline");
+  return title.substr(0, title.find('\0'));
+}
+
 }  // namespace preforkd::system_test

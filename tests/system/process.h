@@ -37,6 +37,7 @@ int exit_code(int status);                      // as in Outcome
 std::vector<pid_t> own_children();
 std::vector<pid_t> children_of(pid_t parent);
 bool is_running(pid_t pid);                      // exists and is no zombie
+std::string title_of(pid_t pid);                 // as `ps` shows it
 std::string file_text(const std::string& path);  // "" where it cannot be read
 
 }  // namespace preforkd::system_test

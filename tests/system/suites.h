@@ -10,6 +10,7 @@ namespace preforkd::system_test {
 Suite serve_suite();
 Suite sizing_suite();
 Suite limits_suite();
+Suite reload_suite();
 Suite deaths_suite();
 Suite recycle_suite();
 Suite stop_suite();
@@ -25,10 +26,10 @@ Suite echo_load_suite();
 Suite systemd_suite();
 
 inline std::vector<Suite> all_suites() {
-  return {serve_suite(),   sizing_suite(),    limits_suite(),    deaths_suite(),
-          recycle_suite(), stop_suite(),      program_suite(),   idle_suite(),
-          config_suite(),  resources_suite(), clients_suite(),   control_abuse_suite(),
-          git_suite(),     rsync_suite(),     echo_load_suite(), systemd_suite()};
+  return {serve_suite(),     sizing_suite(),  limits_suite(),        reload_suite(), deaths_suite(),
+          recycle_suite(),   stop_suite(),    program_suite(),       idle_suite(),   config_suite(),
+          resources_suite(), clients_suite(), control_abuse_suite(), git_suite(),    rsync_suite(),
+          echo_load_suite(), systemd_suite()};
 }
 
 }  // namespace preforkd::system_test

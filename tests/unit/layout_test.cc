@@ -189,6 +189,7 @@ Fields declared_fields() {
           FIELD(Published, ring_on),
           FIELD(Published, leaving),
           FIELD(Published, accept_until),
+          FIELD(Published, accept_from),
           FIELD(Shared, peak_busy),
           FIELD(Shared, watch),
           FIELD(Shared, tick),

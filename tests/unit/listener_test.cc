@@ -215,8 +215,8 @@ void a_pools_listeners() {
   inherited.push_back({bare_listen_socket(), "web"});
   std::vector<std::string> errors;
   auto listeners = open_listeners(
-      {"127.0.0.1:0", "systemd:web", "systemd:none", "nonsense", "unix:/nonexistent/sock"}, 16,
-      inherited, errors);
+      {"127.0.0.1:0", "systemd:web", "systemd:none", "nonsense", "unix:/nonexistent/sock"}, 16, {},
+      {}, inherited, errors);
   CU_ASSERT_EQUAL(listeners.size(), 3);  // two sockets share a name
   CU_ASSERT(!inherited[0].fd.is_open() && inherited[1].fd.is_open() && !inherited[2].fd.is_open());
   CU_ASSERT_EQUAL_FATAL(errors.size(), 3);
@@ -224,6 +224,22 @@ void a_pools_listeners() {
       unit::same_text(errors[0], "listen systemd:none: systemd passed no socket of that name"));
   CU_ASSERT(errors[1].starts_with("nonsense: expected "));
   CU_ASSERT(unit::same_text(errors[2], "bind unix:/nonexistent/sock: No such file or directory"));
+
+  // A reload: the same entries mean the same sockets; another one means another.
+  errors.clear();
+  auto again = open_listeners({"systemd:web", "127.0.0.1:0", "[::1]:0"}, 16, listeners, {},
+                              inherited, errors);
+  CU_ASSERT(errors.empty());
+  CU_ASSERT_EQUAL_FATAL(again.size(), 4);
+  CU_ASSERT(again[0] == listeners[1] && again[1] == listeners[2] && again[2] == listeners[0]);
+  CU_ASSERT_FALSE(contains(listeners, again[3]));
+  // From another pool by its address only: port 0 is any port.
+  auto other = open_listeners({listeners[0]->address(), "127.0.0.1:0", "systemd:web"}, 16, {},
+                              listeners, inherited, errors);
+  CU_ASSERT(errors.empty());
+  CU_ASSERT_EQUAL_FATAL(other.size(), 4);
+  CU_ASSERT(other[0] == listeners[0] && !contains(listeners, other[1]));
+  CU_ASSERT(other[2] == listeners[1] && other[3] == listeners[2]);
 }
 
 }  // namespace

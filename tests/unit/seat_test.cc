@@ -287,12 +287,13 @@ void orders() {
   pool.published().leaving.store(shm::kDrain);
   CU_ASSERT_TRUE(seat.must_leave());
 
-  CU_ASSERT_FALSE(seat.accepts_until(kNow));
+  CU_ASSERT_EQUAL(seat.still_accepts_from(kNow), 0);
+  pool.published().accept_from.store(5);
   pool.published().accept_until.store(kNow + 1);
-  CU_ASSERT_TRUE(seat.accepts_until(kNow));
-  CU_ASSERT_FALSE(seat.accepts_until(kNow + 1));
+  CU_ASSERT_EQUAL(seat.still_accepts_from(kNow), 5);
+  CU_ASSERT_EQUAL(seat.still_accepts_from(kNow + 1), 0);
   pool.published().leaving.store(shm::kStay);
-  CU_ASSERT_FALSE(seat.accepts_until(kNow));
+  CU_ASSERT_EQUAL(seat.still_accepts_from(kNow), 0);
 }
 
 void one_ticket_one_retirement() {

@@ -1,0 +1,67 @@
+#include "daemon/plan.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "conf/pool_json.h"
+#include "daemon/supervisor_args.h"
+#include "shm/region.h"
+
+namespace preforkd {
+
+std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& owner,
+                                              const Paths& paths, const PoolPlan& plan,
+                                              const Incarnation& incarnation) {
+  PoolSettings settings = plan.settings;
+  const uint32_t capacity =
+      shm::capacity_for(std::max(settings.limits.max, incarnation.limits.max));
+  shm::SegmentFds segment = shm::create_segment(capacity);
+  auto [ours, theirs] = Channel::make_pair();
+  settings.limits = incarnation.limits;
+  if (!settings.handler.empty()) settings.handler = paths.handler_file(settings.handler);
+  UniqueFd document = make_document(pool_to_json(settings));
+  // The pool's user may not be able to search the folders above it.
+  UniqueFd handler;
+  if (!settings.handler.empty())  // O_NONBLOCK: should it be a pipe, nobody is there to write
+    handler.reset(open(settings.handler.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+
+  SupervisorArgs args;
+  args.generation = incarnation.number;
+  args.capacity = capacity;
+  args.listen_sockets = static_cast<uint32_t>(plan.listeners.size());
+  args.own_sockets = static_cast<uint32_t>(
+      std::count_if(plan.listeners.begin(), plan.listeners.end(),
+                    [](const auto& listener) { return !listener->is_inherited(); }));
+  args.first_workers = incarnation.first_workers;
+  args.log_level = static_cast<int>(incarnation.log_level);
+  Launch what;
+  what.executable = paths.supervisor;
+  what.argv = args.to_argv("preforkd: supervisor " + settings.name);
+  what.descriptors = {theirs.get(), document.get(), segment.read_write.get(), handler.get()};
+  Listeners sockets = plan.listeners;  // its own ones first
+  std::stable_partition(sockets.begin(), sockets.end(),
+                        [](const auto& listener) { return !listener->is_inherited(); });
+  for (const auto& listener : sockets) what.descriptors.push_back(listener->fd());
+  what.user = plan.user;
+  return std::make_unique<Generation>(loop, owner, incarnation.number, capacity, settings.name,
+                                      launch(what), std::move(ours), std::move(segment.read_only),
+                                      std::move(sockets));
+}
+
+void log_report(const std::string& pool, const Report& report) {
+  if (report.number)
+    log({LogLevel::kWarning, pool, 0, std::to_string(report.number) + " log lines were lost"});
+  log({static_cast<LogLevel>(std::clamp(report.level, 3, 7)), pool, report.pid, report.text});
+}
+
+std::string ending_text(int status) {
+  if (WIFSIGNALED(status))
+    return std::string("killed by signal ") + std::to_string(WTERMSIG(status)) + " (" +
+           strsignal(WTERMSIG(status)) + ")";
+  return "exited with status " + std::to_string(WEXITSTATUS(status));
+}
+
+}  // namespace preforkd

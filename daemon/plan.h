@@ -1,0 +1,41 @@
+// What a pool serves with: its entry of the configuration, and what the daemon made of it. A reload makes
+// a new one and keeps the old until the new one has proven itself.
+#pragma once
+
+#include <memory>
+
+#include "base/log.h"
+#include "conf/settings.h"
+#include "conf/user.h"
+#include "daemon/generation.h"
+#include "daemon/listener.h"
+#include "daemon/paths.h"
+
+namespace preforkd {
+
+struct PoolPlan {
+  PoolSettings settings;
+  EffectiveUser user;
+  Listeners listeners;
+};
+
+// What differs from one generation of a plan to the next.
+struct Incarnation {
+  uint32_t number = 0;
+  Limits limits;               // in force now, whatever the file said
+  uint32_t first_workers = 0;  // to begin with, if that is more than `min`
+  LogLevel log_level = LogLevel::kInfo;
+};
+
+// Makes the segment and starts the supervisor. Throws SysError: no memory for it, no process to be had.
+std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& owner,
+                                              const Paths& paths, const PoolPlan& plan,
+                                              const Incarnation& incarnation);
+
+// Logs a report of type kLog, and the lines that were lost before it.
+void log_report(const std::string& pool, const Report& report);
+
+// "killed by signal 11 (Segmentation fault)", "exited with status 1".
+std::string ending_text(int wait_status);
+
+}  // namespace preforkd

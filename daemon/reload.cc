@@ -1,0 +1,246 @@
+// The reload: the new configuration is checked whole, what it needs is made, and what has changed is tried
+// out beside what serves. When every trial has gone well everything takes effect at once; when anything
+// fails, everything stays as it was.
+//
+//   load, plan, open new sockets ──▶ trials ──all well──▶ commit
+//                 └─ refused ──────────┴── one is not ──▶ roll back
+//
+// A stop, a second reload, a supervisor or control that dies meanwhile: a stop rolls it back; a second one is
+// refused (after a HUP, which has nobody to tell, it is done again afterwards); a supervisor's successor is
+// launched with the plan that is in force then; the answer to a control that is gone is dropped.
+// A SIGKILL of the daemon: both generations drain, as at any other moment.
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "conf/builtin.h"
+#include "daemon/daemon.h"
+
+namespace preforkd {
+namespace {
+
+std::string joined(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const auto& line : lines) text += (text.empty() ? "" : "\n") + line;
+  return text;
+}
+
+// Whether the processes that serve by `a` can go on by `b`.
+bool need_new_processes(const PoolPlan& a, const PoolPlan& b) {
+  PoolSettings was = a.settings;
+  was.limits = b.settings.limits;
+  was.backlog = b.settings.backlog;
+  return !(was == b.settings) || a.listeners != b.listeners || a.user.uid != b.user.uid ||
+         a.user.gid != b.user.gid;
+}
+
+}  // namespace
+
+// With `recycled_pool`, one pool is made anew as it is; without, everything from the file.
+void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
+  if (reload_) {
+    if (!on_done) reload_again_ = true;
+    if (on_done) on_done("a reload is under way");
+    return;
+  }
+  if (const Pool* pool = find_pool(recycled_pool); pool && !pool->is_serving())
+    return on_done("pool " + recycled_pool + " is " + pool_state_name(pool->state()));
+  ++reloads_asked_;
+  notify_.reloading();
+  auto r = std::make_unique<Reload>();
+  r->on_done = std::move(on_done);
+  r->recycling = !recycled_pool.empty();
+  std::vector<std::string> errors;
+  if (r->recycling)
+    r->loaded.settings = settings_;
+  else if (file_.empty())
+    r->loaded = load_settings_text(builtin_conf_text(), std::string(kBuiltinName), errors);
+  else
+    r->loaded = load_settings(file_, errors);
+  if (errors.empty()) prepare_reload(*r, recycled_pool, errors);
+  if (!errors.empty()) return end_reload(std::move(r->on_done), joined(errors));
+  reload_ = std::move(r);
+  // Each takes over with as many workers as there are.
+  auto waiting = std::make_shared<size_t>(1);
+  auto counted = [this, waiting, asked = reload_.get()] {
+    if (--*waiting == 0 && reload_.get() == asked) start_trials();
+  };
+  for (size_t i = 0; i < pools_.size(); ++i) ++*waiting;
+  for (auto& pool : pools_) pool->count_workers(counted);
+  counted();
+}
+
+// Makes a plan for every pool, without touching anything that is in force.
+void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
+                            std::vector<std::string>& errors) {
+  const Settings& next = r.loaded.settings;
+  if (next.control.socket != settings_.control.socket)
+    errors.push_back(r.loaded.file + ": control.socket: it is changed by a restart only");
+  for (const auto& pool : pools_)
+    r.before.insert(r.before.end(), pool->listeners().begin(), pool->listeners().end());
+  for (const PoolSettings& settings : next.pools) {
+    const Pool* pool = find_pool(settings.name);
+    try {
+      if (std::any_of(leaving_.begin(), leaving_.end(),
+                      [&](auto& leaver) { return leaver->settings().name == settings.name; }))
+        throw std::runtime_error("pool " + settings.name + " is still draining");
+      // A recycled pool keeps the limits that were set since the file was read.
+      r.plans.push_back(plan_for(
+          settings,
+          open_listeners(settings.listen, static_cast<int>(settings.backlog),
+                         pool ? pool->listeners() : Listeners{}, r.before, inherited_, errors)));
+    } catch (const std::exception& e) {
+      errors.emplace_back(e.what());
+      return;
+    }
+    const PoolPlan& plan = r.plans.back();
+    r.added.push_back(pool ? nullptr : make_pool(plan));
+    bool changed =
+        !pool || settings.name == recycled_pool || need_new_processes(pool->plan(), plan);
+    bool outgrown = pool && settings.limits.max > pool->capacity();
+    r.needs_trial.push_back((changed || outgrown) && (!pool || pool->is_serving()));
+  }
+  if (next.control.web == settings_.control.web || next.control.web.empty()) return;
+  try {
+    std::string error;
+    if (auto web = parse_listen_address(next.control.web, error))
+      r.web_socket = Listener::open(*web, 128).release_fd();
+  } catch (const std::exception& e) {
+    errors.push_back(std::string("control: ") + e.what());
+  }
+}
+
+void Daemon::start_trials() {
+  Reload& r = *reload_;
+  ++r.undecided;  // until all are launched
+  for (size_t i = 0; i < r.plans.size() && r.trouble.empty(); ++i) {
+    if (!r.needs_trial[i]) continue;
+    Pool& pool = r.added[i] ? *r.added[i] : *find_pool(r.plans[i].settings.name);
+    const Limits limits = r.recycling ? pool.limits() : r.plans[i].settings.limits;
+    try {
+      pool.try_out(r.plans[i], limits, [this, i](const std::string& why) { on_verdict(i, why); });
+      ++r.undecided;
+    } catch (const std::exception& e) {
+      r.trouble = std::string("pool ") + r.plans[i].settings.name + ": " + e.what();
+    }
+  }
+  --r.undecided;
+  if (!r.trouble.empty())
+    roll_back(r.trouble);
+  else if (r.undecided == 0)
+    commit_reload();
+}
+
+void Daemon::on_verdict(size_t index, const std::string& reason) {
+  Reload& r = *reload_;
+  --r.undecided;
+  if (!reason.empty()) {
+    const PoolSettings& pool = r.plans[index].settings;
+    const char* key = pool.program.empty() ? "handler" : "program";
+    std::string where = r.recycling ? "" : r.loaded.where(index, key) + ": ";
+    roll_back(where + "pool " + pool.name + ": the new generation " + reason);
+  } else if (r.undecided == 0) {
+    commit_reload();
+  }
+}
+
+void Daemon::commit_reload() {
+  auto r = std::move(reload_);
+  commit_pools(*r);
+  if (!r->recycling) {
+    settings_ = r->loaded.settings;
+    LogLevel level = LogLevel::kInfo;
+    if (log_level_from_name(settings_.log_level, level)) set_log_level(level);
+    for (auto& pool : pools_) pool->set_log_level(level);
+    control_gid_ = -1;
+    std::string error;
+    if (!settings_.control.group.empty())
+      if (auto gid = find_group(settings_.control.group, error)) control_gid_ = *gid;
+    ++reloads_;
+  }
+  commit_web(*r);
+  tell_daemon_facts();
+  for (auto& pool : pools_) tell_pool_facts(*pool);
+  for (auto& pool : leaving_) tell_pool_facts(*pool);
+  log_info(r->recycling ? "recycled" : "reloaded " + r->loaded.file);
+  end_reload(std::move(r->on_done), "");
+}
+
+void Daemon::commit_pools(Reload& r) {
+  Listeners after;
+  for (const PoolPlan& plan : r.plans)
+    after.insert(after.end(), plan.listeners.begin(), plan.listeners.end());
+  auto dropped_by = [&after](const Pool& pool) {
+    Listeners dropped = pool.listeners();
+    std::erase_if(dropped, [&](const auto& listener) { return contains(after, listener); });
+    return dropped;
+  };
+
+  for (size_t i = 0; i < r.plans.size(); ++i) {
+    Pool& pool = r.added[i] ? *r.added[i] : *find_pool(r.plans[i].settings.name);
+    Listeners dropped = dropped_by(pool);
+    if (r.needs_trial[i])
+      pool.promote(dropped);
+    else if (!r.recycling)
+      pool.adopt(r.plans[i], dropped);
+    say_listening(pool, r.before);
+  }
+
+  // In the order of the file; what is not in it any more leaves.
+  std::vector<std::unique_ptr<Pool>> next, before = std::move(pools_);
+  pools_.clear();
+  for (size_t i = 0; i < r.plans.size(); ++i) {
+    auto is_it = [&](const auto& pool) {
+      return pool && pool->settings().name == r.plans[i].settings.name;
+    };
+    next.push_back(
+        std::move(r.added[i] ? r.added[i] : *std::find_if(before.begin(), before.end(), is_it)));
+  }
+  std::erase(before, nullptr);
+  for (auto& pool : before) {
+    log({LogLevel::kNotice, pool->settings().name, 0, "taken out of the configuration: draining"});
+    pool->finish(after);
+    leaving_.push_back(std::move(pool));
+  }
+  pools_ = std::move(next);
+}
+
+// The page's socket may have moved; the socket that commands come from has not.
+void Daemon::commit_web(Reload& r) {
+  const bool has_link = links_.size() > 1;
+  const bool wanted = !settings_.control.web.empty();
+  if (wanted && !r.web_socket.is_open()) return;  // as it was
+  if (has_link) {
+    links_.back()->retire();
+    old_links_.push_back(std::move(links_.back()));
+    links_.pop_back();
+  }
+  if (!wanted) return;
+  links_.push_back(make_link(ControlLink::Kind::kWeb, std::move(r.web_socket)));
+  links_.back()->start_again();
+}
+
+void Daemon::roll_back(const std::string& reason) {
+  auto r = std::move(reload_);
+  for (auto& pool : pools_)
+    if (pool->trial()) pool->abandon();
+  for (auto& pool : r->added) {
+    if (!pool) continue;
+    if (pool->trial()) pool->abandon();
+    if (!pool->is_over()) leaving_.push_back(std::move(pool));
+  }
+  end_reload(std::move(r->on_done), reason);
+}
+
+// Tells everybody who asked. READY ends it for systemd, whether it succeeded or not.
+void Daemon::end_reload(OnReloaded on_done, const std::string& refusal) {
+  if (!refusal.empty()) log_error("reload refused, nothing was changed: " + refusal);
+  if (phase_ == Phase::kRunning) {
+    said_ready_ = false;
+    notify_state();
+  }
+  if (on_done) on_done(refusal);
+  if (std::exchange(reload_again_, false) && phase_ == Phase::kRunning) reload({}, {});
+}
+
+}  // namespace preforkd

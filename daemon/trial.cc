@@ -1,0 +1,92 @@
+#include "daemon/trial.h"
+
+namespace preforkd {
+namespace {
+
+// What crashes at its first idle moment crashes at once; and who reloads waits for this.
+constexpr Nanoseconds kCanary = 300 * kMillisecond;
+
+}  // namespace
+
+Trial::Trial(EventLoop& loop, const Paths& paths, PoolPlan plan, const Incarnation& incarnation,
+             OnVerdict on_verdict)
+    : loop_(loop),
+      plan_(std::move(plan)),
+      limits_(incarnation.limits),
+      on_verdict_(std::move(on_verdict)) {
+  GenerationOwner& owner = *this;
+  generation_ = launch_generation(loop, owner, paths, plan_, incarnation);
+  const Nanoseconds patience = plan_.settings.start_timeout;
+  if (patience)
+    timer_ = loop_.after(patience, [this, patience] {
+      timer_ = {};
+      decide("was not ready in " + std::to_string(patience / kMillisecond) +
+             " ms (timeouts.start)");
+    });
+}
+
+Trial::~Trial() { loop_.cancel(timer_); }
+
+void Trial::set_limits(const Limits& limits) {
+  limits_ = limits;
+  Order order;
+  order.type = OrderType::kLimits;
+  order.limits = limits;
+  generation_->order(order);
+}
+
+std::unique_ptr<Generation> Trial::release() {
+  decided_ = true;
+  loop_.cancel(timer_);
+  return std::move(generation_);
+}
+
+void Trial::on_report(uint32_t, const Report& report) {
+  switch (report.type) {
+    case ReportType::kLog:
+      return log_report(plan_.settings.name, report);
+    case ReportType::kReady:
+      if (decided_) return;
+      loop_.cancel(timer_);
+      timer_ = loop_.after(kCanary, [this] {
+        timer_ = {};
+        decide("");
+      });
+      return;
+    case ReportType::kFailed:
+      said_ = report.text;  // its death follows
+      return;
+    case ReportType::kWorkerFailed:
+      return decide(std::string("a worker ") + report.text);
+    case ReportType::kDegraded:
+      return decide(report.text);
+    case ReportType::kQuiet:
+    case ReportType::kDrained:
+      return decide("it left by itself");
+    case ReportType::kWatchListen:
+      wants_watch_ = true;
+      return;
+    case ReportType::kPreloaded:
+    case ReportType::kRecovered:
+    case ReportType::kAck:
+      return;
+  }
+}
+
+void Trial::on_supervisor_death(uint32_t, int status) {
+  decide(said_.empty() ? "its supervisor " + ending_text(status) : said_);
+}
+
+// From a timer: the generation that reports is not to be taken away under its own feet.
+void Trial::decide(std::string reason) {
+  if (decided_) return;
+  decided_ = true;
+  loop_.cancel(timer_);
+  timer_ = loop_.after(0, [this, reason = std::move(reason)] {
+    timer_ = {};
+    auto on_verdict = std::move(on_verdict_);
+    on_verdict(reason);
+  });
+}
+
+}  // namespace preforkd

@@ -1,0 +1,56 @@
+// A generation on trial: launched beside the one that serves, on the same sockets. It has to preload, to start
+// its workers, and to keep them alive for a moment (the canary), all within `timeouts.start`; then it may take
+// over. Until then nothing of the pool has changed, and if it fails nothing will have.
+//
+//   preloading ──▶ starting ──ready──▶ canary ──kept alive──▶ verdict ""
+//        └────────────┴───────────────────┴── failed, degraded, died, a worker died, too late ──▶ verdict WHY
+//
+// Its workers accept from their start on, so a trial that fails may have connections in hand: whoever takes
+// the generation back drains it, and does not kill it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "daemon/plan.h"
+
+namespace preforkd {
+
+class Trial final : private GenerationOwner {
+ public:
+  // `on_verdict` is called once, from the loop: "" or the reason against it. It may destroy the trial.
+  using OnVerdict = std::function<void(std::string)>;
+  // Throws SysError, as launch_generation() does.
+  Trial(EventLoop& loop, const Paths& paths, PoolPlan plan, const Incarnation& incarnation,
+        OnVerdict on_verdict);
+  ~Trial();
+
+  Generation& generation() { return *generation_; }
+  const Generation& generation() const { return *generation_; }
+  const PoolPlan& plan() const { return plan_; }
+  const Limits& limits() const { return limits_; }
+  void set_limits(const Limits& limits);
+  // It has asked for a look at the listen sockets.
+  bool wants_watch() const { return wants_watch_; }
+
+  // Ends the trial without a verdict; the generation is the caller's.
+  std::unique_ptr<Generation> release();
+
+ private:
+  void on_report(uint32_t generation, const Report& report) override;
+  void on_over(uint32_t) override {}
+  void on_supervisor_death(uint32_t generation, int status) override;
+  void decide(std::string reason);
+
+  EventLoop& loop_;
+  const PoolPlan plan_;
+  Limits limits_;
+  OnVerdict on_verdict_;
+  std::unique_ptr<Generation> generation_;
+  EventLoop::TimerId timer_{};  // too late; the end of the canary; the verdict
+  std::string said_;            // a supervisor's own words before it exits
+  bool decided_ = false, wants_watch_ = false;
+};
+
+}  // namespace preforkd

@@ -1,0 +1,28 @@
+// A worker's signals (worker/worker.h says what each means). The handlers are installed by the supervisor, once,
+// and inherited: a fresh worker has to serve, and each call that it makes first, and each page of libc that it
+// touches for one, is time that its client waits.
+#pragma once
+
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdint>
+
+namespace preforkd {
+
+// For a supervisor, before its first fork. In it a nudge does nothing, and SIGTERM calls `on_term`.
+void install_inherited_signals(void (*on_term)(int));
+
+// Straight to the kernel. (glibc's own refuse 32 and 33, and lie on pages of their own.)
+inline constexpr long kKernelSetSize = 8;
+inline void set_to_default(int number) {
+  const uint64_t action[8] = {};  // struct sigaction as the kernel has it, and some room
+  syscall(SYS_rt_sigaction, number, action, nullptr, kKernelSetSize);
+}
+inline constexpr uint64_t signal_bit(int number) { return uint64_t{1} << (number - 1); }
+inline void block_exactly(uint64_t signals) {
+  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &signals, nullptr, kKernelSetSize);
+}
+
+}  // namespace preforkd
