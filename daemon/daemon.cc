@@ -210,6 +210,7 @@ void Daemon::finish() {
   if (phase_ != Phase::kRunning) return;
   phase_ = Phase::kFinishing;
   if (reload_) roll_back("preforkd is stopping");
+  finish_settling();
   log_info("stopping: connections in service are finished first");
   notify_.stopping("Stopping: finishing connections in service");
   tell_daemon_facts();
@@ -292,6 +293,7 @@ void Daemon::on_pool_changed(const std::string& name) {
   for (auto& pool : leaving_)
     if (pool->settings().name == name) tell_pool_facts(*pool);
   notify_state();
+  if (settling_) look_whether_settled();
   close_when_over();
 }
 
@@ -333,7 +335,7 @@ void Daemon::tell_pool_facts(const Pool& pool) {
 // READY as soon as every pool has had its chance: one that cannot run does not keep the others waiting.
 void Daemon::notify_state() {
   if (pools_.size() != settings_.pools.size() || links_.empty() || phase_ != Phase::kRunning ||
-      reload_)
+      reload_ || settling_)
     return;
   std::string status;
   size_t running = 0, starting = 0;

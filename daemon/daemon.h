@@ -74,6 +74,8 @@ class Daemon final : private PoolOwner {
   void commit_reload();
   void commit_pools(Reload& r);
   void commit_web(Reload& r);
+  void look_whether_settled();
+  void finish_settling();
   void roll_back(const std::string& reason);
   void end_reload(OnReloaded on_done, const std::string& refusal);
 
@@ -104,7 +106,8 @@ class Daemon final : private PoolOwner {
   std::vector<std::unique_ptr<Pool>>
       leaving_;  // taken out of the file, or never taken in; until over
   std::unique_ptr<Reload> reload_;
-  bool reload_again_ = false;               // a HUP came while one was under way
+  std::function<void()> settling_;  // what is to be done when the old generations accept no more
+  bool reload_again_ = false;       // a HUP came while one was under way
   std::vector<InheritedSocket> inherited_;  // what no pool has used yet
   std::vector<Listeners> opened_;           // by pool, until start_pools() hands them over
   UniqueFd control_socket_, web_socket_;
@@ -117,7 +120,7 @@ class Daemon final : private PoolOwner {
   bool ran_ =
       false;  // an error from now on must not end those who serve: they drain without a daemon
   std::vector<pid_t> strangers_;  // children that this process had before
-  EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{};
+  EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{}, settle_timer_{};
 };
 
 // Asks `preforkd-supervisor --check`, as each pool's user, whether its handler or program could run. Adds to

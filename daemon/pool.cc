@@ -146,6 +146,11 @@ bool Pool::is_serving() const {
   return !finishing_ && state_ != PoolState::kDraining && state_ != PoolState::kStopped;
 }
 
+bool Pool::is_settled() const {
+  return std::none_of(generations_.begin(), generations_.end(),
+                      [](const auto& g) { return g->may_accept() && !g->serves(); });
+}
+
 bool Pool::is_over() const {
   return !trial_ && std::all_of(generations_.begin(), generations_.end(), [](const auto& g) {
     return g->state() == Generation::State::kOver;
@@ -179,6 +184,7 @@ void Pool::on_report(uint32_t number, const Report& report) {
     case ReportType::kQuiet:
     case ReportType::kDrained:
       give_up_dropped();
+      owner_.on_pool_changed(plan_.settings.name);
       if (newest) on_nobody_accepts();
       break;
     case ReportType::kWatchListen:
@@ -202,9 +208,7 @@ void Pool::on_nobody_accepts() {
 // From here on clients are refused there. Not before the last generation that was told to leave accepts no
 // more: it may still be serving what waits.
 void Pool::give_up_dropped() {
-  bool anybody = std::any_of(generations_.begin(), generations_.end(),
-                             [](const auto& g) { return g->may_accept() && !g->serves(); });
-  if (anybody) return;
+  if (!is_settled()) return;
   for (const auto& listener : dropped_) listener->give_up();
   dropped_.clear();
 }

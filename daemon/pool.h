@@ -82,8 +82,8 @@ class Pool final : private GenerationOwner {
   PoolState state() const { return state_; }
   const std::string& reason() const { return reason_; }
   uint32_t generation() const { return generations_.empty() ? 0 : generations_.back()->number(); }
-  bool is_serving() const;  // neither drained nor told to
-  bool is_finishing() const { return finishing_; }
+  bool is_serving() const;                         // neither drained nor told to
+  bool is_settled() const;                         // nobody accepts who was told to leave
   uint32_t capacity() const { return capacity_; }  // slots of the newest segment
   const Listeners& listeners() const { return plan_.listeners; }
   std::vector<const Generation*> all_generations() const;  // oldest first; one on trial is the last

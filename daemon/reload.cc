@@ -2,7 +2,7 @@
 // out beside what serves. When every trial has gone well everything takes effect at once; when anything
 // fails, everything stays as it was.
 //
-//   load, plan, open new sockets ──▶ trials ──all well──▶ commit
+//   load, plan, open new sockets ──▶ trials ──all well──▶ commit ──nobody else accepts──▶ done
 //                 └─ refused ──────────┴── one is not ──▶ roll back
 //
 // A stop, a second reload, a supervisor or control that dies meanwhile: a stop rolls it back; a second one is
@@ -18,6 +18,8 @@
 
 namespace preforkd {
 namespace {
+
+constexpr Nanoseconds kSettle = 2 * kSecond;
 
 std::string joined(const std::vector<std::string>& lines) {
   std::string text;
@@ -45,6 +47,7 @@ void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
   }
   if (const Pool* pool = find_pool(recycled_pool); pool && !pool->is_serving())
     return on_done("pool " + recycled_pool + " is " + pool_state_name(pool->state()));
+  finish_settling();  // the one before
   ++reloads_asked_;
   notify_.reloading();
   auto r = std::make_unique<Reload>();
@@ -163,7 +166,22 @@ void Daemon::commit_reload() {
   for (auto& pool : pools_) tell_pool_facts(*pool);
   for (auto& pool : leaving_) tell_pool_facts(*pool);
   log_info(r->recycling ? "recycled" : "reloaded " + r->loaded.file);
-  end_reload(std::move(r->on_done), "");
+  settling_ = [this, on_done = std::move(r->on_done)] { end_reload(on_done, ""); };
+  settle_timer_ = loop_.after(kSettle, [this] { finish_settling(); });
+  look_whether_settled();
+}
+
+// Who hears that a reload is done may take it that the old code meets no new client.
+void Daemon::look_whether_settled() {
+  auto settled = [](const auto& pool) { return pool->is_settled(); };
+  if (std::all_of(pools_.begin(), pools_.end(), settled) &&
+      std::all_of(leaving_.begin(), leaving_.end(), settled))
+    finish_settling();
+}
+
+void Daemon::finish_settling() {
+  loop_.cancel(settle_timer_);
+  if (auto done = std::exchange(settling_, nullptr)) done();
 }
 
 void Daemon::commit_pools(Reload& r) {
