@@ -16,6 +16,7 @@ namespace {
 constexpr Nanoseconds kFirstPause = 50 * kMillisecond;
 constexpr Nanoseconds kLongestPause = 10 * kSecond;
 constexpr Nanoseconds kLongLife = 10 * kSecond;
+constexpr Nanoseconds kStoppedTooLong = 5 * kSecond;  // by a signal
 constexpr int kMostAtOnce = 64;        // datagrams read before others have their turn
 constexpr size_t kMostWaiting = 4096;  // datagrams; a control that reads none of so many is stuck
 
@@ -46,6 +47,7 @@ ControlLink::ControlLink(EventLoop& loop, Kind kind, std::string executable, Uni
 
 ControlLink::~ControlLink() {
   loop_.cancel(restart_timer_);
+  loop_.cancel(stopped_timer_);
   if (channel_.is_open()) loop_.forget(channel_.fd());
 }
 
@@ -85,8 +87,17 @@ void ControlLink::start_again() {
   }
 }
 
-bool ControlLink::reaped(pid_t pid, int status) {
+bool ControlLink::child_changed(pid_t pid, int status) {
   if (pid != child_.pid) return false;
+  loop_.cancel(stopped_timer_);
+  if (WIFCONTINUED(status)) return true;
+  if (WIFSTOPPED(status)) {
+    stopped_timer_ = loop_.after(kStoppedTooLong, [this] {
+      stopped_timer_ = {};
+      child_.signal(SIGKILL);
+    });
+    return true;
+  }
   child_ = Child{};
   if (channel_.is_open()) {
     loop_.forget(channel_.fd());

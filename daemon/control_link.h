@@ -33,7 +33,8 @@ class ControlLink {
   ~ControlLink();
 
   void start();  // throws SysError
-  bool reaped(pid_t pid, int status);
+  // waitpid() had news of a child: it ended, was stopped, goes on. True if it is this link's.
+  bool child_changed(pid_t pid, int status);
   void start_again();  // likewise, and again after a pause until it works
   void close();        // the process ends when its channel does
   void retire();       // the same, and its socket refuses at once
@@ -72,7 +73,7 @@ class ControlLink {
   bool closing_ = false;
   Nanoseconds pause_ = 0;
   Nanoseconds started_at_ = 0;
-  EventLoop::TimerId restart_timer_{};
+  EventLoop::TimerId restart_timer_{}, stopped_timer_{};
 };
 
 }  // namespace preforkd

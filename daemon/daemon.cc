@@ -15,6 +15,7 @@
 #include "conf/user.h"
 #include "daemon/facts.h"
 #include "daemon/session.h"
+#include "daemon/socket_store.h"
 
 namespace preforkd {
 namespace {
@@ -71,9 +72,19 @@ void Daemon::catch_signals() {
 void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
   std::vector<std::string> errors;
   inherited_ = std::move(inherited);
-  for (const PoolSettings& pool : settings_.pools)
-    opened_.push_back(
-        open_listeners(pool.listen, static_cast<int>(pool.backlog), {}, {}, inherited_, errors));
+  auto stored = recover_stored(inherited_);
+  std::erase_if(inherited_, [](const auto& socket) { return !socket.fd.is_open(); });
+  Listeners all_stored, used;
+  for (const auto& [pool, listeners] : stored)
+    all_stored.insert(all_stored.end(), listeners.begin(), listeners.end());
+  for (const PoolSettings& pool : settings_.pools) {
+    opened_.push_back(open_listeners(pool.listen, static_cast<int>(pool.backlog), stored[pool.name],
+                                     all_stored, inherited_, errors));
+    used.insert(used.end(), opened_.back().begin(), opened_.back().end());
+  }
+  for (const auto& [pool, listeners] : stored)
+    for (const auto& listener : listeners)
+      if (!contains(used, listener)) unstore_socket(*listener);
   for (const auto& left : inherited_)
     if (left.fd.is_open())
       log_warning("systemd passed socket " + left.name + ", which no pool uses");
@@ -110,6 +121,7 @@ void Daemon::start_pools() {
   opened_.clear();
   for (auto& pool : pools_) {
     say_listening(*pool, {});
+    store_sockets(pool->settings().name, pool->listeners());
     pool->start();
   }
 }
@@ -186,19 +198,20 @@ void Daemon::on_signals() {
 void Daemon::reap() {
   for (;;) {
     int status = 0;
-    pid_t pid = waitpid(-1, &status, WNOHANG);
+    pid_t pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED);
     if (pid < 0 && errno == EINTR) continue;
     if (pid <= 0) break;
     // Neither: a worker whose supervisor died, or, as PID 1 of a container, a stranger.
-    auto is_its = [&](auto& pool) { return pool && pool->reaped(pid, status); };
+    auto is_its = [&](auto& pool) { return pool && pool->child_changed(pid, status); };
     bool ours = std::any_of(pools_.begin(), pools_.end(), is_its) ||
                 std::any_of(leaving_.begin(), leaving_.end(), is_its) ||
                 (reload_ && std::any_of(reload_->added.begin(), reload_->added.end(), is_its)) ||
                 std::any_of(links_.begin(), links_.end(),
-                            [&](auto& link) { return link->reaped(pid, status); }) ||
+                            [&](auto& link) { return link->child_changed(pid, status); }) ||
                 std::any_of(old_links_.begin(), old_links_.end(),
-                            [&](auto& link) { return link->reaped(pid, status); });
-    if (!ours) log_debug("reaped " + std::to_string(pid));
+                            [&](auto& link) { return link->child_changed(pid, status); });
+    const bool ended = WIFEXITED(status) || WIFSIGNALED(status);
+    if (!ours && ended) log_debug("reaped " + std::to_string(pid));
   }
   std::erase_if(old_links_, [](auto& link) { return !link->is_running(); });
   close_when_over();

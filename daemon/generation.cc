@@ -38,6 +38,7 @@ Generation::~Generation() {
   if (channel_.is_open()) loop_.forget(channel_.fd());
   loop_.cancel(repeat_timer_);
   loop_.cancel(orphan_timer_);
+  loop_.cancel(stopped_timer_);
 }
 
 // --- messages ------------------------------------------------------------------------------------
@@ -161,11 +162,25 @@ void Generation::kill_all() {
 
 // --- the end -------------------------------------------------------------------------------------
 
+void Generation::supervisor_stopped(bool stopped) {
+  loop_.cancel(stopped_timer_);
+  if (!stopped) return;
+  log({LogLevel::kWarning, pool_, 0,
+       "supervisor " + std::to_string(child_.pid) + " was stopped by a signal"});
+  stopped_timer_ = loop_.after(kSilence, [this] {
+    stopped_timer_ = {};
+    log({LogLevel::kError, pool_, 0,
+         "supervisor " + std::to_string(child_.pid) + " has been stopped for 5 s: killed"});
+    child_.signal(SIGKILL);
+  });
+}
+
 void Generation::supervisor_died(int status, Nanoseconds patience) {
   for (int i = 0; i < kMostAtOnce && channel_.is_open(); ++i) read_channel();  // its last words
   if (channel_.is_open()) loop_.forget(channel_.fd());
   channel_.close();
   loop_.cancel(repeat_timer_);
+  loop_.cancel(stopped_timer_);
   state_ = State::kOrphaned;
   if (orphans_until_ != 0) orphans_until_ = monotonic_now() + patience;  // 0: kill_all()
   auto waiting = std::move(outstanding_);

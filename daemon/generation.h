@@ -72,6 +72,8 @@ class Generation {
   void stop();                                            // end everything now
   void kill_all();
 
+  // The supervisor was stopped by a signal (SIGSTOP), or goes on. One that stays stopped is killed.
+  void supervisor_stopped(bool stopped);
   // The daemon reaped this generation's supervisor. Its orphans have `patience` to finish.
   void supervisor_died(int status, Nanoseconds patience);
 
@@ -102,7 +104,7 @@ class Generation {
   std::map<uint32_t, Outstanding> outstanding_;  // by order number
   uint32_t next_order_ = 1;
   Nanoseconds last_heard_ = 0;
-  EventLoop::TimerId repeat_timer_{}, orphan_timer_{};
+  EventLoop::TimerId repeat_timer_{}, orphan_timer_{}, stopped_timer_{};
   Nanoseconds orphans_until_ = kNever;  // then TERM, and a second later KILL
   bool orphans_termed_ = false;
 };

@@ -55,7 +55,14 @@ Listener::Listener(UniqueFd fd, bool inherited) : fd_(std::move(fd)), inherited_
 }
 
 Listener::~Listener() {
-  if (fd_.is_open()) remove_path();
+  if (fd_.is_open() && stored_as_.empty()) remove_path();
+}
+
+void Listener::note_path(const std::string& path) {
+  struct stat s {};
+  if (lstat(path.c_str(), &s) < 0) return;
+  unlink_path_ = path;
+  unlink_inode_ = s.st_ino;
 }
 
 // Only if it is still ours: somebody may have put another one there.
@@ -82,11 +89,7 @@ Listener Listener::open(const ListenAddress& wanted, int backlog) {
   if (on_disk && chmod(wanted.path.c_str(), 0666) < 0) throw SysError("chmod " + text, errno);
   if (listen(fd.get(), backlog) < 0) throw SysError("listen " + text, errno);
   Listener listener(std::move(fd), false);
-  struct stat s {};
-  if (on_disk && lstat(wanted.path.c_str(), &s) == 0) {
-    listener.unlink_path_ = wanted.path;
-    listener.unlink_inode_ = s.st_ino;
-  }
+  if (on_disk) listener.note_path(wanted.path);
   return listener;
 }
 
@@ -100,8 +103,21 @@ Listener Listener::adopt(UniqueFd fd, const std::string& name) {
   return Listener(std::move(fd), true);
 }
 
+Listener Listener::recover(UniqueFd fd, const std::string& stored_as, const std::string& wanted) {
+  Listener listener = adopt(std::move(fd), wanted);
+  listener.inherited_ = false;
+  listener.stored_as_ = stored_as;
+  listener.wanted_ = wanted;
+  const std::string on_disk = "unix:/";
+  if (listener.address_.starts_with(on_disk))
+    listener.note_path(listener.address_.substr(on_disk.size() - 1));
+  if (listener.address_.starts_with(on_disk) && listener.unlink_path_.empty())
+    throw std::runtime_error(listener.address_ + ": its path is gone");
+  return listener;
+}
+
 void Listener::close_the_door() {
-  if (inherited_) return;
+  if (outlives_us()) return;
   remove_path();
   if (address_.starts_with("unix:")) {
     listen(fd_.get(), 0);  // an abstract name cannot be removed: at most one more gets past
@@ -122,7 +138,7 @@ void Listener::close_the_door() {
 }
 
 void Listener::give_up() {
-  if (!inherited_) shutdown(fd_.get(), SHUT_RDWR);
+  if (!outlives_us()) shutdown(fd_.get(), SHUT_RDWR);
 }
 
 void Listener::set_backlog(int backlog) {

@@ -22,6 +22,8 @@ class Listener {
   static Listener open(const ListenAddress& address, int backlog);
   // One that systemd passed. Throws std::runtime_error if it is no listening stream socket.
   static Listener adopt(UniqueFd fd, const std::string& name);
+  // One of our own that a daemon before us left in systemd's store, opened for this entry of `listen`.
+  static Listener recover(UniqueFd fd, const std::string& stored_as, const std::string& wanted);
 
   Listener(Listener&&) noexcept = default;
   Listener& operator=(Listener&&) noexcept = default;
@@ -39,21 +41,28 @@ class Listener {
   void opened_for(const std::string& wanted) { wanted_ = wanted; }
   void set_backlog(int backlog);  // from now on; of an inherited one it is systemd's matter
   ino_t inode() const { return inode_; }
+  // Inherited, or stored: somebody else has it, and neither step of stopping touches it.
+  bool outlives_us() const { return inherited_ || !stored_as_.empty(); }
   bool is_inherited() const { return inherited_; }
+  // Its name in systemd's store; "": it is not there.
+  const std::string& stored_as() const { return stored_as_; }
+  void set_stored_as(const std::string& name) { stored_as_ = name; }
 
   // Stopping, step 1: no new client gets in, and who waits in the queue stays there. (TCP: a filter drops
   // SYNs, which their senders repeat until step 2 refuses them. Unix: the path is removed. A queue that
   // still grew would be reset with step 2.)
   void close_the_door();
-  // Stopping, step 2: refuses from now on, whoever still holds a copy. Not for inherited ones, which outlive us.
+  // Stopping, step 2: refuses from now on, whoever still holds a copy.
   void give_up();
 
  private:
   Listener(UniqueFd fd, bool inherited);
+  void note_path(const std::string& path);
   void remove_path();
 
   UniqueFd fd_;
   bool inherited_ = false;
+  std::string stored_as_;
   std::string address_, wanted_;
   std::string unlink_path_;  // "" = nothing to remove
   ino_t unlink_inode_ = 0;

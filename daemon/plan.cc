@@ -34,7 +34,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   args.listen_sockets = static_cast<uint32_t>(plan.listeners.size());
   args.own_sockets = static_cast<uint32_t>(
       std::count_if(plan.listeners.begin(), plan.listeners.end(),
-                    [](const auto& listener) { return !listener->is_inherited(); }));
+                    [](const auto& listener) { return !listener->outlives_us(); }));
   args.first_workers = incarnation.first_workers;
   args.log_level = static_cast<int>(incarnation.log_level);
   Launch what;
@@ -43,7 +43,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   what.descriptors = {theirs.get(), document.get(), segment.read_write.get(), handler.get()};
   Listeners sockets = plan.listeners;  // its own ones first
   std::stable_partition(sockets.begin(), sockets.end(),
-                        [](const auto& listener) { return !listener->is_inherited(); });
+                        [](const auto& listener) { return !listener->outlives_us(); });
   for (const auto& listener : sockets) what.descriptors.push_back(listener->fd());
   what.user = plan.user;
   return std::make_unique<Generation>(loop, owner, incarnation.number, capacity, settings.name,

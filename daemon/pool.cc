@@ -1,6 +1,7 @@
 #include "daemon/pool.h"
 
 #include <sys/epoll.h>
+#include <sys/wait.h>
 
 #include <algorithm>
 
@@ -122,17 +123,21 @@ void Pool::close_generation(uint32_t number, std::string base) {
   owner_.on_pool_changed(plan_.settings.name);
 }
 
-bool Pool::reaped(pid_t pid, int status) {
-  if (trial_ && trial_->generation().has_supervisor() && trial_->generation().supervisor() == pid) {
-    trial_->generation().supervisor_died(status, plan_.settings.drain_timeout);
-    return true;
-  }
-  for (auto& g : generations_) {
-    if (!g->has_supervisor() || g->supervisor() != pid) continue;
+Generation* Pool::supervised_by(pid_t pid) {
+  auto is_it = [pid](const Generation& g) { return g.has_supervisor() && g.supervisor() == pid; };
+  for (auto& g : generations_)
+    if (is_it(*g)) return g.get();
+  return trial_ && is_it(trial_->generation()) ? &trial_->generation() : nullptr;
+}
+
+bool Pool::child_changed(pid_t pid, int status) {
+  Generation* g = supervised_by(pid);
+  if (!g) return false;
+  if (WIFSTOPPED(status) || WIFCONTINUED(status))
+    g->supervisor_stopped(WIFSTOPPED(status));
+  else
     g->supervisor_died(status, plan_.settings.drain_timeout);
-    return true;
-  }
-  return false;
+  return true;
 }
 
 std::vector<const Generation*> Pool::all_generations() const {

@@ -69,8 +69,8 @@ class Pool final : private GenerationOwner {
   void kill_all();
   bool is_over() const;  // no process is left
 
-  // A child of the daemon's was reaped. True if it was a supervisor of this pool.
-  bool reaped(pid_t pid, int status);
+  // waitpid() had news of a child: it ended, was stopped, goes on. True if it is a supervisor of this pool.
+  bool child_changed(pid_t pid, int status);
   void ping();  // for the watchdog: a supervisor that does not answer is replaced
 
   // Control read a generation that is over: `base` are the sums with it.
@@ -105,6 +105,7 @@ class Pool final : private GenerationOwner {
   void leave(const Listeners& dropped);
   void give_up_dropped();
   Generation* current();
+  Generation* supervised_by(pid_t pid);
   void set_state(PoolState state, std::string reason = "");
   void log_line(LogLevel level, const std::string& text, pid_t worker = 0) const;
 

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "conf/builtin.h"
 #include "daemon/daemon.h"
+#include "daemon/socket_store.h"
 
 namespace preforkd {
 namespace {
@@ -197,6 +198,8 @@ void Daemon::commit_pools(Reload& r) {
   for (size_t i = 0; i < r.plans.size(); ++i) {
     Pool& pool = r.added[i] ? *r.added[i] : *find_pool(r.plans[i].settings.name);
     Listeners dropped = dropped_by(pool);
+    for (const auto& listener : dropped) unstore_socket(*listener);
+    store_sockets(pool.settings().name, r.plans[i].listeners);
     if (r.needs_trial[i])
       pool.promote(dropped);
     else if (!r.recycling)
@@ -216,6 +219,8 @@ void Daemon::commit_pools(Reload& r) {
   }
   std::erase(before, nullptr);
   for (auto& pool : before) {
+    for (const auto& listener : dropped_by(*pool))
+      unstore_socket(*listener);
     log({LogLevel::kNotice, pool->settings().name, 0, "taken out of the configuration: draining"});
     pool->finish(after);
     leaving_.push_back(std::move(pool));

@@ -252,6 +252,11 @@ bool Supervisor::reap_workers(Nanoseconds now) {
   bool any = false, abnormal = false;
   while (auto death = workforce_.reap(now)) {
     any = true;
+    if (death->only_stopped) {  // it, too, may sit on a wake-up
+      log({LogLevel::kWarning, {}, death->pid, death->text});
+      abnormal = true;
+      continue;
+    }
     abnormal |= death->abnormal || death->ending == shm::Ending::kTimedOut;
     auto level = death->abnormal ? LogLevel::kWarning : LogLevel::kDebug;
     log({level, {}, death->pid, death->text});

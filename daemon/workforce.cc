@@ -16,6 +16,7 @@ namespace preforkd {
 namespace {
 
 constexpr Nanoseconds kTermToKill = 1 * kSecond;
+constexpr Nanoseconds kStoppedTooLong = 5 * kSecond;
 
 }  // namespace
 
@@ -90,13 +91,24 @@ void Workforce::be_worker(uint32_t slot) {
 std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
   for (;;) {
     int status = 0;
-    pid_t pid = waitpid(-1, &status, WNOHANG);
+    pid_t pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED);
     if (pid < 0 && errno == EINTR) continue;
     if (pid <= 0) return std::nullopt;
     auto found = slot_of_.find(pid);
     if (found == slot_of_.end()) continue;  // a child that a handler's preload left behind
     uint32_t slot = found->second;
+    if (WIFSTOPPED(status)) {
+      note_stopped(records_[slot], now);
+      return Death{.only_stopped = true,
+                   .pid = pid,
+                   .text = std::string("stopped by ") + strsignal(WSTOPSIG(status))};
+    }
+    if (WIFCONTINUED(status)) {
+      note_stopped(records_[slot], 0);
+      continue;
+    }
     slot_of_.erase(found);
+    note_stopped(records_[slot], 0);
     Death death = judge(slot, pid, status);
     Record& record = records_[slot];
     if (!record.started) {
@@ -114,6 +126,11 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
     record = Record{};
     return death;
   }
+}
+
+void Workforce::note_stopped(Record& record, Nanoseconds at) {
+  stopped_ += (at != 0) - (record.stopped_at != 0);
+  record.stopped_at = at;
 }
 
 // What a death was: as ordered, as usual, or abnormal.
@@ -240,7 +257,7 @@ void Workforce::end_all(Nanoseconds now) {
 Nanoseconds Workforce::end_overdue(Nanoseconds now,
                                    const std::function<void(const std::string&)>& log) {
   Nanoseconds next = kNever;
-  if (!plan_.settings.connection_timeout && unstarted_ == 0 && ending_ == 0 &&
+  if (!plan_.settings.connection_timeout && unstarted_ == 0 && ending_ == 0 && stopped_ == 0 &&
       board_.counts().retiring == 0)
     return next;
   each([&](uint32_t slot) {
@@ -256,6 +273,17 @@ Nanoseconds Workforce::end_overdue(Nanoseconds now,
       record.kill_at = still ? now + kTermToKill : 0;
       if (still) next = std::min(next, record.kill_at);
       if (still) return;
+    }
+    if (record.stopped_at) {
+      if (now < record.stopped_at + kStoppedTooLong) {
+        next = std::min(next, record.stopped_at + kStoppedTooLong);
+      } else {
+        log("worker " + std::to_string(record.pid) + " has been stopped for 5 s: killed");
+        note_ending(slot, shm::kEndAny, now);
+        send(record, SIGKILL);
+        next = std::min(next, record.kill_at);
+      }
+      return;
     }
     auto state = static_cast<WorkerState>(board_.slot(slot).state.load());
     if (state == WorkerState::kStarting)
@@ -358,12 +386,13 @@ Workforce::Headcount Workforce::headcount() const {
   Headcount h;
   h.counts = board_.counts();
   const bool recycling = plan_.settings.connections != 0;
-  if (!recycling && told_ == 0) return h;
+  if (!recycling && told_ == 0 && stopped_ == 0) return h;
   each([&](uint32_t slot) {
     const Record& record = records_[slot];
     const shm::Slot& s = board_.slot(slot);
     const bool wants = recycling && s.recycle.load() != 0;
-    if (!record.told_to_leave && !wants) return;
+    const bool stopped = record.stopped_at != 0;  // as good as gone, until it goes on
+    if (!record.told_to_leave && !wants && !stopped) return;
     auto state = static_cast<WorkerState>(s.state.load());
     if (state == WorkerState::kRetiring) return;  // counted as that already
     uint32_t& from = board_.is_idle(slot)              ? h.counts.idle
@@ -371,7 +400,7 @@ Workforce::Headcount Workforce::headcount() const {
                                                        : h.counts.busy;
     if (from == 0) return;  // it moved meanwhile
     --from;
-    ++(record.told_to_leave ? h.counts.retiring : h.recycling);
+    ++(record.told_to_leave || stopped ? h.counts.retiring : h.recycling);
   });
   return h;
 }

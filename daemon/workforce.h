@@ -35,13 +35,14 @@ class Workforce {
 
   // --- reap ---
   struct Death {
+    bool only_stopped = false;  // it lives, but a signal stopped it
     pid_t pid = 0;
     shm::Ending ending{};
     bool abnormal = false;  // counts for the breaker
     bool served = false;    // ... and it was serving a connection
     std::string text;  // for the log: "killed by signal 11 (Segmentation fault) while serving ..."
   };
-  std::optional<Death> reap(Nanoseconds now);  // nothing: nobody else has died
+  std::optional<Death> reap(Nanoseconds now);  // nothing: nobody else has died, or was stopped
 
   // --- orders to workers ---
   void retire_longest_idle(uint32_t count);  // retire tickets and nudges
@@ -75,6 +76,7 @@ class Workforce {
     Nanoseconds forked_at = 0;
     uint64_t ending = 0;      // the connection number it was ordered to end, or kEndAny
     Nanoseconds kill_at = 0;  // when TERM is followed by KILL
+    Nanoseconds stopped_at = 0;  // by a signal (SIGSTOP); 0: it runs
     bool told_to_leave = false;
     bool started = false;  // was seen past `start`
   };
@@ -92,6 +94,7 @@ class Workforce {
                              const std::function<void(const std::string&)>& log);
   Nanoseconds check_connection(uint32_t slot, Nanoseconds now,
                                const std::function<void(const std::string&)>& log);
+  void note_stopped(Record& record, Nanoseconds at);
   Death judge(uint32_t slot, pid_t pid, int status) const;
   template <class Visit>
   void each(Visit visit) const;  // visit(slot), for every live worker
@@ -104,6 +107,7 @@ class Workforce {
   uint32_t unstarted_ = 0;          // workers not yet seen past `start`
   uint32_t told_ = 0;               // workers told to leave and not reaped
   uint32_t ending_ = 0;             // workers ordered to end and not reaped
+  uint32_t stopped_ = 0;            // workers stopped by a signal
   Nanoseconds start_progress_ = 0;  // when a worker last came through `start`
 };
 

@@ -15,6 +15,7 @@ namespace preforkd {
 // itself would take the daemon's place.
 inline constexpr const char* kSystemdVariables[] = {
     "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
+    "FDSTORE",
 };
 
 class Notify {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/clock.h"
+#include "tests/system/conditions.h"
 #include "tests/system/harness.h"
 #include "tests/system/load.h"
 #include "tests/system/suites.h"
@@ -177,6 +178,37 @@ void control_dies() {
   expect(busy.echoes("hello\n"), "the pools did not notice");
 }
 
+// SIGSTOP without end: of an idle worker (a client that comes meanwhile does not wait for it), of the
+// supervisor, of control. And one that goes on in time is left alone.
+void stopped_ones_are_replaced() {
+  Server server({PoolText{.workers = "min = 2; max = 4; min_spare = 1;"}});
+  const std::string address = server.address();
+  for (pid_t pid : server.worker_pids()) kill(pid, SIGSTOP);
+  server.wait_until("the log says so", kPatience,
+                    [&] { return occurrences(server.log(), "stopped by Stopped") == 2; });
+  expect(Client(address).echoes("hello\n", 4), "served by others before they are killed");
+  server.wait_for("/lifetime/timed_out", 2);
+  pid_t supervisor = server.supervisor(), control = server.control();
+  kill(supervisor, SIGSTOP);
+  kill(control, SIGSTOP);
+  expect(Client(address).echoes("hello\n"), "served while the supervisor is stopped");
+  server.wait_until("both are replaced", kPatience, [&] {
+    return server.supervisor() != supervisor && server.control() != control;
+  });
+  server.wait_for("/state", "running");
+  supervisor = server.supervisor();
+  pid_t worker = idle_worker(server);
+  for (pid_t pid : {supervisor, worker}) kill(pid, SIGSTOP);
+  server.wait_until("the log says so", kPatience, [&] {
+    return server.log().find("supervisor " + std::to_string(supervisor) + " was stopped") !=
+           std::string::npos;
+  });
+  for (pid_t pid : {supervisor, worker}) kill(pid, SIGCONT);
+  expect_equal("reload", server.ctl({"set", "echo", "min=3"}).code, 0);
+  expect_equal("the supervisor", server.supervisor(), supervisor);
+  expect(is_running(worker), "the worker is there");
+}
+
 void the_daemon_dies() {
   Server server({PoolText{}, PoolText{.name = "cat", .serves = "program = [ \"/bin/cat\" ];"}});
   Client busy(server.address()), program(server.address("cat"));
@@ -297,6 +329,7 @@ Suite deaths_suite() {
        {"a supervisor dies", a_supervisor_dies},
        {"supervisors die under load", supervisors_die_under_load},
        {"control dies", control_dies},
+       {"stopped ones are replaced", stopped_ones_are_replaced},
        {"the daemon dies", the_daemon_dies},
        {"a new daemon takes over", a_new_daemon_takes_over},
        {"the daemon dies and nobody finishes", the_daemon_dies_and_nobody_finishes},

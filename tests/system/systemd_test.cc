@@ -222,6 +222,57 @@ void comes_back_after_a_kill() {
   expect_nothing_left(*machine);
 }
 
+// Clients that come one after the other while the daemon is killed, restarted and reloaded: none is refused, and
+// whoever is being served is served to the end. (A client that is refused ends the loop.)
+void nobody_is_refused() {
+  auto machine = Machine::boot();
+  if (!machine) return;
+  machine->configure(config("min = 2; max = 9;", "127.0.0.1:7007\", \"unix:/run/preforkd/echo.sock"));
+  machine->must({"systemctl", "start", "preforkd.service"});
+  expect_equal("stored sockets", machine->property("NFileDescriptorStore"), "2");
+  const std::string long_one =
+      "(echo begin; while [ ! -e /tmp/enough ]; do sleep 0.1; done; echo end) | "
+      "nc -N 127.0.0.1 7007 >/tmp/long.out & echo $!";
+  const std::string loop =
+      "(while [ ! -e /tmp/stop ]; do printf 'hi\\n' | nc -N -w 10 127.0.0.1 7007 >>/tmp/tcp.out || "
+      "{ echo refused >>/tmp/tcp.out; break; }; "
+      "printf 'hi\\n' | nc -N -U -w 10 /run/preforkd/echo.sock >>/tmp/unix.out || "
+      "{ echo refused >>/tmp/unix.out; break; }; done; touch /tmp/stopped) >/dev/null 2>&1 &";
+  machine->must({"sh", "-c", loop});
+  machine->must({"sh", "-c", long_one});
+  auto count = [&](const std::string& file) {
+    return std::stoul("0" + machine->exec({"sh", "-c", "cat " + file + " | wc -l"}).out);
+  };
+  for (int round = 1; round <= 5; ++round) {
+    const auto before = count("/tmp/tcp.out");
+    machine->must({"systemctl", "kill", "--kill-who=main", "-s", "KILL", "preforkd.service"});
+    wait_until("systemd has started it again", kPatience, [&] {
+      return machine->property("NRestarts") == std::to_string(round) && machine->is_active();
+    });
+    wait_until("clients are served", kPatience,
+               [&] { return count("/tmp/tcp.out") > before + 3; });
+  }
+  machine->must({"sh", "-c", "touch /tmp/enough"});
+  wait_until("the long one is done", kPatience, [&] {
+    return machine->exec({"cat", "/tmp/long.out"}).out == "begin\nend\n";
+  });
+  const auto before = count("/tmp/tcp.out");
+  machine->must({"systemctl", "restart", "preforkd.service"});
+  wait_until("clients are served", kPatience, [&] { return count("/tmp/tcp.out") > before + 3; });
+  machine->must({"sh", "-c", "touch /tmp/stop"});
+  wait_until("the clients have stopped", kPatience,
+             [&] { return machine->exec({"test", "-e", "/tmp/stopped"}).code == 0; });
+  for (const char* file : {"/tmp/tcp.out", "/tmp/unix.out"})
+    expect_equal(std::string("anything but the echo in ") + file,
+                 machine->exec({"grep", "-vc", "^hi$", file}).out, "0\n");
+  // What the configuration does not want any more is not kept.
+  machine->configure(config("min = 2; max = 9;"));
+  machine->must({"systemctl", "reload", "preforkd.service"});
+  expect_equal("stored sockets", machine->property("NFileDescriptorStore"), "1");
+  machine->must({"systemctl", "stop", "preforkd.service"});
+  expect_nothing_left(*machine);
+}
+
 }  // namespace
 
 Suite systemd_suite() {
@@ -231,7 +282,8 @@ Suite systemd_suite() {
            {"active only when ready", active_only_when_ready},
            {"a wrong configuration", refuses_a_wrong_configuration},
            {"socket activation", socket_activation},
-           {"comes back after a kill", comes_back_after_a_kill}}};
+           {"comes back after a kill", comes_back_after_a_kill},
+           {"nobody is refused", nobody_is_refused}}};
 }
 
 }  // namespace preforkd::system_test

@@ -1,0 +1,60 @@
+#include "daemon/socket_store.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "base/log.h"
+#include "systemd/fd_store.h"
+
+namespace preforkd {
+namespace {
+
+const std::string kPrefix = "preforkd/";
+
+std::string with(std::string text, char from, char to) {
+  std::replace(text.begin(), text.end(), from, to);
+  return text;
+}
+
+std::string name_of(const std::string& pool, const std::string& wanted) {
+  return kPrefix + pool + "/" + with(wanted, ':', '=');
+}
+
+}  // namespace
+
+std::map<std::string, Listeners> recover_stored(std::vector<InheritedSocket>& inherited) {
+  std::map<std::string, Listeners> by_pool;
+  for (InheritedSocket& socket : inherited) {
+    if (!socket.name.starts_with(kPrefix)) continue;
+    const size_t slash = socket.name.find('/', kPrefix.size());
+    try {
+      if (slash == std::string::npos) throw std::runtime_error("no name of ours");
+      const std::string pool = socket.name.substr(kPrefix.size(), slash - kPrefix.size());
+      const std::string wanted = with(socket.name.substr(slash + 1), '=', ':');
+      Listener listener = Listener::recover(std::move(socket.fd), socket.name, wanted);
+      by_pool[pool].push_back(std::make_shared<Listener>(std::move(listener)));
+    } catch (const std::exception& e) {
+      log_warning("stored socket " + socket.name + ": " + e.what());
+      unstore_fd(socket.name);
+    }
+    socket.fd.reset();
+  }
+  return by_pool;
+}
+
+void store_sockets(const std::string& pool, const Listeners& listeners) {
+  if (!has_fd_store()) return;
+  for (const auto& listener : listeners) {
+    if (listener->outlives_us()) continue;
+    listener->set_stored_as(name_of(pool, listener->wanted()));
+    store_fd(listener->stored_as(), listener->fd());
+  }
+}
+
+void unstore_socket(Listener& listener) {
+  if (listener.stored_as().empty()) return;
+  unstore_fd(listener.stored_as());
+  listener.set_stored_as("");
+}
+
+}  // namespace preforkd
