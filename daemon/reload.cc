@@ -219,8 +219,7 @@ void Daemon::commit_pools(Reload& r) {
   }
   std::erase(before, nullptr);
   for (auto& pool : before) {
-    for (const auto& listener : dropped_by(*pool))
-      unstore_socket(*listener);
+    for (const auto& listener : dropped_by(*pool)) unstore_socket(*listener);
     log({LogLevel::kNotice, pool->settings().name, 0, "taken out of the configuration: draining"});
     pool->finish(after);
     leaving_.push_back(std::move(pool));

@@ -74,8 +74,8 @@ class Workforce {
   struct Record {
     pid_t pid = 0;  // 0: no worker in this slot
     Nanoseconds forked_at = 0;
-    uint64_t ending = 0;      // the connection number it was ordered to end, or kEndAny
-    Nanoseconds kill_at = 0;  // when TERM is followed by KILL
+    uint64_t ending = 0;         // the connection number it was ordered to end, or kEndAny
+    Nanoseconds kill_at = 0;     // when TERM is followed by KILL
     Nanoseconds stopped_at = 0;  // by a signal (SIGSTOP); 0: it runs
     bool told_to_leave = false;
     bool started = false;  // was seen past `start`

@@ -14,8 +14,8 @@ namespace preforkd {
 // in place needs them; whatever it starts must not see them, or a program that speaks to systemd
 // itself would take the daemon's place.
 inline constexpr const char* kSystemdVariables[] = {
-    "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
-    "FDSTORE",
+    "NOTIFY_SOCKET", "WATCHDOG_USEC",  "WATCHDOG_PID", "LISTEN_FDS",
+    "LISTEN_PID",    "LISTEN_FDNAMES", "FDSTORE",
 };
 
 class Notify {

@@ -53,7 +53,11 @@ void take_over_signals(const WorkerPlan& plan, const Seat& seat) {
   signalled.supervisor = plan.supervisor;
   signalled.nudge_signal = plan.nudge_signal();
   signalled.nudged = 0;
-  for (int supervisors : {SIGCHLD, SIGIO, SIGHUP, SIGINT, SIGQUIT}) set_to_default(supervisors);
+  set_to_default(SIGCHLD);
+  set_to_default(SIGIO);
+  set_to_default(SIGHUP);
+  set_to_default(SIGINT);
+  set_to_default(SIGQUIT);
   // Set after the change of user, which clears it, and before the first look at getppid(). Until the worker
   // waits for connections it may wait for a start ticket, or run `start`: then TERM ends it.
   prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);

@@ -227,7 +227,8 @@ void comes_back_after_a_kill() {
 void nobody_is_refused() {
   auto machine = Machine::boot();
   if (!machine) return;
-  machine->configure(config("min = 2; max = 9;", "127.0.0.1:7007\", \"unix:/run/preforkd/echo.sock"));
+  machine->configure(
+      config("min = 2; max = 9;", "127.0.0.1:7007\", \"unix:/run/preforkd/echo.sock"));
   machine->must({"systemctl", "start", "preforkd.service"});
   expect_equal("stored sockets", machine->property("NFileDescriptorStore"), "2");
   const std::string long_one =
@@ -249,8 +250,7 @@ void nobody_is_refused() {
     wait_until("systemd has started it again", kPatience, [&] {
       return machine->property("NRestarts") == std::to_string(round) && machine->is_active();
     });
-    wait_until("clients are served", kPatience,
-               [&] { return count("/tmp/tcp.out") > before + 3; });
+    wait_until("clients are served", kPatience, [&] { return count("/tmp/tcp.out") > before + 3; });
   }
   machine->must({"sh", "-c", "touch /tmp/enough"});
   wait_until("the long one is done", kPatience, [&] {
@@ -260,8 +260,9 @@ void nobody_is_refused() {
   machine->must({"systemctl", "restart", "preforkd.service"});
   wait_until("clients are served", kPatience, [&] { return count("/tmp/tcp.out") > before + 3; });
   machine->must({"sh", "-c", "touch /tmp/stop"});
-  wait_until("the clients have stopped", kPatience,
-             [&] { return machine->exec({"test", "-e", "/tmp/stopped"}).code == 0; });
+  wait_until("the clients have stopped", kPatience, [&] {
+    return machine->exec({"test", "-e", "/tmp/stopped"}).code == 0;
+  });
   for (const char* file : {"/tmp/tcp.out", "/tmp/unix.out"})
     expect_equal(std::string("anything but the echo in ") + file,
                  machine->exec({"grep", "-vc", "^hi$", file}).out, "0\n");
