@@ -95,6 +95,7 @@ enum class ControlAsk : uint32_t {
   kRecycle,
   kReload,
   kStop,
+  kUpgrade,
   kTotals,  // a Request, then opaque bytes: the totals of `pool` up to and including generation `id`,
   // which the daemon had said was over; the daemon keeps them and hands them to every control
 };

@@ -110,6 +110,9 @@ std::string run_set(const Arguments& arguments, const Client& client) {
 std::string run_reload(const Arguments& arguments, const Client& client) {
   return tell(arguments, client, "/v1/reload", "reloaded");
 }
+std::string run_upgrade(const Arguments& arguments, const Client& client) {
+  return tell(arguments, client, "/v1/upgrade", "upgraded");
+}
 std::string run_recycle(const Arguments& arguments, const Client& client) {
   const std::string& pool = arguments.words[0];
   return tell(arguments, client, pool_path(pool, "/recycle"), "recycled " + pool);
@@ -155,6 +158,11 @@ constexpr Command kCommands[] = {
      "If it cannot be used, nothing has changed, and the reasons are told.\n", run_reload},
     {"recycle", "POOL", 1, 1, "replace the workers of a pool, and wait until it is done",
      "No connection is cut: busy workers finish theirs first.\n", run_recycle},
+    {"upgrade", "", 0, 0,
+     "execute the daemon's installed binary in its place, and wait for the verdict",
+     "The process, its sockets, pools and connections stay. If the new binary cannot take over,\n"
+     "the old one goes on. Supervisors and workers stay as they are: 'recycle' renews them.\n",
+     run_upgrade},
     {"drain", "POOL", 1, 1, "let a pool finish its connections and accept no more", "", run_drain},
     {"resume", "POOL", 1, 1, "let a drained pool accept again", "", run_resume},
     {"stop", "", 0, 0, "stop the daemon, its busy workers first finishing their connections", "",

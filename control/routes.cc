@@ -115,6 +115,7 @@ constexpr Route kRoutes[] = {
     {"POST", "/v1/pools/*/drain", ask_plainly<ControlAsk::kDrain>, true},
     {"POST", "/v1/pools/*/resume", ask_plainly<ControlAsk::kResume>, true},
     {"POST", "/v1/reload", ask_plainly<ControlAsk::kReload>, true},
+    {"POST", "/v1/upgrade", ask_plainly<ControlAsk::kUpgrade>, true},
     {"POST", "/v1/stop", ask_plainly<ControlAsk::kStop>, true},
 };
 

@@ -4,7 +4,9 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -66,14 +68,49 @@ void ControlLink::start() {
   child_ = launch(what);
   started_at_ = monotonic_now();
   channel_ = Channel(std::move(ours));
-  loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t events) {
-    if (events & EPOLLOUT) flush();
-    if (events & (EPOLLIN | EPOLLHUP)) read_channel();
-  });
+  watch_channel();
   waiting_.clear();
   told_segments_.clear();
   unanswered_.clear();
   calls_.greet(*this);
+}
+
+void ControlLink::watch_channel() {
+  loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t events) {
+    if (events & EPOLLOUT) flush();
+    if (events & (EPOLLIN | EPOLLHUP)) read_channel();
+  });
+}
+
+LinkRecord ControlLink::record() const {
+  LinkRecord r;
+  r.web = kind_ == Kind::kWeb;
+  r.pid = child_.pid;
+  r.channel = channel_.fd();
+  r.listen = listen_socket_.get();
+  r.started_at = started_at_;
+  r.unanswered.assign(unanswered_.begin(), unanswered_.end());
+  return r;
+}
+
+void ControlLink::resume(const LinkRecord& r) {
+  if (r.pid <= 0) return start_again();
+  child_.pid = r.pid;
+  if (r.channel < 0) return;  // it is dying: its end will be told
+  child_.pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, r.pid, 0)));
+  started_at_ = r.started_at;
+  channel_ = Channel(UniqueFd(r.channel));
+  unanswered_.insert(r.unanswered.begin(), r.unanswered.end());
+  watch_channel();
+  calls_.greet(*this);
+}
+
+void ControlLink::renew() {
+  renewing_ = true;
+  flush();
+  if (!channel_.is_open()) return;
+  loop_.forget(channel_.fd());
+  channel_.close();
 }
 
 void ControlLink::start_again() {
@@ -104,6 +141,10 @@ bool ControlLink::child_changed(pid_t pid, int status) {
     channel_.close();
   }
   if (closing_) return true;
+  if (std::exchange(renewing_, false)) {
+    start_again();
+    return true;
+  }
   log_warning("control " + std::to_string(pid) + " died (" +
               (WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
                                    : "status " + std::to_string(WEXITSTATUS(status))) +

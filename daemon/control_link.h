@@ -13,6 +13,7 @@
 #include "base/loop.h"
 #include "base/messages.h"
 #include "daemon/launch.h"
+#include "daemon/takeover.h"
 
 namespace preforkd {
 
@@ -33,6 +34,11 @@ class ControlLink {
   ~ControlLink();
 
   void start();  // throws SysError
+  // Over an upgrade in place: what to write down, and the same process again from that. It is told everything
+  // anew. renew() replaces it by one of the new binary, once it has passed on what it was told.
+  LinkRecord record() const;
+  void resume(const LinkRecord& record);
+  void renew();
   // waitpid() had news of a child: it ended, was stopped, goes on. True if it is this link's.
   bool child_changed(pid_t pid, int status);
   void start_again();  // likewise, and again after a pause until it works
@@ -56,6 +62,7 @@ class ControlLink {
   };
   void push(std::string bytes, UniqueFd descriptor = {});
   void flush();
+  void watch_channel();
   void read_channel();
 
   EventLoop& loop_;
@@ -70,7 +77,7 @@ class ControlLink {
   std::deque<News> waiting_;  // what the channel had no room for, in order
   std::set<std::pair<std::string, uint32_t>> told_segments_;
   std::set<uint32_t> unanswered_;  // questions of the present process
-  bool closing_ = false;
+  bool closing_ = false, renewing_ = false;
   Nanoseconds pause_ = 0;
   Nanoseconds started_at_ = 0;
   EventLoop::TimerId restart_timer_{}, stopped_timer_{};

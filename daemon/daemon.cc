@@ -189,7 +189,7 @@ void Daemon::on_signals() {
         if (phase_ == Phase::kRunning) reload({}, {});
         break;
       case SIGUSR2:
-        log_warning("upgrade in place is not supported yet");
+        upgrade(0);
         break;
     }
   }
@@ -202,6 +202,11 @@ void Daemon::reap() {
     if (pid < 0 && errno == EINTR) continue;
     if (pid <= 0) break;
     // Neither: a worker whose supervisor died, or, as PID 1 of a container, a stranger.
+    const bool ended = WIFEXITED(status) || WIFSIGNALED(status);
+    if (rehearsal_ && rehearsal_->child.pid == pid) {
+      if (ended) on_rehearsed(status);
+      continue;
+    }
     auto is_its = [&](auto& pool) { return pool && pool->child_changed(pid, status); };
     bool ours = std::any_of(pools_.begin(), pools_.end(), is_its) ||
                 std::any_of(leaving_.begin(), leaving_.end(), is_its) ||
@@ -210,7 +215,6 @@ void Daemon::reap() {
                             [&](auto& link) { return link->child_changed(pid, status); }) ||
                 std::any_of(old_links_.begin(), old_links_.end(),
                             [&](auto& link) { return link->child_changed(pid, status); });
-    const bool ended = WIFEXITED(status) || WIFSIGNALED(status);
     if (!ours && ended) log_debug("reaped " + std::to_string(pid));
   }
   std::erase_if(old_links_, [](auto& link) { return !link->is_running(); });

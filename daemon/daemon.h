@@ -33,6 +33,10 @@ class Daemon final : private PoolOwner {
   void start_pools();
   void start_control();
 
+  // Instead of these three, in the image that takes over from another in the same process. Throws before anything
+  // was changed that the old image could not take over again.
+  void take_over(const DaemonRecord& record);
+
   void run();  // until everything has ended
 
  private:
@@ -79,6 +83,13 @@ class Daemon final : private PoolOwner {
   void roll_back(const std::string& reason);
   void end_reload(OnReloaded on_done, const std::string& refusal);
 
+  // An upgrade in place: daemon/upgrade.cc.
+  void upgrade(uint32_t asked_by);
+  std::string upgrade_trouble() const;
+  void on_rehearsed(int status);
+  void exec_next_image(uint32_t asked_by);  // returns only by an exception
+  DaemonRecord record(uint32_t asked_by) const;
+
   PoolPlan plan_for(const PoolSettings& settings, Listeners listeners) const;
   std::unique_ptr<Pool> make_pool(PoolPlan plan);
   std::unique_ptr<ControlLink> make_link(ControlLink::Kind kind, UniqueFd socket);
@@ -94,7 +105,7 @@ class Daemon final : private PoolOwner {
   const Paths paths_;
   const std::string file_;
   Settings settings_;
-  const Nanoseconds started_;
+  Nanoseconds started_;
   int64_t control_gid_ = -1;
   uint64_t reloads_ = 0;        // that succeeded
   uint64_t reloads_asked_ = 0;  // those refused, too
@@ -107,7 +118,13 @@ class Daemon final : private PoolOwner {
       leaving_;  // taken out of the file, or never taken in; until over
   std::unique_ptr<Reload> reload_;
   std::function<void()> settling_;  // what is to be done when the old generations accept no more
-  bool reload_again_ = false;       // a HUP came while one was under way
+  struct Rehearsal {
+    Child child;
+    UniqueFd output;
+    uint32_t asked_by = 0;
+  };
+  std::unique_ptr<Rehearsal> rehearsal_;
+  bool reload_again_ = false;               // a HUP came while one was under way
   std::vector<InheritedSocket> inherited_;  // what no pool has used yet
   std::vector<Listeners> opened_;           // by pool, until start_pools() hands them over
   UniqueFd control_socket_, web_socket_;
@@ -120,7 +137,8 @@ class Daemon final : private PoolOwner {
   bool ran_ =
       false;  // an error from now on must not end those who serve: they drain without a daemon
   std::vector<pid_t> strangers_;  // children that this process had before
-  EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{}, settle_timer_{};
+  EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{}, settle_timer_{},
+      upgrade_timer_{};
 };
 
 // Asks `preforkd-supervisor --check`, as each pool's user, whether its handler or program could run. Adds to

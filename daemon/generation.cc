@@ -2,6 +2,8 @@
 
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -32,6 +34,46 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number,
       segment_(std::move(read_only_segment)),
       sockets_(std::move(sockets)) {
   loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t) { read_channel(); });
+}
+
+GenerationRecord Generation::record() const {
+  GenerationRecord r;
+  r.number = number_;
+  r.capacity = capacity_;
+  r.workers = workers_;
+  r.next_order = next_order_;
+  r.pid = child_.pid;
+  r.channel = channel_.fd();
+  r.segment = segment_.get();
+  r.state = static_cast<int>(state_);
+  r.preloaded = preloaded_;
+  r.quiet = quiet_;
+  r.orphans_until = orphans_until_;
+  return r;
+}
+
+Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool,
+                       const GenerationRecord& record, Listeners sockets)
+    : loop_(loop),
+      owner_(&owner),
+      number_(record.number),
+      capacity_(record.capacity),
+      pool_(std::move(pool)),
+      channel_(UniqueFd(record.channel)),
+      segment_(record.segment),
+      sockets_(std::move(sockets)),
+      state_(static_cast<State>(record.state)),
+      preloaded_(record.preloaded),
+      quiet_(record.quiet),
+      workers_(record.workers),
+      next_order_(record.next_order),
+      orphans_until_(record.orphans_until) {
+  child_.pid = record.pid;
+  // (It is not reaped yet: this is that process, dead or alive.)
+  if (has_supervisor())
+    child_.pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, record.pid, 0)));
+  if (channel_.is_open()) loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t) { read_channel(); });
+  if (state_ == State::kOrphaned) orphan_timer_ = loop_.after(0, [this] { wait_for_orphans(); });
 }
 
 Generation::~Generation() {

@@ -43,6 +43,11 @@ class Generation {
   Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number, uint32_t capacity,
              std::string pool, Child child, UniqueFd channel, UniqueFd read_only_segment,
              Listeners sockets);
+  // The same over an upgrade in place: what to write down, and the same generation from that. `sockets` are
+  // those that the record names.
+  GenerationRecord record() const;
+  Generation(EventLoop& loop, GenerationOwner& owner, std::string pool,
+             const GenerationRecord& record, Listeners sockets);
   ~Generation();
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;
@@ -60,6 +65,7 @@ class Generation {
   // Whether it may have workers that accept: they do so before the first `min` of them are there, and while
   // it drains until it says that none is left.
   bool may_accept() const { return has_supervisor() && preloaded_ && !quiet_; }
+  const Listeners& sockets() const { return sockets_; }
   // The place of each of these in the supervisor's list of listen sockets, as Order::finish has it.
   uint64_t bits_of(const Listeners& some) const;
   uint32_t workers() const { return workers_; }  // when the supervisor last acknowledged something

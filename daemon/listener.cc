@@ -116,6 +116,18 @@ Listener Listener::recover(UniqueFd fd, const std::string& stored_as, const std:
   return listener;
 }
 
+ListenerRecord Listener::record() const {
+  return {fd_.get(), wanted_, stored_as_, unlink_path_, inherited_};
+}
+
+Listener Listener::restore(const ListenerRecord& record) {
+  Listener listener(UniqueFd(record.fd), record.inherited);
+  listener.wanted_ = record.wanted;
+  listener.stored_as_ = record.stored_as;
+  if (!record.path.empty()) listener.note_path(record.path);
+  return listener;
+}
+
 void Listener::close_the_door() {
   if (outlives_us()) return;
   remove_path();

@@ -10,6 +10,7 @@
 
 #include "base/address.h"
 #include "base/fd.h"
+#include "daemon/takeover.h"
 #include "systemd/inherited.h"
 
 namespace preforkd {
@@ -24,6 +25,10 @@ class Listener {
   static Listener adopt(UniqueFd fd, const std::string& name);
   // One of our own that a daemon before us left in systemd's store, opened for this entry of `listen`.
   static Listener recover(UniqueFd fd, const std::string& stored_as, const std::string& wanted);
+
+  // Over an upgrade in place: what to write down, and the same socket from that.
+  ListenerRecord record() const;
+  static Listener restore(const ListenerRecord& record);
 
   Listener(Listener&&) noexcept = default;
   Listener& operator=(Listener&&) noexcept = default;

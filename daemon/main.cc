@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <string>
 #include <vector>
@@ -37,13 +38,19 @@ constexpr char kUsage[] =
 struct Options {
   std::string file, runtime_dir;
   bool check = false, print = false, help = false, version = false;
+  // Given by preforkd itself, for an upgrade in place: daemon/takeover.h.
+  int takeover = -1, rehearse = -1;
+  bool crashed = false;
 };
 
 bool parse_options(int argc, char** argv, Options& options) {
-  enum { kRuntimeDir = 256, kVersionOption };
+  enum { kRuntimeDir = 256, kVersionOption, kTakeover, kRehearse, kCrashed };
   static const option kLong[] = {{"runtime-dir", required_argument, nullptr, kRuntimeDir},
                                  {"version", no_argument, nullptr, kVersionOption},
                                  {"help", no_argument, nullptr, 'h'},
+                                 {"takeover", required_argument, nullptr, kTakeover},
+                                 {"rehearse", required_argument, nullptr, kRehearse},
+                                 {"crashed", no_argument, nullptr, kCrashed},
                                  {}};
   for (int o; (o = getopt_long(argc, argv, "c:tTh", kLong, nullptr)) != -1;) {
     switch (o) {
@@ -64,6 +71,15 @@ bool parse_options(int argc, char** argv, Options& options) {
         break;
       case 'h':
         options.help = true;
+        break;
+      case kTakeover:
+        options.takeover = std::atoi(optarg);
+        break;
+      case kRehearse:
+        options.rehearse = std::atoi(optarg);
+        break;
+      case kCrashed:
+        options.crashed = true;
         break;
       default:
         return false;
@@ -90,6 +106,53 @@ LoadedSettings load_and_check(const std::string& file, const Paths& paths) {
   return loaded;
 }
 
+void start_log(int argc, char** argv, const Settings& settings) {
+  reserve_process_title(argc, argv);
+  set_process_title("preforkd: daemon", "preforkd");
+  LogLevel level = LogLevel::kInfo;
+  log_level_from_name(settings.log_level, level);
+  set_log_level(level);
+  if (journal_takes_fields()) set_log_sink(log_to_journal);
+}
+
+int rehearse_takeover(int document) {
+  try {
+    rehearse(read_record(document));
+    return 0;
+  } catch (const std::exception& e) {
+    std::printf("%s\n", e.what());
+    return 1;
+  }
+}
+
+// The start-up of an image that takes over from another in this process.
+int take_over(const Options& options, int argc, char** argv) {
+  UniqueFd document(options.takeover);
+  DaemonRecord record = read_record(document.get());
+  if (options.crashed) record.failure = "the new binary crashed when it took over";
+  const bool is_new = record.failure.empty();
+  if (is_new) arm_fall_back(record.old_image, document.get(), argv);
+  UniqueFd old_image(record.old_image);
+  std::vector<std::string> errors;
+  LoadedSettings loaded = load_settings_text(record.settings, record.file, errors);
+  start_log(argc, argv, loaded.settings);
+  Daemon daemon(Paths::find(record.runtime), record.file, std::move(loaded));
+  try {
+    if (!errors.empty()) throw ConfigError(errors);
+    daemon.catch_signals();
+    daemon.take_over(record);
+  } catch (const std::exception& e) {
+    if (is_new) fall_back(record, e.what(), argv);
+    throw;
+  }
+  disarm_fall_back();
+  old_image.reset();
+  document.reset();
+  daemon.run();
+  log_info("stopped");
+  return 0;
+}
+
 int run(int argc, char** argv) {
   // 1. What is asked.
   Options options;
@@ -99,6 +162,8 @@ int run(int argc, char** argv) {
   }
   if (options.help) return std::fputs(kUsage, stdout), 0;
   if (options.version) return std::printf("preforkd %s\n", kVersion), 0;
+  if (options.rehearse >= 0) return rehearse_takeover(options.rehearse);
+  if (options.takeover >= 0) return take_over(options, argc, argv);
   // 2. Where things are.
   Paths paths = Paths::find(options.runtime_dir);
   // 3. The configuration, checked whole before anything listens.
@@ -107,12 +172,7 @@ int run(int argc, char** argv) {
   if (options.print) return std::fputs(print_settings(loaded.settings).c_str(), stdout), 0;
   if (options.check) return std::printf("%s: good\n", loaded.file.c_str()), 0;
   // 4. The log.
-  reserve_process_title(argc, argv);
-  set_process_title("preforkd: daemon", "preforkd");
-  LogLevel level = LogLevel::kInfo;
-  log_level_from_name(loaded.settings.log_level, level);
-  set_log_level(level);
-  if (journal_takes_fields()) set_log_sink(log_to_journal);
+  start_log(argc, argv, loaded.settings);
   log_info("preforkd " + std::string(kVersion) + ", configuration: " + loaded.file);
   // 5. The runtime directory.
   make_runtime_directory(paths.runtime);

@@ -13,12 +13,14 @@
 namespace preforkd {
 namespace {
 
-std::string own_folder() {
+std::string own_file() {
   char path[PATH_MAX];
   ssize_t n = readlink("/proc/self/exe", path, sizeof path);
   if (n < 0) throw SysError("readlink /proc/self/exe", errno);
   std::string file(path, static_cast<size_t>(n));
-  return file.substr(0, file.rfind('/'));
+  const std::string replaced = " (deleted)";  // proc(5)
+  if (file.ends_with(replaced)) file.resize(file.size() - replaced.size());
+  return file;
 }
 
 std::string beside_or_installed(const std::string& folder, const std::string& name) {
@@ -43,8 +45,9 @@ std::string default_runtime_directory() {
 }  // namespace
 
 Paths Paths::find(const std::string& runtime_dir) {
-  std::string folder = own_folder();
   Paths paths;
+  paths.daemon = own_file();
+  const std::string folder = paths.daemon.substr(0, paths.daemon.rfind('/'));
   paths.supervisor = beside_or_installed(folder, "preforkd-supervisor");
   paths.control = beside_or_installed(folder, "preforkd-control");
   paths.handlers = beside_or_installed(folder, "handlers");

@@ -6,6 +6,7 @@
 namespace preforkd {
 
 struct Paths {
+  std::string daemon;               // this program's file, or the one that has taken its place
   std::string supervisor, control;  // the two of libexec
   std::string handlers;             // the folder of the handlers that are named without a path
   std::string runtime;              // RUNTIME_DIR

@@ -38,6 +38,13 @@ class PoolOwner {
 class Pool final : private GenerationOwner {
  public:
   Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan, LogLevel log_level);
+  // The same over an upgrade in place. `index` says under which number a listener is written down; `all` has
+  // them by that.
+  using ListenerIndex = std::function<size_t(const std::shared_ptr<Listener>&)>;
+  PoolRecord record(const ListenerIndex& index) const;
+  Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan, LogLevel log_level,
+       const PoolRecord& record, const Listeners& all);
+  void go_on();  // after that: what was due
   ~Pool();
 
   // Starts the first generation. Throws SysError: no memory for it, no process to be had.
@@ -102,6 +109,7 @@ class Pool final : private GenerationOwner {
   void watch_listeners(uint32_t generation);
   void forget_listeners();
   void on_nobody_accepts();
+  void revert_limits();
   void leave(const Listeners& dropped);
   void give_up_dropped();
   Generation* current();

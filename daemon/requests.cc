@@ -59,6 +59,8 @@ void Daemon::on_request(const Request& request, std::string bytes) {
     case ControlAsk::kStop:
       link.answer(request.id, kOk, "stopping");
       return finish();
+    case ControlAsk::kUpgrade:
+      return upgrade(request.id);
     case ControlAsk::kTotals:
       break;
   }

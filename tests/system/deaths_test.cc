@@ -313,7 +313,7 @@ void a_silent_supervisor_is_replaced() {
   server.wait_for("/limits/min", 4);
   expect(busy.echoes("after\n"), "its busy worker goes on");
   expect(Client(server.address()).echoes("hello\n"), "new clients are served");
-  expect_contains("the log", server.log(), "silent for 5 s");
+  expect_contains("the log", server.log(), "for 5 s: killed");
 }
 
 }  // namespace

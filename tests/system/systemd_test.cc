@@ -232,13 +232,14 @@ void nobody_is_refused() {
   machine->must({"systemctl", "start", "preforkd.service"});
   expect_equal("stored sockets", machine->property("NFileDescriptorStore"), "2");
   const std::string long_one =
-      "(echo begin; while [ ! -e /tmp/enough ]; do sleep 0.1; done; echo end) | "
-      "nc -N 127.0.0.1 7007 >/tmp/long.out & echo $!";
+      "((echo begin; while [ ! -e /tmp/enough ]; do sleep 0.1; done; echo end) | "
+      "nc -N 127.0.0.1 7007 >/tmp/long.out) >/dev/null 2>&1 </dev/null &";
   const std::string loop =
       "(while [ ! -e /tmp/stop ]; do printf 'hi\\n' | nc -N -w 10 127.0.0.1 7007 >>/tmp/tcp.out || "
       "{ echo refused >>/tmp/tcp.out; break; }; "
       "printf 'hi\\n' | nc -N -U -w 10 /run/preforkd/echo.sock >>/tmp/unix.out || "
-      "{ echo refused >>/tmp/unix.out; break; }; done; touch /tmp/stopped) >/dev/null 2>&1 &";
+      "{ echo refused >>/tmp/unix.out; break; }; done; touch /tmp/stopped) >/dev/null 2>&1 "
+      "</dev/null &";
   machine->must({"sh", "-c", loop});
   machine->must({"sh", "-c", long_one});
   auto count = [&](const std::string& file) {

@@ -1,0 +1,141 @@
+#include "daemon/takeover.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "base/error.h"
+#include "base/version.h"
+#include "conf/load.h"
+#include "daemon/launch.h"
+#include "daemon/paths.h"
+
+namespace preforkd {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Limits, min, max, min_spare, max_spare, shrink_after)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ListenerRecord, fd, wanted, stored_as, path, inherited)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(GenerationRecord, number, capacity, workers, next_order, pid,
+                                   channel, segment, state, preloaded, quiet, orphans_until,
+                                   sockets)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PoolRecord, name, reason, listeners, dropped, limits,
+                                   limits_before, revert_at, launched_at, pause, state,
+                                   next_generation, base, generations)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LinkRecord, web, pid, channel, listen, started_at, unanswered)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DaemonRecord, format, version, old_image, failure, asked_by,
+                                   file, runtime, settings, control_path, started, reloads,
+                                   reloads_asked, strangers, listeners, unused, pools, links)
+
+using nlohmann::json;
+
+std::string to_json(const DaemonRecord& record) {
+  // A reason, or a path, may hold bytes that are not UTF-8.
+  return json(record).dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+DaemonRecord record_from_json(const std::string& text) {
+  json document = json::parse(text);
+  const auto format = document.value("format", 0u);
+  if (format != kTakeoverFormat)
+    throw std::runtime_error("the running daemon's state is of format " + std::to_string(format) +
+                             ", this binary's is " + std::to_string(kTakeoverFormat) +
+                             ": it takes a restart");
+  return document.get<DaemonRecord>();
+}
+
+DaemonRecord read_record(int fd) {
+  std::string text;
+  char buffer[4096];
+  for (off_t at = 0;;) {
+    ssize_t n = pread(fd, buffer, sizeof buffer, at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw SysError("read the state to take over", errno);
+    if (n == 0) return record_from_json(text);
+    text.append(buffer, static_cast<size_t>(n));
+    at += n;
+  }
+}
+
+void keep_over_exec(const DaemonRecord& record, bool keep) {
+  auto mark = [keep](int fd) {
+    if (fd >= 0) fcntl(fd, F_SETFD, keep ? 0 : FD_CLOEXEC);
+  };
+  mark(record.old_image);
+  for (const auto& l : record.listeners) mark(l.fd);
+  for (const auto& l : record.unused) mark(l.fd);
+  for (const auto& pool : record.pools)
+    for (const auto& g : pool.generations) {
+      mark(g.channel);
+      mark(g.segment);
+    }
+  for (const auto& link : record.links) {
+    mark(link.channel);
+    mark(link.listen);
+  }
+}
+
+void rehearse(const DaemonRecord& record) {
+  std::vector<std::string> errors;
+  LoadedSettings loaded = load_settings_text(record.settings, "settings in force", errors);
+  if (!errors.empty()) throw std::runtime_error(errors.front());
+  if (loaded.settings.pools.size() != record.pools.size())
+    throw std::runtime_error("the settings in force have another number of pools");
+  const Paths paths = Paths::find("");
+  for (const std::string& helper : {paths.supervisor, paths.control})
+    if (access(helper.c_str(), X_OK) < 0) throw SysError("execute " + helper, errno);
+}
+
+// --- falling back --------------------------------------------------------------------------------
+
+namespace {
+
+struct {
+  int image = -1;
+  char* argv[8] = {};
+} fall_back_to;
+constexpr int kCrashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+
+// Everything that it needs was prepared before; execveat is all that it does.
+void on_crash(int) {
+  syscall(SYS_execveat, fall_back_to.image, "", fall_back_to.argv, environ, AT_EMPTY_PATH);
+  _exit(static_cast<int>(ExitCode::kInternal));
+}
+
+}  // namespace
+
+void arm_fall_back(int old_image, int document, char** argv) {
+  static std::string number;
+  static std::string option = "--takeover";
+  static std::string crashed = "--crashed";
+  number = std::to_string(document);
+  fall_back_to.image = old_image;
+  char* arguments[] = {argv[0], option.data(), number.data(), crashed.data(), nullptr};
+  std::copy(std::begin(arguments), std::end(arguments), fall_back_to.argv);
+  struct sigaction action {};
+  action.sa_handler = on_crash;
+  action.sa_flags = SA_NODEFER | SA_RESETHAND;
+  for (int number_of : kCrashes) sigaction(number_of, &action, nullptr);
+}
+
+void disarm_fall_back() {
+  for (int number : kCrashes) signal(number, SIG_DFL);
+}
+
+void fall_back(DaemonRecord record, const std::string& reason, char** argv) {
+  const int image = record.old_image;
+  record.failure = reason;
+  UniqueFd document = make_document(to_json(record));
+  keep_over_exec(record, true);
+  fcntl(document.get(), F_SETFD, 0);
+  std::string number = std::to_string(document.get()), option = "--takeover";
+  char* arguments[] = {argv[0], option.data(), number.data(), nullptr};
+  syscall(SYS_execveat, image, "", arguments, environ, AT_EMPTY_PATH);
+}
+
+}  // namespace preforkd

@@ -1,0 +1,100 @@
+// Upgrade in place: the state of a daemon as a document that the next image of the same process takes over.
+//
+//   running ──USR2──▶ rehearsal (a child: the new binary reads the document) ──it can──▶ exec ──▶ running
+//      ▲                    └─ it cannot: nothing has happened ─┐            └─ it fails, or crashes ─┐
+//      └────────────────────────────────────────────────────────┘◀── exec of the old binary ──────────┘
+//
+// Children stay children, descriptors stay open, signals stay blocked and pending over the exec: pools serve on,
+// and what dies meanwhile is reaped by whoever runs then. The document names descriptors by number; it holds
+// everything that the daemon cannot ask of somebody else again.
+//
+// A SIGKILL at any step is that of the daemon: supervisors drain, systemd starts the next one.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/limits.h"
+
+namespace preforkd {
+
+// Raised when the document, or a message between daemon and supervisor or control, changes its meaning: images
+// of different numbers do not take over from each other.
+inline constexpr uint32_t kTakeoverFormat = 1;
+
+struct ListenerRecord {
+  int fd = -1;
+  std::string wanted, stored_as, path;  // path: of a Unix socket that is removed with it
+  bool inherited = false;
+};
+
+struct GenerationRecord {
+  uint32_t number = 0, capacity = 0, workers = 0, next_order = 1;
+  int pid = 0, channel = -1, segment = -1;  // channel -1: the supervisor is gone
+  int state = 0;
+  bool preloaded = false, quiet = false;
+  Nanoseconds orphans_until = kNever;
+  std::vector<size_t> sockets;  // into DaemonRecord::listeners
+};
+
+struct PoolRecord {
+  std::string name, reason;
+  std::vector<size_t> listeners, dropped;
+  Limits limits, limits_before;
+  Nanoseconds revert_at = 0;  // 0: no revert is due
+  Nanoseconds launched_at = 0, pause = 0;
+  int state = 0;
+  uint32_t next_generation = 1;
+  std::vector<uint8_t> base;
+  std::vector<GenerationRecord> generations;
+};
+
+struct LinkRecord {
+  bool web = false;
+  int pid = 0, channel = -1, listen = -1;
+  Nanoseconds started_at = 0;
+  std::vector<uint32_t> unanswered;
+};
+
+struct DaemonRecord {
+  uint32_t format = kTakeoverFormat;
+  std::string version;
+  int old_image = -1;     // the binary that runs now, kept open
+  std::string failure;    // why the new image gave up; then the old one is running again
+  uint32_t asked_by = 0;  // the request that is to be answered; 0: a signal asked
+  std::string file;       // the configuration's, "" = built-in
+  std::string runtime;    // RUNTIME_DIR
+  std::string settings;   // as print_settings() has them: those in force
+  std::string control_path;
+  Nanoseconds started = 0;
+  uint64_t reloads = 0, reloads_asked = 0;
+  std::vector<int> strangers;
+  std::vector<ListenerRecord> listeners;
+  std::vector<ListenerRecord> unused;  // inherited ones that no pool uses; wanted: the name
+  std::vector<PoolRecord> pools;       // in the order of the settings
+  std::vector<LinkRecord> links;
+};
+
+// As a document on a descriptor of its own, and back. Throw SysError, std::runtime_error.
+std::string to_json(const DaemonRecord& record);
+DaemonRecord record_from_json(const std::string& text);
+DaemonRecord read_record(int fd);
+
+// Every descriptor that the record names: kept over an exec, or not.
+void keep_over_exec(const DaemonRecord& record, bool keep);
+
+// What `preforkd --rehearse FD` does in a child: whether this binary could take over. Throws the reason.
+void rehearse(const DaemonRecord& record);
+
+// In the image that takes over, from its first step until disarm_fall_back(): a crash (SIGSEGV, SIGABRT, ...)
+// executes the old image again, with the same document.
+void arm_fall_back(int old_image, int document, char** argv);
+void disarm_fall_back();
+// The same when it fails with a reason. Returns only if even that fails.
+void fall_back(DaemonRecord record, const std::string& reason, char** argv);
+
+}  // namespace preforkd

@@ -1,0 +1,186 @@
+// The daemon's side of an upgrade in place: the rehearsal, the exec, and the taking over. The protocol is in
+// daemon/takeover.h.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/version.h"
+#include "conf/print.h"
+#include "conf/user.h"
+#include "daemon/daemon.h"
+
+namespace preforkd {
+namespace {
+
+constexpr Nanoseconds kRehearsal = 10 * kSecond;
+constexpr Nanoseconds kUntilRenewed = 1 * kSecond;  // for control to pass on the answer
+
+std::string first_line(int fd) {
+  char text[512];
+  ssize_t n = read(fd, text, sizeof text);
+  std::string all(text, n > 0 ? static_cast<size_t>(n) : 0);
+  return all.substr(0, all.find('\n'));
+}
+
+}  // namespace
+
+std::string Daemon::upgrade_trouble() const {
+  if (phase_ != Phase::kRunning) return "preforkd is stopping";
+  if (reload_ || settling_) return "a reload is under way";
+  if (rehearsal_) return "an upgrade is under way";
+  for (const auto& pool : leaving_)
+    return "pool " + pool->settings().name + ", taken out of the configuration, is still draining";
+  return "";
+}
+
+// A child of the new binary reads the state as it will have to. It has copies of nothing but the document.
+void Daemon::upgrade(uint32_t asked_by) {
+  std::string refusal = upgrade_trouble();
+  if (refusal.empty()) {
+    try {
+      auto r = std::make_unique<Rehearsal>();
+      UniqueFd document = make_document(to_json(record(asked_by)));
+      int ends[2];
+      if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0) throw SysError("pipe", errno);
+      UniqueFd write_end(ends[1]);
+      r->output.reset(ends[0]);
+      r->asked_by = asked_by;
+      Launch what;
+      what.executable = paths_.daemon;
+      what.argv = {"preforkd: rehearsal", "--rehearse", "3"};
+      what.descriptors = {document.get()};
+      what.output = write_end.get();
+      r->child = launch(what);
+      rehearsal_ = std::move(r);
+      upgrade_timer_ = loop_.after(kRehearsal, [this] {
+        upgrade_timer_ = {};
+        rehearsal_->child.signal(SIGKILL);
+      });
+      return;
+    } catch (const std::exception& e) {
+      refusal = e.what();
+    }
+  }
+  log_error("upgrade refused, nothing has happened: " + refusal);
+  if (asked_by) links_.front()->answer(asked_by, 409, refusal);
+}
+
+void Daemon::on_rehearsed(int status) {
+  loop_.cancel(upgrade_timer_);
+  std::string refusal;
+  if (status != 0) {
+    refusal = first_line(rehearsal_->output.get());
+    if (refusal.empty()) refusal = "the rehearsal " + ending_text(status);
+  }
+  const uint32_t asked_by = rehearsal_->asked_by;
+  rehearsal_.reset();
+  if (refusal.empty()) refusal = upgrade_trouble();
+  if (refusal.empty()) {
+    try {
+      exec_next_image(asked_by);
+    } catch (const std::exception& e) {
+      refusal = e.what();
+    }
+  }
+  // Still here.
+  log_error("upgrade refused, nothing has happened: " + refusal);
+  if (asked_by) links_.front()->answer(asked_by, 409, refusal);
+}
+
+void Daemon::exec_next_image(uint32_t asked_by) {
+  UniqueFd old_image(open("/proc/self/exe", O_PATH | O_CLOEXEC));
+  if (!old_image.is_open()) throw SysError("open /proc/self/exe", errno);
+  DaemonRecord state = record(asked_by);
+  state.old_image = old_image.get();
+  UniqueFd document = make_document(to_json(state));
+  log_notice("upgrading: executing " + paths_.daemon);
+  std::string program = "preforkd", option = "--takeover", number = std::to_string(document.get());
+  char* argv[] = {program.data(), option.data(), number.data(), nullptr};
+  keep_over_exec(state, true);
+  fcntl(document.get(), F_SETFD, 0);
+  execv(paths_.daemon.c_str(), argv);
+  const int error = errno;
+  keep_over_exec(state, false);
+  throw SysError("execute " + paths_.daemon, error);
+}
+
+DaemonRecord Daemon::record(uint32_t asked_by) const {
+  DaemonRecord r;
+  r.version = kVersion;
+  r.asked_by = asked_by;
+  r.file = file_;
+  r.runtime = paths_.runtime;
+  r.settings = print_settings(settings_);
+  r.control_path = control_path_;
+  r.started = started_;
+  r.reloads = reloads_;
+  r.reloads_asked = reloads_asked_;
+  r.strangers.assign(strangers_.begin(), strangers_.end());
+  std::vector<std::shared_ptr<Listener>> all;
+  auto index = [&](const std::shared_ptr<Listener>& listener) {
+    for (size_t i = 0; i < all.size(); ++i)
+      if (all[i] == listener) return i;
+    all.push_back(listener);
+    r.listeners.push_back(listener->record());
+    return all.size() - 1;
+  };
+  for (const auto& pool : pools_) r.pools.push_back(pool->record(index));
+  for (const auto& socket : inherited_)
+    if (socket.fd.is_open()) r.unused.push_back({socket.fd.get(), socket.name, "", "", true});
+  for (const auto& link : links_) r.links.push_back(link->record());
+  return r;
+}
+
+void Daemon::take_over(const DaemonRecord& r) {
+  ran_ = true;  // an error from now on must end nobody
+  keep_over_exec(r, false);
+  strangers_.assign(r.strangers.begin(), r.strangers.end());
+  control_path_ = r.control_path;
+  started_ = r.started;
+  reloads_ = r.reloads;
+  reloads_asked_ = r.reloads_asked;
+  said_ready_ = true;
+  Listeners all;
+  for (const ListenerRecord& l : r.listeners)
+    all.push_back(std::make_shared<Listener>(Listener::restore(l)));
+  for (const ListenerRecord& l : r.unused) inherited_.push_back({UniqueFd(l.fd), l.wanted});
+  LogLevel level = LogLevel::kInfo;
+  log_level_from_name(settings_.log_level, level);
+  PoolOwner& owner = *this;
+  for (size_t i = 0; i < r.pools.size(); ++i) {
+    Listeners listeners;
+    for (size_t at : r.pools[i].listeners) listeners.push_back(all.at(at));
+    pools_.push_back(std::make_unique<Pool>(loop_, owner, paths_,
+                                            plan_for(settings_.pools.at(i), std::move(listeners)),
+                                            level, r.pools[i], all));
+  }
+  for (const LinkRecord& link : r.links) {
+    links_.push_back(make_link(link.web ? ControlLink::Kind::kWeb : ControlLink::Kind::kFull,
+                               UniqueFd(link.listen)));
+    links_.back()->resume(link);
+  }
+  for (auto& pool : pools_) pool->go_on();
+  feed_watchdog();
+  reap();  // who ended meanwhile: the signal may have been taken by the image before
+
+  const std::string now = std::string("preforkd ") + kVersion;
+  if (r.failure.empty()) {
+    log_notice("upgraded from " + r.version + " to " + now);
+    upgrade_timer_ = loop_.after(kUntilRenewed, [this] {
+      upgrade_timer_ = {};
+      for (auto& link : links_) link->renew();
+    });
+  } else {
+    log_error("upgrade failed, " + now + " goes on: " + r.failure);
+  }
+  if (r.asked_by)
+    links_.front()->answer(r.asked_by, r.failure.empty() ? 200 : 409,
+                           r.failure.empty() ? "upgraded to " + now : r.failure);
+}
+
+}  // namespace preforkd
