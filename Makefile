@@ -25,7 +25,8 @@ MAINS    := daemon/main.cc daemon/supervisor_main.cc control/main.cc control/pre
 FOLDERS  := base shm conf systemd worker daemon control
 HANDLERS := $(patsubst handlers/%.cc,$(OUT)/handlers/%.so,$(wildcard handlers/*.cc))
 TEST_HANDLERS := $(patsubst tests/system/handlers/%.cc,$(OUT)/tests/handlers/%.so,$(wildcard tests/system/handlers/*.cc))
-TESTS    := $(OUT)/unit-tests $(OUT)/system-tests $(TEST_HANDLERS)
+TEST_IMAGES := $(patsubst tests/system/images/%.cc,$(OUT)/tests/images/%,$(wildcard tests/system/images/*.cc))
+TESTS    := $(OUT)/unit-tests $(OUT)/system-tests $(TEST_HANDLERS) $(TEST_IMAGES)
 PARALLEL := $(MAKE) --no-print-directory -j$(shell nproc)
 BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
 
@@ -49,7 +50,7 @@ test: deps                                ## the same, and run all tests
 
 unit: $(OUT)/unit-tests                   ## run the unit tests (ONLY=suite picks one)
 	BUILD_DIR=$(CURDIR)/$(OUT) $< $(ONLY)
-system: all $(OUT)/system-tests $(TEST_HANDLERS) ## run the tests of the real programs (ONLY=suite picks one)
+system: all $(OUT)/system-tests $(TEST_HANDLERS) $(TEST_IMAGES) ## run the tests of the real programs (ONLY=suite picks one)
 	BUILD_DIR=$(CURDIR)/$(OUT) $(OUT)/system-tests $(ONLY)
 
 bench: deps                               ## measure, and write bench/RESULTS.md
@@ -70,6 +71,10 @@ $(OUT)/handlers/%.so: $(OUT)/handlers/%.o
 $(OUT)/tests/handlers/%.so: $(OUT)/tests/system/handlers/%.o
 	@mkdir -p $(@D)
 	$(CXX) $(ALL_CXXFLAGS) -shared -o $@ $^
+# preforkd itself, but for one function (tests/system/images).
+$(OUT)/tests/images/%: $(OUT)/tests/system/images/%.o $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
+	@mkdir -p $(@D)
+	$(CXX) $(ALL_CXXFLAGS) -Wl,--wrap=_ZN8preforkd6Daemon13feed_watchdogEv -o $@ $^ -lconfig++ -lsystemd
 $(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/control.a $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lconfig++ -lsystemd -lmicrohttpd -lcurl -ldl -pthread
 $(OUT)/system-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/system/*.cc)) $(OUT)/base.a

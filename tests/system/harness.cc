@@ -140,8 +140,9 @@ void Server::start(const ServerOptions& options) {
   UniqueFd log_file(
       open(folder_.file("log").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
   if (!log_file.is_open()) throw SysError("open " + folder_.file("log"), errno);
-  std::vector<std::string> argv{built("preforkd"), "-c", folder_.file("preforkd.conf"),
-                                "--runtime-dir", folder_.file("run")};
+  std::vector<std::string> argv{options.program.empty() ? built("preforkd") : options.program, "-c",
+                                folder_.file("preforkd.conf"), "--runtime-dir",
+                                folder_.file("run")};
   argv.insert(argv.end(), options.arguments.begin(), options.arguments.end());
   pid_ = spawn({.argv = argv, .out = log_file.get(), .err = log_file.get(), .in_child = [&] {
                   // As sd_listen_fds(3) wants them: from 3 on. First out of each other's way.

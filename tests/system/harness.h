@@ -68,6 +68,7 @@ struct ServerOptions {
   std::function<void()> in_child = {};      // see Spawn
   std::vector<int> inherited = {};          // listen sockets to pass on as systemd does; borrowed
   std::string inherited_names = "";         // LISTEN_FDNAMES
+  std::string program = "";                 // the daemon's; "": the one that was built
 };
 
 class Server {

@@ -1,0 +1,148 @@
+// Upgrades in place: the same process, sockets and connections with another binary, or the old one again.
+#include <signal.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "tests/system/conditions.h"
+#include "tests/system/harness.h"
+#include "tests/system/load.h"
+#include "tests/system/suites.h"
+
+namespace preforkd::system_test {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The programs in a folder of their own, where one can be replaced while it runs.
+class Installation {
+ public:
+  Installation() {
+    for (const char* name : {"preforkd", "preforkd-supervisor", "preforkd-control", "preforkctl"})
+      fs::copy_file(built(name), folder_.file(name));
+    fs::create_directory(folder_.file("handlers"));
+    for (const char* name : {"echo.so", "discard.so"})
+      fs::copy_file(built(std::string("handlers/") + name), folder_.file("handlers/") + name);
+  }
+  std::string preforkd() const { return folder_.file("preforkd"); }
+  // As a package manager does it.
+  void install(const std::string& binary) {
+    fs::copy_file(binary, folder_.file("next"));
+    fs::rename(folder_.file("next"), preforkd());
+  }
+
+ private:
+  TestFolder folder_;
+};
+
+const std::vector<PoolText> kPools = {
+    {.listen = "\"127.0.0.1:0\", \"unix:@DIR@/echo.sock\"",
+     .workers = "min = 3; max = 20; shrink_after = 600.0;"},
+    {.name = "cat", .serves = "program = [ \"/bin/cat\" ];", .workers = "min = 2; max = 20;"}};
+
+void the_same_process() {
+  Installation installed;
+  Server server(config_of(kPools), {.program = installed.preforkd()});
+  Client busy(server.address()), program(server.address("cat"));
+  expect(busy.echoes("before\n") && program.echoes("before\n"), "echo");
+  expect_equal("set", server.ctl({"set", "echo", "min=5"}).code, 0);
+  const Json before = server.status();
+  const pid_t supervisor = server.supervisor(), control = server.control();
+  for (int round = 0; round < 3; ++round) {
+    installed.install(built("preforkd"));
+    Outcome upgrade = server.ctl({"upgrade"});
+    expect_equal("exit code of upgrade: " + upgrade.err, upgrade.code, 0);
+    expect(busy.echoes("after\n") && program.echoes("after\n"), "both go on");
+    expect(Client(server.address("echo", 1)).echoes("hello\n"), "new clients are served");
+  }
+  Json after = server.status();
+  expect_equal("pid", after["pid"], before["pid"]);
+  expect_equal("the supervisor", server.supervisor(), supervisor);
+  expect_equal("listen", after["pools"][0]["listen"], before["pools"][0]["listen"]);
+  expect_equal("min", after["pools"][0]["limits"]["min"], 5);
+  expect(after["uptime_seconds"] >= before["uptime_seconds"], "uptime goes on");
+  expect_equal("failed", after["pools"][0]["connections"]["failed"], 0);
+  server.wait_until("control is of the new binary", kPatience,
+                    [&] { return server.control() != control; });
+  // What the new image adopted it can also end, replace and reload.
+  kill(server.supervisor(), SIGKILL);
+  server.wait_for("/generation", 2);
+  server.wait_for("/state", "running");
+  expect_equal("recycle", server.ctl({"recycle", "cat"}).code, 0);
+  busy.half_close();
+  program.half_close();
+  expect(busy.is_ended() && program.is_ended(), "both finish");
+  server.wait_for("/connections/active", 0);
+  server.signal(SIGTERM);
+  expect_equal("exit code", server.wait_exit(), 0);
+}
+
+// Binaries that fail in the rehearsal: nothing has happened.
+void what_cannot_rehearse() {
+  Installation installed;
+  Server server(config_of(kPools), {.program = installed.preforkd()});
+  Client busy(server.address());
+  expect(busy.echoes("before\n"), "echo");
+  for (const char* binary : {"/bin/false", "/bin/cat", "/etc/passwd"}) {
+    installed.install(binary);
+    Answer answer = server.request("POST", "/v1/upgrade");
+    expect_equal(std::string("status with ") + binary, answer.status, 409);
+    expect(busy.echoes("after\n"), "the busy one goes on");
+    expect(Client(server.address()).echoes("hello\n"), "new clients are served");
+  }
+  expect_equal("upgrades", occurrences(server.log(), "upgrading:"), 0u);
+}
+
+void what_fails_after_the_exec() {
+  Installation installed;
+  Server server(config_of(kPools), {.program = installed.preforkd()});
+  Client busy(server.address()), program(server.address("cat"));
+  expect(busy.echoes("before\n") && program.echoes("before\n"), "echo");
+  const struct {
+    const char *image, *reason;
+  } kFailing[] = {{"tests/images/crashes", "crashed"},
+                  {"tests/images/throws", "as it was made to"}};
+  for (const auto& row : kFailing) {
+    installed.install(built(row.image));
+    Answer answer = server.request("POST", "/v1/upgrade");
+    expect_equal("status", answer.status, 409);
+    expect_contains("the reason", answer.body, row.reason);
+    expect_equal("pid", server.status()["pid"], server.pid());
+    expect(busy.echoes("after\n") && program.echoes("after\n"), "both go on");
+    expect(Client(server.address("echo", 1)).echoes("hello\n"), "new clients are served");
+  }
+  installed.install(built("preforkd"));
+  expect_equal("then it works", server.request("POST", "/v1/upgrade").status, 200);
+  expect(busy.echoes("after\n"), "the busy one goes on");
+}
+
+void under_load() {
+  Installation installed;
+  Server server(config_of(kPools), {.program = installed.preforkd()});
+  Load load(server.address(), 6), programs(server.address("cat"), 2);
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t done = load.done();
+    installed.install(built(round % 4 == 3 ? "tests/images/crashes" : "preforkd"));
+    server.request("POST", "/v1/upgrade");
+    server.wait_until("the load goes on", kPatience, [&] { return load.done() > done + 20; });
+  }
+  load.stop();
+  programs.stop();
+  expect_equal("error", load.error() + programs.error(), "");
+  server.wait_for("/connections/active", 0);
+  server.wait_for("/connections/served", load.done());
+  server.wait_for("/connections/served", programs.done(), "cat");
+  expect_equal("upgrades", occurrences(server.log(), "upgraded from"), 8u);
+}
+
+}  // namespace
+
+Suite upgrade_suite() {
+  return {"upgrade",
+          {{"the same process", the_same_process},
+           {"what cannot rehearse", what_cannot_rehearse},
+           {"what fails after the exec", what_fails_after_the_exec},
+           {"under load", under_load}}};
+}
+
+}  // namespace preforkd::system_test
