@@ -146,6 +146,7 @@ int take_over(const Options& options, int argc, char** argv) {
     throw;
   }
   disarm_fall_back();
+  keep_over_exec(record, false);  // not before: the old image may need them once more
   old_image.reset();
   document.reset();
   daemon.run();

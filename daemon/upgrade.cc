@@ -138,7 +138,6 @@ DaemonRecord Daemon::record(uint32_t asked_by) const {
 
 void Daemon::take_over(const DaemonRecord& r) {
   ran_ = true;  // an error from now on must end nobody
-  keep_over_exec(r, false);
   strangers_.assign(r.strangers.begin(), r.strangers.end());
   control_path_ = r.control_path;
   started_ = r.started;
