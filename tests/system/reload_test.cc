@@ -261,7 +261,8 @@ void one_at_a_time() {
   server.signal(SIGHUP);  // has nobody to tell: done again when the first is over
   server.wait_for("/generation", 2);
   server.wait_for("/limits/min", 3);
-  expect_equal("reloads", server.status()["reloads"], 2);
+  server.wait_until("two reloads are counted", kPatience,
+                    [&] { return server.status()["reloads"] == 2; });
 }
 
 void a_stop_comes_between() {
