@@ -207,8 +207,10 @@ void Generation::kill_all() {
 void Generation::supervisor_stopped(bool stopped) {
   loop_.cancel(stopped_timer_);
   if (!stopped) return;
-  log({LogLevel::kWarning, pool_, 0,
-       "supervisor " + std::to_string(child_.pid) + " was stopped by a signal"});
+  if (!told_stopped_)
+    log({LogLevel::kWarning, pool_, 0,
+         "supervisor " + std::to_string(child_.pid) + " was stopped by a signal"});
+  told_stopped_ = true;
   stopped_timer_ = loop_.after(kSilence, [this] {
     stopped_timer_ = {};
     log({LogLevel::kError, pool_, 0,

@@ -78,7 +78,8 @@ class Generation {
   void stop();                                            // end everything now
   void kill_all();
 
-  // The supervisor was stopped by a signal (SIGSTOP), or goes on. One that stays stopped is killed.
+  // The supervisor was stopped by a signal (SIGSTOP), or goes on. One that stays stopped is killed. Said
+  // once: its own workers may stop it as often as they like.
   void supervisor_stopped(bool stopped);
   // The daemon reaped this generation's supervisor. Its orphans have `patience` to finish.
   void supervisor_died(int status, Nanoseconds patience);
@@ -106,6 +107,7 @@ class Generation {
   State state_ = State::kStarting;
   bool preloaded_ = false;  // it reads its channel
   bool quiet_ = false;      // nobody in it accepts any more
+  bool told_stopped_ = false;
   uint32_t workers_ = 0;
   std::map<uint32_t, Outstanding> outstanding_;  // by order number
   uint32_t next_order_ = 1;

@@ -253,7 +253,7 @@ bool Supervisor::reap_workers(Nanoseconds now) {
   while (auto death = workforce_.reap(now)) {
     any = true;
     if (death->only_stopped) {  // it, too, may sit on a wake-up
-      log({LogLevel::kWarning, {}, death->pid, death->text});
+      if (!death->text.empty()) log({LogLevel::kWarning, {}, death->pid, death->text});
       abnormal = true;
       continue;
     }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -99,9 +100,10 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
     uint32_t slot = found->second;
     if (WIFSTOPPED(status)) {
       note_stopped(records_[slot], now);
+      const bool again = std::exchange(records_[slot].told_stopped, true);
       return Death{.only_stopped = true,
                    .pid = pid,
-                   .text = std::string("stopped by ") + strsignal(WSTOPSIG(status))};
+                   .text = again ? "" : std::string("stopped by ") + strsignal(WSTOPSIG(status))};
     }
     if (WIFCONTINUED(status)) {
       note_stopped(records_[slot], 0);

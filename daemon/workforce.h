@@ -40,7 +40,8 @@ class Workforce {
     shm::Ending ending{};
     bool abnormal = false;  // counts for the breaker
     bool served = false;    // ... and it was serving a connection
-    std::string text;  // for the log: "killed by signal 11 (Segmentation fault) while serving ..."
+    std::string
+        text;  // for the log: "killed by signal 11 (Segmentation fault) while serving ..."; or ""
   };
   std::optional<Death> reap(Nanoseconds now);  // nothing: nobody else has died, or was stopped
 
@@ -77,6 +78,7 @@ class Workforce {
     uint64_t ending = 0;         // the connection number it was ordered to end, or kEndAny
     Nanoseconds kill_at = 0;     // when TERM is followed by KILL
     Nanoseconds stopped_at = 0;  // by a signal (SIGSTOP); 0: it runs
+    bool told_stopped = false;  // the log has it: workers may stop each other as often as they like
     bool told_to_leave = false;
     bool started = false;  // was seen past `start`
   };

@@ -13,6 +13,7 @@ Suite limits_suite();
 Suite reload_suite();
 Suite upgrade_suite();
 Suite deaths_suite();
+Suite instructions_suite();
 Suite recycle_suite();
 Suite stop_suite();
 Suite program_suite();
@@ -27,11 +28,11 @@ Suite echo_load_suite();
 Suite systemd_suite();
 
 inline std::vector<Suite> all_suites() {
-  return {serve_suite(),     sizing_suite(),        limits_suite(),  reload_suite(),
-          upgrade_suite(),   deaths_suite(),        recycle_suite(), stop_suite(),
-          program_suite(),   idle_suite(),          config_suite(),  resources_suite(),
-          clients_suite(),   control_abuse_suite(), git_suite(),     rsync_suite(),
-          echo_load_suite(), systemd_suite()};
+  return {serve_suite(),     sizing_suite(),    limits_suite(),        reload_suite(),
+          upgrade_suite(),   deaths_suite(),    instructions_suite(),  recycle_suite(),
+          stop_suite(),      program_suite(),   idle_suite(),          config_suite(),
+          resources_suite(), clients_suite(),   control_abuse_suite(), git_suite(),
+          rsync_suite(),     echo_load_suite(), systemd_suite()};
 }
 
 }  // namespace preforkd::system_test

@@ -1,0 +1,279 @@
+// Killed at every instruction. A worker is stepped by ptrace (tests/system/stepper.h) from one wait for
+// connections to the next, through accept, serve and every write to shared memory; in run k it is killed
+// at point k, for all k. After each, the books are exact, no worker is missing, and the next client is
+// served. The same for a worker that is to retire, from the nudge to its exit.
+//
+// What the figures must be, the point itself says: nothing is counted until the worker has written that a
+// connection has begun, a failed one until it has written that it is done, a served one from there on.
+#include <signal.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <optional>
+
+#include "base/clock.h"
+#include "tests/system/conditions.h"
+#include "tests/system/harness.h"
+#include "tests/system/load.h"
+#include "tests/system/stepper.h"
+#include "tests/system/suites.h"
+#include "worker/signals.h"
+
+namespace preforkd::system_test {
+namespace {
+
+// Code that is not optimised has too many instructions for a run each: then every n-th is taken.
+#ifdef NDEBUG
+constexpr uint32_t kMostRuns = ~0u;
+#else
+constexpr uint32_t kMostRuns = 300;
+#endif
+constexpr double kPromptly = 4;  // seconds, for a client after a death; the machine may be loaded
+
+struct Books {
+  uint64_t served = 0, failed = 0, crashed = 0, retired = 0;
+  bool operator==(const Books&) const = default;
+};
+
+std::ostream& operator<<(std::ostream& out, const Books& b) {
+  return out << b.served << " served, " << b.failed << " failed, " << b.crashed << " crashed, "
+             << b.retired << " retired";
+}
+
+Books books_of(const Json& pool) {
+  return {pool["connections"]["served"], pool["connections"]["failed"], pool["lifetime"]["crashed"],
+          pool["lifetime"]["retired"]};
+}
+
+// Until the pool is at rest with one idle worker: then what it says is all there is to say.
+Json at_rest(Server& server, uint64_t deaths) {
+  Json pool;
+  server.wait_until("the pool is at rest", kPatience, [&] {
+    pool = server.pool();
+    const Json& lifetime = pool["lifetime"];
+    if (pool["workers"]["total"] != 1 || pool["workers"]["idle"] != 1 ||
+        lifetime["crashed"].get<uint64_t>() + lifetime["retired"].get<uint64_t>() != deaths)
+      throw Failure("it has " + pool["workers"].dump() + lifetime.dump());
+    return true;
+  });
+  return pool;
+}
+
+void expect_books(const std::string& when, const Json& pool, const Books& expected) {
+  expect_equal(when + ": the books", books_of(pool), expected);
+  expect_equal(when + ": accepted", pool["connections"]["accepted"].get<uint64_t>(),
+               expected.served + expected.failed);
+  expect_equal(when + ": active", pool["connections"]["active"].get<uint64_t>(), 0u);
+  expect_equal(when + ": rejected", pool["connections"]["rejected"].get<uint64_t>(), 0u);
+  expect_equal(when + ": state", pool["state"].get<std::string>(), "running");
+}
+
+// Which points to kill at, of so many.
+class Runs {
+ public:
+  explicit Runs(uint32_t points)
+      : points_(points), stride_(std::max(1u, (points + kMostRuns - 1) / kMostRuns)) {}
+  uint32_t stride() const { return stride_; }
+  ~Runs() {
+    std::printf("(%u points%s) ", points_,
+                stride_ > 1 ? (", every " + std::to_string(stride_) + "th").c_str() : "");
+  }
+
+ private:
+  uint32_t points_, stride_;
+};
+
+// --- one connection ------------------------------------------------------------------------------
+
+// Of a connection that is served under the stepper: how far it was, as seen from outside.
+struct Progress {
+  bool accepted = false, begun = false, done = false;
+};
+
+class OneConnection {
+ public:
+  // The worker waits for a connection, and there is one, which has said all it has to say.
+  explicit OneConnection(Server& server)
+      : worker_(server.worker_pids().at(0)), client_(connect(server)) {}
+
+  // On to the next point. False: it waits again, or (which it must not) has ended.
+  bool next() {
+    if (!worker_.next_point()) return false;
+    long result = -1;
+    if (worker_.returned_from(SYS_accept4, result) && result >= 0) accepted_ = true;
+    return !worker_.is_at_wait();
+  }
+
+  // How far the connection is now.
+  Progress progress() {
+    Progress now{accepted_, worker_.begun() > begun_before_, worker_.served() > served_before_};
+    if (worker_.is_in_handler())
+      expect(now.begun && !now.done, "while the handler runs the connection is in hand");
+    expect(now.accepted || !now.begun, "it begins after it was accepted");
+    expect(now.begun || !now.done, "it is done after it began");
+    return now;
+  }
+  Stepper& worker() { return worker_; }
+  Client& client() { return client_; }
+
+ private:
+  // Attached first, brought to its wait, and only then is somebody there to wake it.
+  Client connect(Server& server) {
+    if (!worker_.run_to_wait()) throw Failure("the worker ended instead of waiting");
+    begun_before_ = worker_.begun(), served_before_ = worker_.served();
+    Client client(server.address());
+    client.send("hello\n");
+    client.half_close();
+    return client;
+  }
+
+  Stepper worker_;
+  uint64_t begun_before_ = 0, served_before_ = 0;
+  bool accepted_ = false;
+  Client client_;
+};
+
+uint32_t count_points(Server& server, Books& books) {
+  OneConnection run(server);
+  uint32_t points = 1;
+  for (; run.next(); ++points) run.progress();
+  if (run.worker().has_ended()) throw Failure("the worker ended instead of waiting again");
+  expect(run.progress().done, "served, when it waits again");
+  expect_equal("echo", run.client().read_until_eof(), "hello\n");
+  ++books.served;
+  return points;
+}
+
+// Kills at point `k`; what was seen of the connection until then.
+Progress kill_at(Server& server, uint32_t k, Books& books) {
+  const std::string when = "killed at point " + std::to_string(k);
+  OneConnection run(server);
+  for (uint32_t i = 0; i < k && run.next(); ++i) {
+  }
+  const Progress at = run.progress();
+  run.worker().kill();
+  ++books.crashed;
+
+  Nanoseconds died = monotonic_now();
+  Client next(server.address());
+  short_echo(next);
+  const double took = to_seconds(monotonic_now() - died);
+  expect(took < kPromptly, when + ": the next client waited " + std::to_string(took) + " s");
+  ++books.served;
+  if (!at.accepted) expect_equal(when + ": who waited", run.client().read_until_eof(), "hello\n");
+  if (at.accepted) expect(run.client().is_ended(), when + ": its client sees the end");
+  books.served += !at.accepted || at.done;
+  books.failed += at.begun && !at.done;
+  expect_books(when, at_rest(server, books.crashed), books);
+  return at;
+}
+
+void killed_while_serving() {
+  // With a timeout for connections the watch is armed while the supervisor sleeps: the worker takes it,
+  // and rings the doorbell.
+  Server server({PoolText{.workers = "min = 1; max = 1; min_spare = 0; max_spare = 0;",
+                          .timeouts = "connection = 600.0;"}});
+  Books books;
+  const uint32_t points = count_points(server, books);
+  const Runs runs(points);
+  uint32_t waiting = 0, accepted = 0, begun = 0, done = 0;
+  for (uint32_t k = 1; k <= points; k += runs.stride()) {
+    const unsigned failures = CU_get_number_of_failures();
+    const Progress at = kill_at(server, k, books);
+    ++(at.done ? done : at.begun ? begun : at.accepted ? accepted : waiting);
+    if (CU_get_number_of_failures() != failures) break;  // the books would be wrong from here on
+  }
+  expect(waiting > 0 && accepted > 0 && begun > 0 && done > 0,
+         "points before, between and after: " + std::to_string(waiting) + " waiting, " +
+             std::to_string(accepted) + " accepted, " + std::to_string(begun) + " begun, " +
+             std::to_string(done) + " done");
+}
+
+// --- retiring ------------------------------------------------------------------------------------
+
+void set_size(Server& server, int size) {
+  const std::string text = std::to_string(size);
+  Answer answer = server.request("PATCH", "/v1/pools/echo/limits",
+                                 R"({"min": )" + text + R"(, "max": )" + text + "}");
+  if (answer.status != 200) throw Failure("PATCH: " + answer.body);
+}
+
+bool is_nudged(pid_t pid) {
+  const std::string status = file_text("/proc/" + std::to_string(pid) + "/status");
+  const size_t at = status.find("\nShdPnd:");
+  return at != status.npos && std::stoull(status.substr(at + 8), nullptr, 16) & signal_bit(SIGUSR1);
+}
+
+// Of two workers this one has been idle longer, and is told that it is one too many.
+class OneTooMany {
+ public:
+  explicit OneTooMany(Server& server) : pid_(server.worker_pids().at(0)) {
+    set_size(server, 2);
+    server.wait_for("/workers/idle", 2);
+    worker_.emplace(pid_);
+    if (!worker_->run_to_wait()) throw Failure("the worker ended instead of waiting");
+    set_size(server, 1);
+    server.wait_until("the worker is nudged", kPatience, [&] { return is_nudged(pid_); });
+  }
+  // On to the next point. False: it has left.
+  bool next() { return worker_->next_point(); }
+  bool is_retiring() { return worker_->state() == static_cast<uint32_t>(WorkerState::kRetiring); }
+  Stepper& worker() { return *worker_; }
+
+ private:
+  const pid_t pid_;
+  std::optional<Stepper> worker_;
+};
+
+// The pool is at rest with the other worker, which serves as before.
+void expect_the_other_serves(const std::string& when, Server& server, Books& books) {
+  expect_books(when, at_rest(server, books.crashed + books.retired), books);
+  Client next(server.address());
+  short_echo(next);
+  ++books.served;
+  expect_books(when + ", and a client", at_rest(server, books.crashed + books.retired), books);
+}
+
+void killed_while_retiring() {
+  Server server({PoolText{.workers = "min = 1; max = 1; min_spare = 0; max_spare = 0;"}});
+  Books books;
+  uint32_t points = 1;
+  {
+    OneTooMany run(server);
+    bool retiring = false;
+    for (; run.next(); ++points) retiring |= run.is_retiring();
+    expect(retiring, "it retires");
+    expect_equal("exit code", exit_code(run.worker().exit_status()), 0);
+  }
+  ++books.retired;
+  expect_the_other_serves("retired", server, books);
+
+  const Runs runs(points);
+  uint32_t before = 0, after = 0;
+  for (uint32_t k = 1; k < points; k += runs.stride()) {
+    const unsigned failures = CU_get_number_of_failures();
+    {
+      OneTooMany run(server);
+      for (uint32_t i = 0; i < k && run.next(); ++i) {
+      }
+      ++(run.is_retiring() ? after : before);
+      ++(run.worker().has_ended() ? books.retired : books.crashed);
+      run.worker().kill();
+    }
+    expect_the_other_serves("killed at point " + std::to_string(k), server, books);
+    if (CU_get_number_of_failures() != failures) break;
+  }
+  expect(before > 0 && after > 0, "points before and after it says that it retires: " +
+                                      std::to_string(before) + ", " + std::to_string(after));
+}
+
+}  // namespace
+
+Suite instructions_suite() {
+  return {"instructions",
+          {{"killed at every instruction of a connection", killed_while_serving},
+           {"killed at every instruction of retiring", killed_while_retiring}}};
+}
+
+}  // namespace preforkd::system_test
