@@ -25,12 +25,13 @@ Suite rsync_suite();
 Suite echo_load_suite();
 Suite systemd_suite();
 Suite instructions_suite();
+Suite hostile_suite();
 
 inline std::vector<Suite> all_suites() {
   return {serve_suite(),     sizing_suite(),  limits_suite(),        reload_suite(), deaths_suite(),
           recycle_suite(),   stop_suite(),    program_suite(),       idle_suite(),   config_suite(),
           resources_suite(), clients_suite(), control_abuse_suite(), git_suite(),    rsync_suite(),
-          echo_load_suite(), systemd_suite(), instructions_suite()};
+          echo_load_suite(), systemd_suite(), instructions_suite(),  hostile_suite()};
 }
 
 }  // namespace preforkd::system_test
