@@ -424,9 +424,10 @@ void Supervisor::arm(Nanoseconds now) {
   if (plan_.settings.connection_timeout) {
     watch.store(1);
     if (board_.counts().busy > 0) {
-      watch.store(0);
       Nanoseconds next = workforce_.end_overdue(now, [](const std::string& t) { log_warning(t); });
       due_ = std::min(due_, next);
+      // Only for a timer that is early enough for whoever comes next: the one who was busy may be done.
+      if (due_ <= now + plan_.settings.connection_timeout) watch.store(0);
     }
   }
   // Nobody is there to take a connection, and there is room to fork one: the daemon watches the socket.

@@ -17,7 +17,7 @@
 namespace preforkd::system_test {
 namespace {
 
-constexpr Nanoseconds kTimeForAll = 240 * kSecond;
+constexpr Nanoseconds kTimeForAll = 300 * kSecond;
 
 // CUnit calls functions without arguments: which test it is, it knows itself.
 struct Run {

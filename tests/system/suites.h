@@ -26,13 +26,14 @@ Suite git_suite();
 Suite rsync_suite();
 Suite echo_load_suite();
 Suite systemd_suite();
+Suite hostile_suite();
 
 inline std::vector<Suite> all_suites() {
   return {serve_suite(),     sizing_suite(),    limits_suite(),        reload_suite(),
           upgrade_suite(),   deaths_suite(),    instructions_suite(),  recycle_suite(),
           stop_suite(),      program_suite(),   idle_suite(),          config_suite(),
           resources_suite(), clients_suite(),   control_abuse_suite(), git_suite(),
-          rsync_suite(),     echo_load_suite(), systemd_suite()};
+          rsync_suite(),     echo_load_suite(), systemd_suite(),       hostile_suite()};
 }
 
 }  // namespace preforkd::system_test
