@@ -57,6 +57,7 @@ class Members {
   }
   static bool read(const json& value, Limits& into) {
     double shrink_after = 0;
+    constexpr double kLongest = 1e9;  // seconds: what is longer overflows somewhere
     bool good = Members(value)
                     .take("min", into.min)
                     .take("max", into.max)
@@ -64,8 +65,9 @@ class Members {
                     .take("max_spare", into.max_spare)
                     .take("shrink_after", shrink_after)
                     .good();
+    if (!good || shrink_after > kLongest) return false;
     into.shrink_after = from_seconds(shrink_after);
-    return good;
+    return true;
   }
   template <class T>
   static bool read(const json& value, std::vector<T>& into) {
