@@ -1,5 +1,6 @@
 #include "shm/reader.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +23,14 @@ bool read_exactly(int fd, void* into, size_t size, size_t offset) {
     size -= static_cast<size_t>(n);
   }
   return true;
+}
+
+// Whether the header's word on the size is the kernel's, which no worker can change: a capacity that is made
+// up would have control find memory for slots that are not there.
+bool is_of_its_size(int fd, const Header& h) {
+  struct stat file;
+  return h.capacity > 0 && h.capacity <= kMaxCapacity && h.capacity % kSlotsPerWord == 0 &&
+         fstat(fd, &file) == 0 && file.st_size == static_cast<off_t>(segment_size(h.capacity));
 }
 
 template <class T>
@@ -110,8 +119,7 @@ std::optional<Snapshot> SegmentReader::read(Nanoseconds now) const {
   for (int attempt = 0;; ++attempt) {
     if (!read_exactly(fd_.get(), head.get(), sizeof *head, 0)) return std::nullopt;
     const Header& h = head->header;
-    if (h.magic != kMagic || h.version != kLayoutVersion || h.capacity == 0 ||
-        h.capacity > kMaxCapacity || h.capacity % kSlotsPerWord != 0)
+    if (h.magic != kMagic || h.version != kLayoutVersion || !is_of_its_size(fd_.get(), h))
       return std::nullopt;
     const bool last = attempt == kTries;
     const uint64_t edition = value(head->gone.edition);
@@ -144,7 +152,7 @@ std::vector<DecisionView> SegmentReader::decisions() const {
   std::vector<DecisionView> found;
   auto header = std::make_unique<Header>();
   if (!read_exactly(fd_.get(), header.get(), sizeof *header, 0) || header->magic != kMagic ||
-      header->capacity > kMaxCapacity)
+      !is_of_its_size(fd_.get(), *header))
     return found;
   auto ring = std::make_unique<Decision[]>(kDecisions);
   if (!read_exactly(fd_.get(), ring.get(), kDecisions * sizeof(Decision),

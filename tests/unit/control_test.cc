@@ -41,6 +41,9 @@ void understands_facts() {
       CU_ASSERT(!accepted(other));
     }
   }
+  json endless = json::parse(pool_news(kFirst));
+  endless["limits"]["shrink_after"] = 1e300;  // no number of nanoseconds
+  CU_ASSERT(!parse_pool_facts(endless.dump()));
   CU_ASSERT(!parse_pool_facts("{") && !parse_pool_facts("[]") && !parse_daemon_facts(""));
 }
 
@@ -98,6 +101,10 @@ void keeps_figures_over_generations() {
 
   two.worker(0, WorkerState::kIdle, 0, false);  // a reading that went back is not believed
   CU_ASSERT(view_of(*pool).reading.figures.served == 16);
+  two.head().header.capacity = FakeSegment::kCapacity - 64;  // not what the memory's size says
+  CU_ASSERT(view_of(*pool).total == 0);
+  two.head().header.capacity = FakeSegment::kCapacity;
+  CU_ASSERT(view_of(*pool).total == 1);
   two.shrink();  // memory that is cut short costs its figures and nothing else
   CU_ASSERT(view_of(*pool).reading.figures.served == 16);
 }
