@@ -1,14 +1,15 @@
-# preforkd. 'make help' lists what there is. One folder of objects per variant: BUILD=release (default), debug, asan, tsan.
+# preforkd. 'make help' lists what there is. One folder of objects per variant: BUILD=release (default), debug, asan, tsan, fuzz.
 BUILD   ?= release
 PREFIX  ?= /usr/local
 DESTDIR ?=
 OUT     := build/$(BUILD)
-CXX     ?= g++
+CXX     := $(if $(filter fuzz,$(BUILD)),clang++,$(CXX))
 
 FLAGS_release := -O2 -DNDEBUG
 FLAGS_debug   := -O0 -DPREFORKD_DEBUG
 FLAGS_asan    := -O1 -DPREFORKD_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 FLAGS_tsan    := -O1 -fsanitize=thread
+FLAGS_fuzz    := -O1 -fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow -fno-sanitize-recover=all
 CXXFLAGS ?= -g
 LANGUAGE      := -std=c++20 -Wall -Wextra -Wshadow -I. -Iworker/include -DPREFORKD_PREFIX='"$(PREFIX)"'
 ALL_CXXFLAGS  := $(LANGUAGE) -Werror -fPIC -fvisibility=hidden $(FLAGS_$(BUILD)) $(CXXFLAGS)
@@ -28,15 +29,17 @@ TEST_HANDLERS := $(patsubst tests/system/handlers/%.cc,$(OUT)/tests/handlers/%.s
 TEST_IMAGES := $(patsubst tests/system/images/%.cc,$(OUT)/tests/images/%,$(wildcard tests/system/images/*.cc))
 TESTS    := $(OUT)/unit-tests $(OUT)/system-tests $(TEST_HANDLERS) $(TEST_IMAGES)
 PARALLEL := $(MAKE) --no-print-directory -j$(shell nproc)
+FUZZERS  := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/fuzz/*.cc))
 BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
 
 # Debian packages; each target installs those of its own that are missing.
 FOR_BUILD := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev libcurl4-openssl-dev nlohmann-json3-dev
 FOR_TEST  := libcunit1-dev curl dbus git iproute2 libnss-systemd netcat-openbsd procps rsync systemd
+FOR_FUZZ  := clang libclang-rt-dev llvm
 FOR_LINT  := clang-format clang-tidy shellcheck systemd
 PACKAGES   = $(FOR_BUILD)
 
-.PHONY: all run test unit system bench lint format deps install clean help always
+.PHONY: all run test unit system fuzz fuzzers bench lint format deps install clean help always
 all: $(PROGRAMS:%=$(OUT)/%) $(HANDLERS)   ## build the programs and the handlers
 
 run: deps                                 ## install what is missing, build, and run on the built-in default
@@ -52,6 +55,12 @@ unit: $(OUT)/unit-tests                   ## run the unit tests (ONLY=suite pick
 	BUILD_DIR=$(CURDIR)/$(OUT) $< $(ONLY)
 system: all $(OUT)/system-tests $(TEST_HANDLERS) $(TEST_IMAGES) ## run the tests of the real programs (ONLY=suite picks one)
 	BUILD_DIR=$(CURDIR)/$(OUT) $(OUT)/system-tests $(ONLY)
+
+fuzz: PACKAGES = $(FOR_BUILD) $(FOR_FUZZ)
+fuzz: deps                                ## let each fuzzer try for FUZZ_SECONDS=60 (ONLY=fuzzer picks one)
+	@$(PARALLEL) BUILD=fuzz fuzzers
+	tests/fuzz/run $(CURDIR)/build/fuzz $(ONLY)
+fuzzers: $(FUZZERS)
 
 bench: deps                               ## measure, and write bench/RESULTS.md
 	@$(PARALLEL) all $(BENCHES)
@@ -81,6 +90,10 @@ $(OUT)/system-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/system/*.cc)) $
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lcurl -pthread
 $(BENCHES): $(OUT)/bench/%: $(OUT)/bench/%.o $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ $(if $(filter %/bare,$@),-static,) -pthread
+
+$(OUT)/tests/fuzz/reports: $(patsubst %,$(OUT)/daemon/%.o,generation launch listener session)
+$(FUZZERS): %: %.o $(OUT)/control.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) -fsanitize=fuzzer -o $@ -Wl,--start-group $^ -Wl,--end-group -lconfig++ -lmicrohttpd
 
 # Each folder is an archive of all its files but the mains, so that a program takes in only what it uses.
 define FOLDER
