@@ -33,9 +33,10 @@ BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
 FOR_BUILD := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev libcurl4-openssl-dev nlohmann-json3-dev
 FOR_TEST  := libcunit1-dev curl dbus git iproute2 libnss-systemd netcat-openbsd procps rsync systemd
 FOR_LINT  := clang-format clang-tidy shellcheck systemd
+FOR_MODEL := gcc spin
 PACKAGES   = $(FOR_BUILD)
 
-.PHONY: all run test unit system bench lint format deps install clean help always
+.PHONY: all run test unit system bench lint model format deps install clean help always
 all: $(PROGRAMS:%=$(OUT)/%) $(HANDLERS)   ## build the programs and the handlers
 
 run: deps                                 ## install what is missing, build, and run on the built-in default
@@ -110,6 +111,9 @@ format:                                   ## lay out every source as .clang-form
 lint: PACKAGES = $(FOR_BUILD) $(FOR_TEST) $(FOR_LINT)
 lint: deps                                ## check layout, includes, units, sources (ONLY=units picks one)
 	@SOURCES='$(SOURCES)' ONLY="$(ONLY)" tests/lint $(LANGUAGE)
+model: PACKAGES = $(FOR_MODEL)
+model: deps                               ## check the models of doorbell and retirement with spin (ONLY=doorbell picks one)
+	@ONLY="$(ONLY)" tests/model/run
 
 DEST  := $(DESTDIR)$(PREFIX)
 UNITS := $(DEST)/lib/systemd/system

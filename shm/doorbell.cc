@@ -26,8 +26,11 @@ void ring(Doorbell& bell) {
   bell.ring.fetch_add(1, std::memory_order_seq_cst);
   // The load keeps the line shared while the supervisor is awake; the exchange elects one ringer.
   if (bell.sleeping.load(std::memory_order_seq_cst) != 0 &&
-      bell.sleeping.exchange(0, std::memory_order_seq_cst) != 0)
+      bell.sleeping.exchange(0, std::memory_order_seq_cst) != 0) {
+    // The supervisor may have read the 1 above as `seen`, and not wait yet: it must not begin to.
+    bell.ring.fetch_add(1, std::memory_order_seq_cst);
     futex_wake(bell.ring, 1);
+  }
 }
 
 void sleep_until_rung(Doorbell& bell, uint32_t seen, Nanoseconds deadline) {

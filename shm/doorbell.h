@@ -3,16 +3,20 @@
 //
 //   ringer                             supervisor
 //   ring += 1                          seen = ring            (before it looks at anything)
-//   if sleeping was 1, make it 0       ... looks, decides, acts ...
-//     and FUTEX_WAKE                   sleeping = 1
-//                                      FUTEX_WAIT(ring == seen)
+//   if sleeping was 1, make it 0,      ... looks, decides, acts ...
+//     ring += 1 once more              sleeping = 1
+//     and FUTEX_WAKE                   FUTEX_WAIT(ring == seen)
 //                                      sleeping = 0
 //
-// All four accesses are seq_cst; the kernel compares `ring` under its own lock.
+// All accesses are seq_cst; the kernel compares `ring` under its own lock.
+// tests/model/doorbell.pml is this as a model; `make model` checks that no wake-up is lost.
 //
 // No wake-up is lost: a ring after `seen` was read changes `ring`, so FUTEX_WAIT returns at once. If
-// the ringer reads sleeping == 0, it came before the supervisor's store in the single order, so its
-// increment came before FUTEX_WAIT's comparison. If it reads 1, it makes the system call.
+// the ringer reads sleeping == 0, either it came before the supervisor's store in the single order, so
+// its increment came before FUTEX_WAIT's comparison; or another ringer took the flag after that store, and
+// wakes the supervisor. If it reads 1 and takes it, it makes the system call; should the supervisor
+// not wait yet, the second increment, which comes after `seen` was read, keeps it from waiting. (Without
+// that, the call would find nobody, and the supervisor would sleep with the flag at 0.)
 // One wake-up a sleep: of several ringers the exchange lets one make the system call.
 // A signal handler only adds 1 (it must not make system calls): if it runs before FUTEX_WAIT, the
 // comparison fails; if during, FUTEX_WAIT returns EINTR (the handlers are installed without SA_RESTART).
