@@ -37,9 +37,10 @@ FOR_BUILD := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev libcurl4-
 FOR_TEST  := libcunit1-dev curl dbus git iproute2 libnss-systemd netcat-openbsd procps rsync systemd
 FOR_FUZZ  := clang libclang-rt-dev llvm
 FOR_LINT  := clang-format clang-tidy shellcheck systemd
+FOR_MODEL := gcc spin
 PACKAGES   = $(FOR_BUILD)
 
-.PHONY: all run test unit system fuzz fuzzers bench lint format deps install clean help always
+.PHONY: all run test unit system fuzz fuzzers bench lint model format deps install clean help always
 all: $(PROGRAMS:%=$(OUT)/%) $(HANDLERS)   ## build the programs and the handlers
 
 run: deps                                 ## install what is missing, build, and run on the built-in default
@@ -128,6 +129,9 @@ format:                                   ## lay out every source as .clang-form
 lint: PACKAGES = $(FOR_BUILD) $(FOR_TEST) $(FOR_LINT)
 lint: deps                                ## check layout, includes, units, sources (ONLY=units picks one)
 	@SOURCES='$(SOURCES)' ONLY="$(ONLY)" tests/lint $(LANGUAGE)
+model: PACKAGES = $(FOR_MODEL)
+model: deps                               ## check the models of doorbell and retirement with spin (ONLY=doorbell picks one)
+	@ONLY="$(ONLY)" tests/model/run
 
 DEST  := $(DESTDIR)$(PREFIX)
 UNITS := $(DEST)/lib/systemd/system

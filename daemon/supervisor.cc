@@ -21,6 +21,7 @@ namespace {
 constexpr Nanoseconds kFirstForkPause = 100 * kMillisecond;
 constexpr Nanoseconds kLongestForkPause = 5 * kSecond;
 constexpr Nanoseconds kSayAgain = 100 * kMillisecond;
+constexpr Nanoseconds kLookAgain = 100 * kMillisecond;
 constexpr Nanoseconds kFinishQueue = 5 * kSecond;
 constexpr uint32_t kFlood = 32;  // turns with nothing to do, before it rests
 constexpr Nanoseconds kRest = 1 * kMillisecond;
@@ -265,9 +266,14 @@ bool Supervisor::reap_workers(Nanoseconds now) {
     if (!death->served) say(ReportType::kWorkerFailed, 0, death->text);
     breaker_ = breaker_.after_death(board_.connections_served(), now, jitter());
   }
-  // The dead one may have taken an exclusive wake-up with it: let others look at what is waiting.
-  if (abnormal)
-    if (uint32_t waiting = queued()) workforce_.nudge_idle(waiting);
+  // The dead one may have taken an exclusive wake-up with it: let others look at what is waiting. Not once: who
+  // is nudged may have taken a connection just now, and who is about to go idle is not nudged.
+  if (abnormal || now >= look_again_at_) {
+    const uint32_t waiting = queued();
+    if (waiting) workforce_.nudge_idle(waiting);
+    look_again_at_ = waiting ? now + kLookAgain : kNever;
+  }
+  due_ = std::min(due_, look_again_at_);
   return any;
 }
 

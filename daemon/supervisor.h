@@ -80,6 +80,8 @@ class Supervisor {
   uint64_t finish_ = 0;         // bit i: the i-th listen socket
 
   Nanoseconds due_ = kNever;  // of this turn: the earliest thing that needs a look
+  Nanoseconds look_again_at_ =
+      kNever;  // an abnormal death, and connections wait: who is idle is nudged
   Nanoseconds fork_retry_at_ = 0;
   Nanoseconds fork_pause_ = 0;  // 0: the last fork succeeded
   int fork_error_ = 0;

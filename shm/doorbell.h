@@ -9,6 +9,7 @@
 //                                      sleeping = 0
 //
 // All accesses are seq_cst; the kernel compares `ring` under its own lock.
+// tests/model/doorbell.pml is this as a model; `make model` checks that no wake-up is lost.
 //
 // No wake-up is lost: a ring after `seen` was read changes `ring`, so FUTEX_WAIT returns at once. If
 // the ringer reads sleeping == 0, either it came before the supervisor's store in the single order, so

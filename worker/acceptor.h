@@ -8,7 +8,7 @@
 //
 // The price: a waiter that was woken and dies before it accepts takes the wake-up with it. So whoever
 // leaves makes a last try_accept() after unregister(), and after an abnormal death the supervisor nudges
-// others.
+// others. (tests/model/retirement.pml)
 #pragma once
 
 #include <signal.h>

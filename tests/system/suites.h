@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "tests/system/check.h"
+#include "tests/system/conditions.h"
 
 namespace preforkd::system_test {
 
@@ -28,12 +29,15 @@ Suite echo_load_suite();
 Suite systemd_suite();
 Suite hostile_suite();
 
+// What steps through instructions, or scribbles over memory, would test the sanitizers and not preforkd.
 inline std::vector<Suite> all_suites() {
-  return {serve_suite(),     sizing_suite(),    limits_suite(),        reload_suite(),
-          upgrade_suite(),   deaths_suite(),    instructions_suite(),  recycle_suite(),
-          stop_suite(),      program_suite(),   idle_suite(),          config_suite(),
-          resources_suite(), clients_suite(),   control_abuse_suite(), git_suite(),
-          rsync_suite(),     echo_load_suite(), systemd_suite(),       hostile_suite()};
+  std::vector<Suite> suites = {
+      serve_suite(),  sizing_suite(),    limits_suite(),  reload_suite(),        upgrade_suite(),
+      deaths_suite(), recycle_suite(),   stop_suite(),    program_suite(),       idle_suite(),
+      config_suite(), resources_suite(), clients_suite(), control_abuse_suite(), git_suite(),
+      rsync_suite(),  echo_load_suite(), systemd_suite()};
+  if (!kSanitized) suites.insert(suites.end(), {instructions_suite(), hostile_suite()});
+  return suites;
 }
 
 }  // namespace preforkd::system_test
