@@ -18,7 +18,7 @@ struct Launch {
   std::vector<std::string> argv;  // argv[0] is the title that ps shows
   std::vector<int> descriptors;   // become 3, 4, 5, ... in the child; -1 leaves a hole
   int output = -1;                // becomes descriptor 1; -1: the daemon's own
-  EffectiveUser user;
+  EffectiveUser user{};           // as it is: the user stays
 };
 
 struct Child {
