@@ -40,7 +40,7 @@ FOR_LINT  := clang-format clang-tidy shellcheck systemd
 FOR_MODEL := gcc spin
 PACKAGES   = $(FOR_BUILD)
 
-.PHONY: all run test unit system fuzz fuzzers bench lint model format deps install clean help always
+.PHONY: all run test unit system fuzz fuzzers bench soak lint model format deps install clean help always
 all: $(PROGRAMS:%=$(OUT)/%) $(HANDLERS)   ## build the programs and the handlers
 
 run: deps                                 ## install what is missing, build, and run on the built-in default
@@ -87,7 +87,7 @@ $(OUT)/tests/images/%: $(OUT)/tests/system/images/%.o $(OUT)/daemon/main.o $(OUT
 	$(CXX) $(ALL_CXXFLAGS) -Wl,--wrap=_ZN8preforkd6Daemon13feed_watchdogEv -o $@ $^ -lconfig++ -lsystemd
 $(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/control.a $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lconfig++ -lsystemd -lmicrohttpd -lcurl -ldl -pthread
-$(OUT)/system-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/system/*.cc)) $(OUT)/base.a
+$(OUT)/system-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/system/*.cc tests/soak/*.cc)) $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lcurl -pthread
 $(BENCHES): $(OUT)/bench/%: $(OUT)/bench/%.o $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ $(if $(filter %/bare,$@),-static,) -pthread
@@ -104,12 +104,14 @@ $(OUT)/$(1).a: $(patsubst %.cc,$(OUT)/%.o,$(filter-out $(MAINS),$(wildcard $(1)/
 endef
 $(foreach folder,$(FOLDERS),$(eval $(call FOLDER,$(folder))))
 
-$(OUT)/%.o: %.cc Makefile
+$(OUT)/%.o: %.cc $(OUT)/flags
 	@mkdir -p $(@D)
 	$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c -o $@ $<
-# The one file that knows PREFIX is compiled again when PREFIX is another one.
-$(OUT)/prefix: always
-	@mkdir -p $(@D); echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' >$@
+# With other flags all is compiled again; with another PREFIX the one file that knows it.
+$(OUT)/flags: KEPT = $(CXX) $(filter-out -DPREFORKD_PREFIX=%,$(ALL_CXXFLAGS))
+$(OUT)/prefix: KEPT = $(PREFIX)
+$(OUT)/flags $(OUT)/prefix: always
+	@mkdir -p $(@D); echo '$(KEPT)' | cmp -s - $@ || echo '$(KEPT)' >$@
 $(OUT)/daemon/paths.o: $(OUT)/prefix
 -include $(shell find $(OUT) -name '*.d' 2>/dev/null)
 .SECONDARY:
@@ -129,6 +131,10 @@ format:                                   ## lay out every source as .clang-form
 lint: PACKAGES = $(FOR_BUILD) $(FOR_TEST) $(FOR_LINT)
 lint: deps                                ## check layout, includes, units, sources (ONLY=units picks one)
 	@SOURCES='$(SOURCES)' ONLY="$(ONLY)" tests/lint $(LANGUAGE)
+soak: PACKAGES = $(FOR_BUILD) $(FOR_TEST)
+soak: deps                                ## break everything under load, and count what clients lose (SOAK_SHARE=0.2: a fifth)
+	@$(PARALLEL) all $(TESTS)
+	tests/soak/run $(CURDIR)/$(OUT)
 model: PACKAGES = $(FOR_MODEL)
 model: deps                               ## check the models of doorbell and retirement with spin (ONLY=doorbell picks one)
 	@ONLY="$(ONLY)" tests/model/run

@@ -81,6 +81,8 @@ class Daemon final : private PoolOwner {
   void look_whether_settled();
   void finish_settling();
   void roll_back(const std::string& reason);
+  void let_go(std::vector<std::unique_ptr<Pool>>& added);
+  std::unique_ptr<Pool> take_leaver(const std::string& name);
   void end_reload(OnReloaded on_done, const std::string& refusal);
 
   // An upgrade in place: daemon/upgrade.cc.

@@ -163,6 +163,7 @@ void Pool::on_supervisor_death(uint32_t number, int status) {
   forget_listeners();
   if (finishing_ || state_ == PoolState::kDraining || state_ == PoolState::kStopped)
     return owner_.on_pool_changed(plan_.settings.name);
+  const bool was_serving = state_ == PoolState::kRunning;
   const std::string what =
       "supervisor of generation " + std::to_string(number) + " " + ending_text(status);
   // A supervisor that said why it failed has been logged, and its words are the better reason.
@@ -171,6 +172,7 @@ void Pool::on_supervisor_death(uint32_t number, int status) {
     set_state(PoolState::kDegraded, what);
   }
   if (monotonic_now() - launched_at_ >= kLongLife) pause_ = 0;
+  if (was_serving) pause_ = std::min(pause_, kFirstPause / 2);
   if (pause_ == 0) {
     pause_ = kFirstPause / 2;
     restart_timer_ = loop_.after(0, [this] { launch_again(); });
@@ -425,6 +427,7 @@ void Pool::count_workers(std::function<void()> then) {
 
 void Pool::promote(const Listeners& dropped) {
   auto trial = std::move(trial_);
+  finishing_ = false;
   loop_.cancel(restart_timer_);
   if (!(limits_ == trial->limits())) loop_.cancel(revert_timer_);
   forget_listeners();

@@ -6,7 +6,7 @@
 // starting: the newest generation is not ready. degraded: its breaker tripped, or its supervisor could not
 // run or died just now (the reason says which). draining: it was told to stop accepting; stopped: nobody
 // serves, and connections wait in the kernel's queue until somebody resumes. A supervisor that dies is
-// replaced at once, and with a pause that doubles if that happens again soon.
+// replaced at once; if that happens again soon, after 100 ms, which doubles while it does not get ready.
 //
 // A reload: try_out() launches a generation of the new plan beside the one that serves (daemon/trial.h), and
 // says how it went; then either promote() makes that plan the pool's and drains what served before, or

@@ -62,7 +62,10 @@ void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
   else
     r->loaded = load_settings(file_, errors);
   if (errors.empty()) prepare_reload(*r, recycled_pool, errors);
-  if (!errors.empty()) return end_reload(std::move(r->on_done), joined(errors));
+  if (!errors.empty()) {
+    let_go(r->added);
+    return end_reload(std::move(r->on_done), joined(errors));
+  }
   reload_ = std::move(r);
   // Each takes over with as many workers as there are.
   auto waiting = std::make_shared<size_t>(1);
@@ -85,9 +88,6 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
   for (const PoolSettings& settings : next.pools) {
     const Pool* pool = find_pool(settings.name);
     try {
-      if (std::any_of(leaving_.begin(), leaving_.end(),
-                      [&](auto& leaver) { return leaver->settings().name == settings.name; }))
-        throw std::runtime_error("pool " + settings.name + " is still draining");
       // A recycled pool keeps the limits that were set since the file was read.
       r.plans.push_back(plan_for(
           settings,
@@ -98,7 +98,8 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
       return;
     }
     const PoolPlan& plan = r.plans.back();
-    r.added.push_back(pool ? nullptr : make_pool(plan));
+    r.added.push_back(pool ? nullptr : take_leaver(settings.name));
+    if (!pool && !r.added.back()) r.added.back() = make_pool(plan);
     bool changed =
         !pool || settings.name == recycled_pool || need_new_processes(pool->plan(), plan);
     bool outgrown = pool && settings.limits.max > pool->capacity();
@@ -197,7 +198,7 @@ void Daemon::commit_pools(Reload& r) {
 
   for (size_t i = 0; i < r.plans.size(); ++i) {
     Pool& pool = r.added[i] ? *r.added[i] : *find_pool(r.plans[i].settings.name);
-    Listeners dropped = dropped_by(pool);
+    Listeners dropped = r.added[i] ? Listeners{} : dropped_by(pool);
     for (const auto& listener : dropped) unstore_socket(*listener);
     store_sockets(pool.settings().name, r.plans[i].listeners);
     if (r.needs_trial[i])
@@ -246,12 +247,27 @@ void Daemon::roll_back(const std::string& reason) {
   auto r = std::move(reload_);
   for (auto& pool : pools_)
     if (pool->trial()) pool->abandon();
-  for (auto& pool : r->added) {
+  let_go(r->added);
+  end_reload(std::move(r->on_done), reason);
+}
+
+// Pools that were to be added, and are not: what has been started of them is ended.
+void Daemon::let_go(std::vector<std::unique_ptr<Pool>>& added) {
+  for (auto& pool : added) {
     if (!pool) continue;
     if (pool->trial()) pool->abandon();
     if (!pool->is_over()) leaving_.push_back(std::move(pool));
   }
-  end_reload(std::move(r->on_done), reason);
+}
+
+// One that was taken out of the file, is in it again, and has not finished what it served: it goes on.
+std::unique_ptr<Pool> Daemon::take_leaver(const std::string& name) {
+  auto it = std::find_if(leaving_.begin(), leaving_.end(),
+                         [&](auto& pool) { return pool->settings().name == name; });
+  if (it == leaving_.end()) return nullptr;
+  std::unique_ptr<Pool> leaver = std::move(*it);
+  leaving_.erase(it);
+  return leaver;
 }
 
 // Tells everybody who asked. READY ends it for systemd, whether it succeeded or not.

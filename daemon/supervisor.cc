@@ -286,9 +286,8 @@ uint32_t Supervisor::queued(uint64_t which) const {
   return sum;
 }
 
-bool Supervisor::may_fork(Nanoseconds now) const {
-  return course_ == Course::kServing && now >= fork_retry_at_ &&
-         (!breaker_.tripped() || now >= breaker_.retry_at);
+Nanoseconds Supervisor::may_fork_at() const {
+  return std::max(fork_retry_at_, breaker_.fork_at(limits_.max));
 }
 
 // Before the bits are read: see the header.
@@ -356,10 +355,10 @@ bool Supervisor::settle(Nanoseconds now) {
     workforce_.take_back_tickets();
   }
   const bool wanted_to_grow = verdict.action == Action::kGrow;
-  if (wanted_to_grow && !may_fork(now)) {
+  if (wanted_to_grow && now < may_fork_at()) {
     verdict.action = Action::kHold;
-    verdict.reason = breaker_.tripped() ? Reason::kBreaker : Reason::kForkFailed;
-    due_ = std::min(due_, std::max(fork_retry_at_, breaker_.tripped() ? breaker_.retry_at : 0));
+    verdict.reason = fork_pause_ ? Reason::kForkFailed : Reason::kBreaker;
+    due_ = std::min(due_, may_fork_at());
   } else if (wanted_to_grow && breaker_.tripped()) {
     verdict.count = 1;
     verdict.reason = Reason::kBreaker;
@@ -438,8 +437,8 @@ void Supervisor::arm(Nanoseconds now) {
   }
   // Nobody is there to take a connection, and there is room to fork one: the daemon watches the socket.
   if (watching_ || idle_or_starting_ || board_.alive() >= limits_.max) return;
-  if (!may_fork(now)) {
-    due_ = std::min(due_, std::max(fork_retry_at_, breaker_.tripped() ? breaker_.retry_at : 0));
+  if (now < may_fork_at()) {
+    due_ = std::min(due_, may_fork_at());
     return;
   }
   watching_ = say(ReportType::kWatchListen);

@@ -57,7 +57,7 @@ class Supervisor {
   void give_up_sockets();
   bool queue_is_finished(Nanoseconds now);
   void publish(bool more_starters_than_tickets);
-  bool may_fork(Nanoseconds now) const;
+  Nanoseconds may_fork_at() const;
   bool grow(const Verdict& verdict, Nanoseconds now);
   void note_fork_failure(int error, Nanoseconds now);
   uint32_t queued(uint64_t which = Acceptor::kAll) const;

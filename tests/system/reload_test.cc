@@ -180,6 +180,34 @@ void pools_and_addresses_come_and_go() {
   server.wait_until("nobody else is left", kPatience, [&] { return supervisors(server) == 1; });
 }
 
+// Taken out of the file and put back while it still serves somebody: the same pool goes on.
+void a_pool_comes_back() {
+  PoolText one{.name = "one"}, two{.name = "two"};
+  Server server({one, two});
+  Client busy(server.address("two"));
+  expect(busy.echoes("hello\n"), "echo");
+  for (int round = 1; round <= 3; ++round) {
+    expect_reloaded(server, config_of({one}));
+    expect_equal("state", server.pool("two")["state"], "draining");
+    two.serves = unruly("fail_preload = true;");
+    server.write_config(config_of({one, two}));
+    expect_equal("status of one that fails", server.request("POST", "/v1/reload").status, 409);
+    expect_equal("state", server.pool("two")["state"], "draining");
+    two.serves = unruly();
+    expect_reloaded(server, config_of({one, two}));
+    Client next(server.address("two"));
+    expect(pid_serving(next) > 0, "it serves");
+    expect(busy.echoes("still here\n"), "so does the one before");
+    expect_equal("accepted", server.pool("two")["connections"]["accepted"], round + 1);
+  }
+  busy.half_close();
+  expect(busy.is_ended(), "it finishes");
+  server.wait_for("/connections/active", 0, "two");
+  server.wait_until("two generations are left", kPatience,
+                    [&] { return supervisors(server) == 2; });
+  expect_equal("state", server.pool("two")["state"], "running");
+}
+
 // Who waits on an address that goes is served.
 void a_dropped_address_serves_its_queue() {
   PoolText pool{.listen = "\"127.0.0.1:0\", \"unix:@DIR@/b.sock\"",
@@ -345,6 +373,7 @@ Suite reload_suite() {
            {"nobody notices", nobody_notices},
            {"takes over at size", takes_over_at_size},
            {"pools and addresses come and go", pools_and_addresses_come_and_go},
+           {"a pool comes back", a_pool_comes_back},
            {"a dropped address serves its queue", a_dropped_address_serves_its_queue},
            {"recycle loads new code", recycle_loads_new_code},
            {"a drain that takes too long", a_drain_that_takes_too_long},

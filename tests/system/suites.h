@@ -28,6 +28,7 @@ Suite rsync_suite();
 Suite echo_load_suite();
 Suite systemd_suite();
 Suite hostile_suite();
+Suite soak_suite();  // tests/soak; not one of all, takes minutes
 
 // What steps through instructions, or scribbles over memory, would test the sanitizers and not preforkd.
 inline std::vector<Suite> all_suites() {

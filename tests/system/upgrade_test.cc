@@ -2,38 +2,14 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <filesystem>
-
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
+#include "tests/system/installation.h"
 #include "tests/system/load.h"
 #include "tests/system/suites.h"
 
 namespace preforkd::system_test {
 namespace {
-
-namespace fs = std::filesystem;
-
-// The programs in a folder of their own, where one can be replaced while it runs.
-class Installation {
- public:
-  Installation() {
-    for (const char* name : {"preforkd", "preforkd-supervisor", "preforkd-control", "preforkctl"})
-      fs::copy_file(built(name), folder_.file(name));
-    fs::create_directory(folder_.file("handlers"));
-    for (const char* name : {"echo.so", "discard.so"})
-      fs::copy_file(built(std::string("handlers/") + name), folder_.file("handlers/") + name);
-  }
-  std::string preforkd() const { return folder_.file("preforkd"); }
-  // As a package manager does it.
-  void install(const std::string& binary) {
-    fs::copy_file(binary, folder_.file("next"));
-    fs::rename(folder_.file("next"), preforkd());
-  }
-
- private:
-  TestFolder folder_;
-};
 
 const std::vector<PoolText> kPools = {
     {.listen = "\"127.0.0.1:0\", \"unix:@DIR@/echo.sock\"",

@@ -75,6 +75,21 @@ void nothing_to_reset() {
   CU_ASSERT_FALSE(b.tripped());
 }
 
+// Deaths that claim a connection each never trip it, and still are made good at 250 a second only.
+void a_bound_that_no_worker_reaches() {
+  constexpr uint32_t kMax = 20;
+  Breaker b;
+  uint64_t served = 0;
+  for (uint32_t i = 0; i < Breaker::kAtOnce + kMax; ++i) b = b.after_death(++served, kNow, kMiddle);
+  CU_ASSERT_FALSE(b.tripped());
+  CU_ASSERT(b.fork_at(kMax) <= kNow);
+  for (int i = 0; i < 250; ++i) b = b.after_death(++served, kNow, kMiddle);
+  CU_ASSERT_EQUAL(b.fork_at(kMax), kNow + kSecond);
+  CU_ASSERT(b.fork_at(kMax + 250) <= kNow);
+  b = b.after_death(++served, kNow + 60 * kSecond, kMiddle);
+  CU_ASSERT(b.fork_at(kMax) <= kNow + 60 * kSecond);
+}
+
 }  // namespace
 
 void add_breaker_tests() {
@@ -84,6 +99,7 @@ void add_breaker_tests() {
       {"jitter spreads by a quarter", jitter_is_a_quarter},
       {"one connection served resets it", one_success_resets},
       {"progress without deaths is nothing", nothing_to_reset},
+      {"a bound that no worker reaches", a_bound_that_no_worker_reaches},
   };
   unit::add_suite("breaker", kTests);
 }

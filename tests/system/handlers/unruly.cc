@@ -5,11 +5,13 @@
 //   f  ends the connection as failed         t  ignores TERM, and blocks for ever
 //
 // Settings: start_ms: `start` takes so long; crash_while: a path: `start` aborts while it exists;
-// starts: a path: `start` appends '+' when it begins and '-' when it is over; fail_preload: preload refuses.
+// starts: a path: `start` appends '+' when it begins and '-' when it is over; die_after_ms: each worker dies
+// so long after its start, by SIGALRM; fail_preload: preload refuses; crash_preload: it aborts.
 #include <fcntl.h>
 #include <preforkd/handler.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,7 +22,7 @@
 namespace {
 
 struct Settings {
-  long start_ms = 0;
+  long start_ms = 0, die_after_ms = 0;
   std::string crash_while, starts;
 };
 
@@ -30,8 +32,9 @@ int preload(const preforkd_host* host, void** state) {
     host->log(3, "preload refuses, as it was told to");
     return 1;
   }
-  *state = new Settings{json.value("start_ms", 0L), json.value("crash_while", ""),
-                        json.value("starts", "")};
+  if (json.value("crash_preload", false)) abort();
+  *state = new Settings{json.value("start_ms", 0L), json.value("die_after_ms", 0L),
+                        json.value("crash_while", ""), json.value("starts", "")};
   return 0;
 }
 
@@ -48,6 +51,8 @@ int start(void* state) {
   timespec pause{settings.start_ms / 1000, settings.start_ms % 1000 * 1'000'000};
   nanosleep(&pause, nullptr);
   if (!settings.crash_while.empty() && access(settings.crash_while.c_str(), F_OK) == 0) abort();
+  const itimerval end{{0, 0}, {settings.die_after_ms / 1000, settings.die_after_ms % 1000 * 1000}};
+  setitimer(ITIMER_REAL, &end, nullptr);
   append(settings.starts, "-");
   return 0;
 }

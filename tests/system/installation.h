@@ -1,0 +1,32 @@
+// preforkd's programs in a folder of their own, where one can be replaced while it runs.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "tests/system/harness.h"
+
+namespace preforkd::system_test {
+
+class Installation {
+ public:
+  Installation() {
+    for (const char* name : {"preforkd", "preforkd-supervisor", "preforkd-control", "preforkctl"})
+      std::filesystem::copy_file(built(name), folder_.file(name));
+    std::filesystem::create_directory(folder_.file("handlers"));
+    for (const char* name : {"echo.so", "discard.so"})
+      std::filesystem::copy_file(built(std::string("handlers/") + name),
+                                 folder_.file("handlers/") + name);
+  }
+  std::string preforkd() const { return folder_.file("preforkd"); }
+  // As a package manager does it.
+  void install(const std::string& binary) {
+    std::filesystem::copy_file(binary, folder_.file("next"));
+    std::filesystem::rename(folder_.file("next"), preforkd());
+  }
+
+ private:
+  TestFolder folder_;
+};
+
+}  // namespace preforkd::system_test

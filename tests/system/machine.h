@@ -1,0 +1,44 @@
+// A machine that runs a real systemd, and preforkd as `make install` leaves it (tests/system/sysd).
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/system/harness.h"
+
+namespace preforkd::system_test {
+
+// One for each test; it takes about a second.
+class Machine {
+ public:
+  // Nothing, with the reason printed, where this machine cannot do it.
+  // `shares_loopback`: 127.0.0.1 is the one out here.
+  static std::unique_ptr<Machine> boot(bool shares_loopback = false);
+  ~Machine();
+
+  void configure(const std::string& config) {
+    installed_.write("etc/preforkd/preforkd.conf", config);
+  }
+  void add_handler(const std::string& name) {  // one of those made for tests
+    std::filesystem::copy(built("tests/handlers/" + name + ".so"),
+                          installed_.file("usr/local/lib/preforkd/handlers"));
+  }
+  Outcome exec(const std::vector<std::string>& command, double seconds = 60);
+  // Standard output of what must work.
+  std::string must(const std::vector<std::string>& command);
+  std::string property(const std::string& name);  // of preforkd.service
+  bool is_active() { return property("ActiveState") == "active"; }
+  Json pool() { return Json::parse(must({"preforkctl", "--json", "status"}))["pools"].at(0); }
+  void expect_served(const std::string& what);
+
+ private:
+  Machine() = default;
+  Outcome sysd(std::vector<std::string> arguments, double seconds);
+
+  bool shares_loopback_ = false;
+  TestFolder installed_, state_;
+};
+
+}  // namespace preforkd::system_test
