@@ -21,6 +21,7 @@ enum class OrderType : uint32_t {
                 // what waits on the sockets of `finish` already is served first
   kStop,        // end every worker now (TERM, then KILL), then exit
   kReadable,    // the watched listen sockets have a connection waiting
+  kServe,       // the trial is over: accept
   kPing,        // say something (sent only while a watchdog asks)
 };
 

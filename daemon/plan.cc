@@ -36,6 +36,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
       std::count_if(plan.listeners.begin(), plan.listeners.end(),
                     [](const auto& listener) { return !listener->outlives_us(); }));
   args.first_workers = incarnation.first_workers;
+  args.on_trial = incarnation.on_trial;
   args.log_level = static_cast<int>(incarnation.log_level);
   Launch what;
   what.executable = paths.supervisor;

@@ -25,6 +25,7 @@ struct Incarnation {
   Limits limits;               // in force now, whatever the file said
   uint32_t first_workers = 0;  // to begin with, if that is more than `min`
   LogLevel log_level = LogLevel::kInfo;
+  bool on_trial = false;  // its workers accept when it is told to serve
 };
 
 // Makes the segment and starts the supervisor. Throws SysError: no memory for it, no process to be had.

@@ -95,9 +95,12 @@ void Pool::go_on() {
     return;
   }
   watch_listeners(g->number());
+  // It may not have heard of these before the old binary ended.
   Order o;
   o.type = OrderType::kLimits;
   o.limits = limits_;
+  g->order(o);
+  o.type = OrderType::kServe;
   g->order(o);
 }
 
@@ -230,8 +233,9 @@ bool Pool::is_serving() const {
 }
 
 bool Pool::is_settled() const {
-  return std::none_of(generations_.begin(), generations_.end(),
-                      [](const auto& g) { return g->may_accept() && !g->serves(); });
+  return !taking_over_ && std::none_of(generations_.begin(), generations_.end(), [](const auto& g) {
+    return g->may_accept() && !g->serves();
+  });
 }
 
 bool Pool::is_over() const {
@@ -411,7 +415,7 @@ void Pool::kill_all() {
 // It begins with as many workers as there are now, so that nobody waits for them when it takes over.
 void Pool::try_out(PoolPlan plan, const Limits& limits, Trial::OnVerdict on_verdict) {
   Generation* g = current();
-  Incarnation incarnation{next_generation_++, limits, g ? g->workers() : 0, log_level_};
+  Incarnation incarnation{next_generation_++, limits, g ? g->workers() : 0, log_level_, true};
   trial_ =
       std::make_unique<Trial>(loop_, paths_, std::move(plan), incarnation, std::move(on_verdict));
   owner_.on_pool_changed(plan_.settings.name);
@@ -431,6 +435,13 @@ void Pool::promote(const Listeners& dropped) {
   loop_.cancel(restart_timer_);
   if (!(limits_ == trial->limits())) loop_.cancel(revert_timer_);
   forget_listeners();
+  Order serve;
+  serve.type = OrderType::kServe;
+  taking_over_ = true;
+  trial->generation().order(serve, [this](bool) {
+    taking_over_ = false;
+    owner_.on_pool_changed(plan_.settings.name);
+  });
   leave(dropped);
   generations_.push_back(trial->release());
   Generation& g = *generations_.back();
@@ -446,7 +457,6 @@ void Pool::promote(const Listeners& dropped) {
   if (trial->wants_watch()) watch_listeners(g.number());
 }
 
-// What it has accepted meanwhile it finishes.
 void Pool::abandon() {
   auto trial = std::move(trial_);
   auto failed = trial->release();

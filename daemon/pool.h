@@ -89,8 +89,8 @@ class Pool final : private GenerationOwner {
   PoolState state() const { return state_; }
   const std::string& reason() const { return reason_; }
   uint32_t generation() const { return generations_.empty() ? 0 : generations_.back()->number(); }
-  bool is_serving() const;                         // neither drained nor told to
-  bool is_settled() const;                         // nobody accepts who was told to leave
+  bool is_serving() const;  // neither drained nor told to
+  bool is_settled() const;  // who was told to leave accepts no more, who was told to serve does
   uint32_t capacity() const { return capacity_; }  // slots of the newest segment
   const Listeners& listeners() const { return plan_.listeners; }
   std::vector<const Generation*> all_generations() const;  // oldest first; one on trial is the last
@@ -136,6 +136,7 @@ class Pool final : private GenerationOwner {
   PoolState state_ = PoolState::kStopped;
   std::string reason_;
   bool finishing_ = false;
+  bool taking_over_ = false;  // the newest generation was told to serve, and has not answered
   bool watching_ = false;
   Nanoseconds launched_at_ = 0;
   Nanoseconds pause_ = 0;

@@ -54,17 +54,18 @@ void install_supervisor_signals(shm::Doorbell& bell) {
 }
 
 Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon,
-                       uint32_t own_sockets, uint32_t first_workers)
+                       const SupervisorArgs& args)
     : plan_(plan),
       board_(board),
       daemon_(daemon),
-      own_sockets_(own_sockets),
+      own_sockets_(args.own_sockets),
       workforce_(
           plan,
           board,  // (not close(): its page of libc is one that a fresh worker has not touched yet)
           [this] { syscall(SYS_close, daemon_.release().release()); }),
       limits_(plan.settings.limits),
-      first_workers_(first_workers) {
+      first_workers_(args.first_workers),
+      on_trial_(args.on_trial) {
   memory_.step_began = monotonic_now();
 }
 
@@ -135,6 +136,12 @@ void Supervisor::obey(const Order& order, Nanoseconds now) {
     case OrderType::kReadable:
       watching_ = false;
       readable_ = true;
+      break;
+    case OrderType::kServe:
+      if (std::exchange(on_trial_, false)) {
+        publish(true);
+        workforce_.nudge_all();
+      }
       break;
     case OrderType::kPing:
       break;
@@ -308,7 +315,9 @@ void Supervisor::publish(bool more_starters_than_tickets) {
     ring_on |= shm::kRingOnStarted;
   if (breaker_.deaths) ring_on |= shm::kRingOnCompleted;
   set(published.ring_on, ring_on);
-  set(published.leaving, board_.alive() > limits_.max ? shm::kAboveMax : shm::kStay);
+  set(published.leaving, on_trial_                      ? shm::kOnTrial
+                         : board_.alive() > limits_.max ? shm::kAboveMax
+                                                        : shm::kStay);
 }
 
 // Decides how big the pool should be, and makes it so.

@@ -22,16 +22,17 @@
 #include "base/messages.h"
 #include "daemon/breaker.h"
 #include "daemon/scaler.h"
+#include "daemon/supervisor_args.h"
 #include "daemon/workforce.h"
 
 namespace preforkd {
 
 class Supervisor {
  public:
-  // The first `own_sockets` of the plan's listen sockets are shut down if the daemon dies. It begins with
-  // `first_workers` if that is more than `min`: as many as the generation had that it takes over from.
-  Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon, uint32_t own_sockets,
-             uint32_t first_workers);
+  // Of the arguments those that say how it begins: `own_sockets` (shut down if the daemon dies), `first_workers`
+  // (as many as the generation had that it takes over from), `on_trial`.
+  Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon,
+             const SupervisorArgs& args);
 
   // Returns when every worker is gone: drained, stopped, or without a daemon.
   int run();
@@ -92,6 +93,7 @@ class Supervisor {
   bool watching_ = false;   // the daemon was asked to watch the listen sockets
   bool readable_ = false;   // ... and it saw a connection
   bool idle_or_starting_ = false;
+  bool on_trial_;
 
   // What the daemon was told last, so that a report that did not fit is sent again.
   bool told_ready_ = false, told_degraded_ = false, told_quiet_ = false;

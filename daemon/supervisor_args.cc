@@ -9,13 +9,15 @@ namespace preforkd {
 
 std::vector<std::string> SupervisorArgs::to_argv(const std::string& title) const {
   if (check) return {title, "--check"};
-  return {title,
-          "--generation=" + std::to_string(generation),
-          "--capacity=" + std::to_string(capacity),
-          "--listen-sockets=" + std::to_string(listen_sockets),
-          "--own-sockets=" + std::to_string(own_sockets),
-          "--first-workers=" + std::to_string(first_workers),
-          "--log-level=" + std::to_string(log_level)};
+  std::vector<std::string> argv = {title,
+                                   "--generation=" + std::to_string(generation),
+                                   "--capacity=" + std::to_string(capacity),
+                                   "--listen-sockets=" + std::to_string(listen_sockets),
+                                   "--own-sockets=" + std::to_string(own_sockets),
+                                   "--first-workers=" + std::to_string(first_workers),
+                                   "--log-level=" + std::to_string(log_level)};
+  if (on_trial) argv.emplace_back("--on-trial");
+  return argv;
 }
 
 SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
@@ -25,6 +27,7 @@ SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
                                     {"listen-sockets", required_argument, nullptr, 'n'},
                                     {"own-sockets", required_argument, nullptr, 'o'},
                                     {"first-workers", required_argument, nullptr, 'f'},
+                                    {"on-trial", no_argument, nullptr, 't'},
                                     {"log-level", required_argument, nullptr, 'l'},
                                     {}};
   SupervisorArgs args;
@@ -49,6 +52,9 @@ SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
         break;
       case 'f':
         args.first_workers = number();
+        break;
+      case 't':
+        args.on_trial = true;
         break;
       case 'l':
         args.log_level = static_cast<int>(number());

@@ -98,7 +98,7 @@ int supervise(const SupervisorArgs& args, const PoolSettings& settings) {
     close(kHandlerFd);
     // 5. Log lines go to the daemon from here on, the handler's preload's included.
     WorkerPlan plan{settings, mapping, listen_sockets, handler.get(), program.get(), getpid()};
-    Supervisor supervisor(plan, board, daemon, args.own_sockets, args.first_workers);
+    Supervisor supervisor(plan, board, daemon, args);
     log_target = &supervisor;
     set_log_sink([](const LogLine& line) { log_target->send_log(line); });
     if (handler) handler->preload(settings.name, settings.settings);

@@ -5,8 +5,7 @@
 //   preloading ──▶ starting ──ready──▶ canary ──kept alive──▶ verdict ""
 //        └────────────┴───────────────────┴── failed, degraded, died, a worker died, too late ──▶ verdict WHY
 //
-// Its workers accept from their start on, so a trial that fails may have connections in hand: whoever takes
-// the generation back drains it, and does not kill it.
+// Its workers accept nobody before the order to serve: a trial that fails has cost no client anything.
 #pragma once
 
 #include <functional>

@@ -83,7 +83,8 @@ enum Leaving : uint32_t {
   kStay = 0,
   kDrain = 1,  // this generation drains: a worker leaves at its next wait, or when it is done
   kAboveMax =
-      2,  // `max` was lowered: a worker that is done with a connection tries a retire ticket
+      2,         // `max` was lowered: a worker that is done with a connection tries a retire ticket
+  kOnTrial = 3,  // nobody accepts: the generation before serves until this one has proved itself
 };
 enum RingOn : uint32_t {
   kRingOnStarted = 1,    // a worker became idle for the first time

@@ -50,6 +50,7 @@ class Acceptor {
   // but the kernel walks past every busy registration at each connection.
   void register_for_wake();
   void unregister();
+  bool is_registered() const { return registered_; }
 
   // Sleeps until a connection waits or a signal that `unblocked` lets through arrives; at most
   // `timeout_ms` (-1: for ever). Throws SysError if it cannot wait at all.

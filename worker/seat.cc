@@ -137,6 +137,8 @@ bool Seat::is_one_too_many() {
 
 bool Seat::may_retire() { return shm::try_ticket(segment_.tickets.retire); }
 
+bool Seat::is_on_trial() const { return segment_.published.leaving.load() == shm::kOnTrial; }
+
 bool Seat::must_leave() const {
   return segment_.published.leaving.load() == shm::kDrain || slot_.leave.load() != 0;
 }

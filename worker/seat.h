@@ -43,6 +43,7 @@ class Seat {
 
   bool is_one_too_many();                // above max, and there was a ticket: leave when done
   bool may_retire();                     // takes a retire ticket, if there is one
+  bool is_on_trial() const;              // nobody of the generation accepts yet
   bool must_leave() const;               // the generation drains, or this worker is to be replaced
   bool must_end(uint64_t number) const;  // the supervisor ordered the end of connection `number`
   // While leaving: the listen sockets (bit i: the i-th) on which what waits already is still served.

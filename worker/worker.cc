@@ -134,9 +134,14 @@ std::optional<Accepted> Worker::next_connection() {
     if (orphaned()) return std::nullopt;
     bool leaving = seat_.must_leave() || signalled.asked_to_leave;
     if (leaving) {
-      // A busy worker was not waiting: no wake-up was meant for it that a last accept would have to honour.
-      uint64_t from = seat_.is_busy() ? seat_.still_accepts_from(monotonic_now()) : Acceptor::kAll;
+      // Who was not waiting for a connection had no wake-up that a last accept would have to honour.
+      const bool waited = !seat_.is_busy() && acceptor_.is_registered();
+      uint64_t from = waited ? Acceptor::kAll : seat_.still_accepts_from(monotonic_now());
       return from ? last_accept(true, from) : std::nullopt;
+    }
+    if (seat_.is_on_trial()) {
+      wait_for_verdict();
+      continue;
     }
     if (auto connection = acceptor_.try_accept()) return connection;
     if (int error = acceptor_.broken()) throw SysError("accept", error);
@@ -164,6 +169,12 @@ std::optional<Accepted> Worker::last_accept(bool leaving, uint64_t from) {
 }
 
 void Worker::go_idle() { seat_.idle(monotonic_now()); }
+
+void Worker::wait_for_verdict() {
+  if (seat_.is_busy()) go_idle();
+  ppoll(nullptr, 0, nullptr, &kNoneBlocked);
+  signalled.nudged = 0;
+}
 
 void Worker::wait() { acceptor_.wait(kNoneBlocked, -1); }
 

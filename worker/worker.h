@@ -9,6 +9,10 @@
 // A program is nudged with SIGURG because that is ignored by default: a nudge that is sent to an idle
 // worker and arrives when it has just become a program does nothing. SIGUSR1 would kill the program.
 //
+// On trial (daemon/trial.h) it is not registered for wake-ups, and takes no connection: it waits for signals
+// alone. The supervisor takes the mark away and then nudges: whoever saw the mark gets the nudge in its wait,
+// where alone it is not blocked. Nudged for another reason it looks at the mark again.
+//
 // The supervisor killed at any moment: the parent-death signal ends the wait, and the worker exits; a busy
 // one finishes its connection and looks at getppid() before it would accept the next one.
 #pragma once
@@ -56,6 +60,7 @@ class Worker {
   std::optional<Accepted> last_accept(bool leaving, uint64_t from);
   void go_idle();
   void wait();
+  void wait_for_verdict();
   void back_off();
   void serve(Accepted connection);
   bool served_enough();
