@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "base/event.h"
 #include "base/limits.h"
 
 namespace preforkd {
@@ -45,7 +46,7 @@ enum class ReportType : uint32_t {
   kAck,            // order `number` was understood; `level`: how many workers there are
   kWorkerFailed,   // a worker died, and not of a connection: `text` says how
   kWatchListen,    // tell me (kReadable) when a connection waits: nobody is idle to take it
-  kLog,            // a line for the log: `level`, `pid` of the worker or 0, `text`
+  kLog,            // a line for the log: `level`, `pid` of the worker or 0, `event`, `text`
 };
 
 struct Report {
@@ -53,7 +54,8 @@ struct Report {
   uint32_t number = 0;
   int32_t level = 0;
   int32_t pid = 0;
-  char text[496] = {};
+  Event event{};
+  char text[492] = {};
 };
 
 // --- daemon and control ----------------------------------------------------------------------

@@ -115,7 +115,7 @@ class Pool final : private GenerationOwner {
   Generation* current();
   Generation* supervised_by(pid_t pid);
   void set_state(PoolState state, std::string reason = "");
-  void log_line(LogLevel level, const std::string& text, pid_t worker = 0) const;
+  void log_line(LogLevel level, const std::string& text, Event event = Event::kNone) const;
 
   EventLoop& loop_;
   PoolOwner& owner_;

@@ -166,7 +166,7 @@ void Daemon::commit_reload() {
   tell_daemon_facts();
   for (auto& pool : pools_) tell_pool_facts(*pool);
   for (auto& pool : leaving_) tell_pool_facts(*pool);
-  log_info(r->recycling ? "recycled" : "reloaded " + r->loaded.file);
+  log_info(r->recycling ? "recycled" : "reloaded " + r->loaded.file, Event::kReloaded);
   settling_ = [this, on_done = std::move(r->on_done)] { end_reload(on_done, ""); };
   settle_timer_ = loop_.after(kSettle, [this] { finish_settling(); });
   look_whether_settled();
@@ -256,7 +256,8 @@ void Daemon::roll_back(const std::string& reason) {
 
 // Tells everybody who asked. READY ends it for systemd, whether it succeeded or not.
 void Daemon::end_reload(OnReloaded on_done, const std::string& refusal) {
-  if (!refusal.empty()) log_error("reload refused, nothing was changed: " + refusal);
+  if (!refusal.empty())
+    log_error("reload refused, nothing was changed: " + refusal, Event::kReloadRefused);
   if (phase_ == Phase::kRunning) {
     said_ready_ = false;
     notify_state();

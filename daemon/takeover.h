@@ -24,7 +24,7 @@ namespace preforkd {
 
 // Raised when the document, or a message between daemon and supervisor or control, changes its meaning: images
 // of different numbers do not take over from each other.
-inline constexpr uint32_t kTakeoverFormat = 1;
+inline constexpr uint32_t kTakeoverFormat = 2;
 
 struct ListenerRecord {
   int fd = -1;

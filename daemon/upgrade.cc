@@ -66,7 +66,7 @@ void Daemon::upgrade(uint32_t asked_by) {
       refusal = e.what();
     }
   }
-  log_error("upgrade refused, nothing has happened: " + refusal);
+  log_error("upgrade refused, nothing has happened: " + refusal, Event::kUpgradeRefused);
   if (asked_by) links_.front()->answer(asked_by, 409, refusal);
 }
 
@@ -88,7 +88,7 @@ void Daemon::on_rehearsed(int status) {
     }
   }
   // Still here.
-  log_error("upgrade refused, nothing has happened: " + refusal);
+  log_error("upgrade refused, nothing has happened: " + refusal, Event::kUpgradeRefused);
   if (asked_by) links_.front()->answer(asked_by, 409, refusal);
 }
 
@@ -169,13 +169,13 @@ void Daemon::take_over(const DaemonRecord& r) {
 
   const std::string now = std::string("preforkd ") + kVersion;
   if (r.failure.empty()) {
-    log_notice("upgraded from " + r.version + " to " + now);
+    log_notice("upgraded from " + r.version + " to " + now, Event::kUpgraded);
     upgrade_timer_ = loop_.after(kUntilRenewed, [this] {
       upgrade_timer_ = {};
       for (auto& link : links_) link->renew();
     });
   } else {
-    log_error("upgrade failed, " + now + " goes on: " + r.failure);
+    log_error("upgrade failed, " + now + " goes on: " + r.failure, Event::kUpgradeRefused);
   }
   if (r.asked_by)
     links_.front()->answer(r.asked_by, r.failure.empty() ? 200 : 409,
