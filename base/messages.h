@@ -41,7 +41,8 @@ enum class ReportType : uint32_t {
   kFailed,         // it cannot run (`text` says why) and exits
   kDegraded,       // the breaker tripped: `text` says after which deaths
   kRecovered,      // a connection was served since: the breaker is reset
-  kQuiet,          // draining, and nobody accepts any more: the listeners may be shut down
+  kQuiet,          // draining, and nobody accepts any more: the listeners may be shut down;
+                   // `number`: connections that are still being served
   kDrained,        // every worker is gone; the supervisor exits
   kAck,            // order `number` was understood; `level`: how many workers there are
   kWorkerFailed,   // a worker died, and not of a connection: `text` says how

@@ -109,7 +109,10 @@ void Generation::read_channel() {
     }
     if (report->type == ReportType::kPreloaded) preloaded_ = true;
     if (report->type == ReportType::kReady && state_ == State::kStarting) state_ = State::kServing;
-    if (report->type == ReportType::kQuiet || report->type == ReportType::kDrained) quiet_ = true;
+    if (report->type == ReportType::kQuiet || report->type == ReportType::kDrained) {
+      quiet_ = true;
+      workers_ = report->number;
+    }
     owner_->on_report(number_, *report);
   }
 }
@@ -242,7 +245,9 @@ void Generation::supervisor_died(int status, Nanoseconds patience) {
 // A look each 100 ms while there are any, and not at each death: thousands may be dying.
 void Generation::wait_for_orphans() {
   orphan_timer_ = {};
-  if (auto left = children_in_session(child_.pid); left && left->empty()) {
+  auto left = children_in_session(child_.pid);
+  if (left) workers_ = static_cast<uint32_t>(left->size());
+  if (left && left->empty()) {
     state_ = State::kOver;
     owner_->on_over(number_);  // may destroy this
     return;

@@ -471,10 +471,9 @@ void Pool::adopt(PoolPlan plan, const Listeners& dropped) {
 }
 
 void Pool::ping() {
-  Generation* g = current();
   Order o;
   o.type = OrderType::kPing;
-  if (g) g->order(o);
+  for (auto& g : generations_) g->order(o);
 }
 
 void Pool::set_state(PoolState state, std::string reason) {

@@ -78,7 +78,8 @@ class Pool final : private GenerationOwner {
 
   // waitpid() had news of a child: it ended, was stopped, goes on. True if it is a supervisor of this pool.
   bool child_changed(pid_t pid, int status);
-  void ping();  // for the watchdog: a supervisor that does not answer is replaced
+  // A supervisor that does not answer is replaced; one that does says how many workers it has.
+  void ping();
 
   // Control read a generation that is over: `base` are the sums with it.
   void close_generation(uint32_t number, std::string base);

@@ -50,10 +50,13 @@ void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
     return on_done("pool " + recycled_pool + " is " + pool_state_name(pool->state()));
   finish_settling();  // the one before
   ++reloads_asked_;
-  notify_.reloading();
   auto r = std::make_unique<Reload>();
   r->on_done = std::move(on_done);
   r->recycling = !recycled_pool.empty();
+  r->what = r->recycling    ? "Recycling " + recycled_pool
+            : file_.empty() ? "Reloading the built-in configuration"
+                            : "Reloading " + file_;
+  notify_.reloading(r->what);
   std::vector<std::string> errors;
   if (r->recycling)
     r->loaded.settings = settings_;
@@ -64,6 +67,7 @@ void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
   if (errors.empty()) prepare_reload(*r, recycled_pool, errors);
   if (!errors.empty()) return end_reload(std::move(r->on_done), joined(errors));
   reload_ = std::move(r);
+  extend_while_starting(reload_->loaded.settings);
   // Each takes over with as many workers as there are.
   auto waiting = std::make_shared<size_t>(1);
   auto counted = [this, waiting, asked = reload_.get()] {
@@ -117,6 +121,7 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
 void Daemon::start_trials() {
   Reload& r = *reload_;
   ++r.undecided;  // until all are launched
+  std::string tried;
   for (size_t i = 0; i < r.plans.size() && r.trouble.empty(); ++i) {
     if (!r.needs_trial[i]) continue;
     Pool& pool = r.added[i] ? *r.added[i] : *find_pool(r.plans[i].settings.name);
@@ -124,6 +129,7 @@ void Daemon::start_trials() {
     try {
       pool.try_out(r.plans[i], limits, [this, i](const std::string& why) { on_verdict(i, why); });
       ++r.undecided;
+      tried += (tried.empty() ? ": trying out " : ", ") + r.plans[i].settings.name;
     } catch (const std::exception& e) {
       r.trouble = std::string("pool ") + r.plans[i].settings.name + ": " + e.what();
     }
@@ -133,6 +139,8 @@ void Daemon::start_trials() {
     roll_back(r.trouble);
   else if (r.undecided == 0)
     commit_reload();
+  else
+    notify_.status(r.what + tried);
 }
 
 void Daemon::on_verdict(size_t index, const std::string& reason) {
@@ -258,6 +266,7 @@ void Daemon::roll_back(const std::string& reason) {
 void Daemon::end_reload(OnReloaded on_done, const std::string& refusal) {
   if (!refusal.empty())
     log_error("reload refused, nothing was changed: " + refusal, Event::kReloadRefused);
+  refusal_ = refusal;
   if (phase_ == Phase::kRunning) {
     said_ready_ = false;
     notify_state();

@@ -241,7 +241,7 @@ bool Supervisor::tell_progress() {
   const bool nobody_accepts =
       counts.idle + counts.starting == 0 && queue_is_finished(monotonic_now());
   if (course_ != Course::kServing && !told_quiet_ && nobody_accepts) {
-    heard &= told_quiet_ = say(ReportType::kQuiet);
+    heard &= told_quiet_ = say(ReportType::kQuiet, counts.busy);
     board_.segment().published.low_water.store(0);
   }
   if (told_quiet_ && !daemon_.is_open()) give_up_sockets();

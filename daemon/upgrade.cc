@@ -120,6 +120,7 @@ DaemonRecord Daemon::record(uint32_t asked_by) const {
   r.started = started_;
   r.reloads = reloads_;
   r.reloads_asked = reloads_asked_;
+  r.said_ready = said_ready_;
   r.strangers.assign(strangers_.begin(), strangers_.end());
   std::vector<std::shared_ptr<Listener>> all;
   auto index = [&](const std::shared_ptr<Listener>& listener) {
@@ -143,7 +144,8 @@ void Daemon::take_over(const DaemonRecord& r) {
   started_ = r.started;
   reloads_ = r.reloads;
   reloads_asked_ = r.reloads_asked;
-  said_ready_ = true;
+  said_ready_ = r.said_ready;
+  if (!said_ready_) extend_while_starting(settings_);
   Listeners all;
   for (const ListenerRecord& l : r.listeners)
     all.push_back(std::make_shared<Listener>(Listener::restore(l)));
