@@ -1,121 +1,14 @@
-// preforkd.service and preforkd.socket as installed, under the real systemd (tests/system/sysd).
-#include <filesystem>
-#include <memory>
-
-#include "tests/system/conditions.h"
+// preforkd.service and preforkd.socket, from the first start to the last stop.
+#include "tests/system/machine.h"
 #include "tests/system/suites.h"
 
 namespace preforkd::system_test {
 namespace {
 
-constexpr int kCannotHere = 77;  // sysd's exit code
-
-// A booted systemd, with what `make install` made. One for each test; it takes about a second.
-class Machine {
- public:
-  // Nothing, with the reason printed, where this machine cannot do it.
-  static std::unique_ptr<Machine> boot();
-  ~Machine();
-
-  void configure(const std::string& config) {
-    installed_.write("etc/preforkd/preforkd.conf", config);
-  }
-  void add_handler(const std::string& name) {  // one of those made for tests
-    std::filesystem::copy(built("tests/handlers/" + name + ".so"),
-                          installed_.file("usr/local/lib/preforkd/handlers"));
-  }
-  Outcome exec(const std::vector<std::string>& command, double seconds = 60);
-  // Standard output of what must work.
-  std::string must(const std::vector<std::string>& command);
-  std::string property(const std::string& name);  // of preforkd.service
-  bool is_active() { return property("ActiveState") == "active"; }
-  Json pool() { return Json::parse(must({"preforkctl", "--json", "status"}))["pools"].at(0); }
-  void expect_served(const std::string& what);
-
- private:
-  Machine() = default;
-  Outcome sysd(std::vector<std::string> arguments, double seconds);
-
-  TestFolder installed_, state_;
-};
-
-std::unique_ptr<Machine> Machine::boot() {
-  std::unique_ptr<Machine> machine(new Machine);
-  const std::string root = machine->installed_.path();
-  // What is built is installed as it is, whatever make has to say of the sources (-o all).
-  const std::string folder = std::filesystem::path(built("preforkd")).parent_path();
-  Outcome made = run({"env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "make", "-s", "-o", "all",
-                      "install", "OUT=" + folder, "DESTDIR=" + root},
-                     60);
-  if (made.code != 0) throw Failure("make install: " + made.err);
-  Outcome up = machine->sysd(
-      {"up", root + "/usr/local:/usr/local", root + "/etc/preforkd:/etc/preforkd"}, 60);
-  if (up.code == kCannotHere) return skip(up.err), nullptr;
-  if (up.code != 0) throw Failure("boot a systemd: " + up.err);
-  machine->must({"systemd-sysusers"});
-  if (kSanitized)  // the unit's filter refuses ptrace, without which leaks cannot be looked for
-    machine->must({"sh", "-c",
-                   "d=/run/systemd/system/preforkd.service.d; mkdir -p $d && printf "
-                   "'[Service]\nEnvironment=ASAN_OPTIONS=detect_leaks=0\n' >$d/leaks.conf"});
-  machine->must({"systemctl", "daemon-reload"});
-  return machine;
-}
-
-Machine::~Machine() {
-  try {
-    sysd({"down"}, 30);
-  } catch (const std::exception& e) {
-    expect(false, std::string("end the systemd: ") + e.what());
-  }
-}
-
-Outcome Machine::sysd(std::vector<std::string> arguments, double seconds) {
-  const auto script = std::filesystem::path(__FILE__).parent_path() / "sysd";
-  arguments.insert(arguments.begin(), {"env", "SYSD_STATE=" + state_.file("sysd"), "bash", script});
-  return run(arguments, seconds);
-}
-
-Outcome Machine::exec(const std::vector<std::string>& command, double seconds) {
-  std::vector<std::string> arguments{"exec"};
-  arguments.insert(arguments.end(), command.begin(), command.end());
-  return sysd(arguments, seconds);
-}
-
-std::string Machine::must(const std::vector<std::string>& command) {
-  Outcome outcome = exec(command);
-  if (outcome.code != 0)
-    throw Failure(command[0] + " " + command.back() + ": " + std::to_string(outcome.code) + ", " +
-                  outcome.err + exec({"journalctl", "-n", "30", "--no-pager"}).out);
-  return outcome.out;
-}
-
-std::string Machine::property(const std::string& name) {
-  std::string text = must({"systemctl", "show", "--value", "-p", name, "preforkd.service"});
-  return text.substr(0, text.find('\n'));
-}
-
-void Machine::expect_served(const std::string& what) {
-  Outcome answer = exec({"sh", "-c", "printf 'hi\\n' | nc -N -w 20 127.0.0.1 7007"});
-  expect_equal(what, answer.out, "hi\n");
-}
-
-std::string config(const std::string& workers, const std::string& listen = "127.0.0.1:7007") {
-  return "control = { web = \"\"; };\npools = ( { name = \"echo\"; listen = [ \"" + listen +
-         "\" ]; handler = \"echo\";\n  workers = { " + workers + " }; } );\n";
-}
-
-void expect_nothing_left(Machine& machine) {
-  expect_equal("processes left", machine.exec({"pgrep", "-l", "preforkd"}).out, "");
-  expect_equal("runtime directory", machine.exec({"test", "-e", "/run/preforkd"}).code, 1);
-  expect_equal("shared memory", machine.must({"ls", "-A", "/dev/shm"}), "");
-}
-
-// --- the tests -----------------------------------------------------------------------------------
-
 void from_start_to_stop() {
   auto machine = Machine::boot();
   if (!machine) return;
-  machine->configure(config("min = 3; max = 9;"));
+  machine->configure(echo_on_machine("min = 3; max = 9;"));
   machine->must({"systemctl", "start", "preforkd.service"});
   expect(machine->is_active(), "active after start");
   expect_contains("systemctl status", machine->must({"systemctl", "status", "preforkd.service"}),
@@ -126,7 +19,7 @@ void from_start_to_stop() {
                machine->must({"ps", "-o", "user=", "-p", machine->property("MainPID")}),
                "preforkd\n");
 
-  machine->configure(config("min = 5; max = 9;"));
+  machine->configure(echo_on_machine("min = 5; max = 9;"));
   machine->must({"systemctl", "reload", "preforkd.service"});
   expect_equal("min after the reload", machine->pool()["limits"]["min"].get<int>(), 5);
 
@@ -142,13 +35,13 @@ void from_start_to_stop() {
   machine->must({"systemctl", "stop", "preforkd.service"});
   expect_equal("state after stop", machine->property("ActiveState"), "inactive");
   expect_equal("result of stop", machine->property("Result"), "success");
-  expect_nothing_left(*machine);
+  machine->expect_nothing_left();
 }
 
 void journal_fields() {
   auto machine = Machine::boot();
   if (!machine) return;
-  machine->configure(config("min = 1; max = 2;"));
+  machine->configure(echo_on_machine("min = 1; max = 2;"));
   machine->must({"systemctl", "start", "preforkd.service"});
   const std::vector<std::string> lines_of_pool{
       "journalctl", "-u", "preforkd.service", "-o", "cat", "--no-pager", "PREFORKD_POOL=echo"};
@@ -191,13 +84,13 @@ void refuses_a_wrong_configuration() {
   expect_equal("state", machine->property("ActiveState"), "failed");
   expect_equal("exit status", machine->property("ExecMainStatus"), "78");
   expect_equal("restarts", machine->property("NRestarts"), "0");
-  expect_nothing_left(*machine);
+  machine->expect_nothing_left();
 }
 
 void socket_activation() {
   auto machine = Machine::boot();
   if (!machine) return;
-  machine->configure(config("min = 1; max = 4;", "systemd:echo"));
+  machine->configure(echo_on_machine("min = 1; max = 4;", "systemd:echo"));
   machine->must({"systemctl", "start", "preforkd.socket"});
   expect_equal("the service before a client", machine->property("ActiveState"), "inactive");
   machine->expect_served("the first client, which starts it");
@@ -206,20 +99,20 @@ void socket_activation() {
   machine->must({"systemctl", "restart", "preforkd.service"});
   machine->expect_served("a client after a restart");
   machine->must({"systemctl", "stop", "preforkd.socket", "preforkd.service"});
-  expect_nothing_left(*machine);
+  machine->expect_nothing_left();
 }
 
 void comes_back_after_a_kill() {
   auto machine = Machine::boot();
   if (!machine) return;
-  machine->configure(config("min = 1; max = 4;"));
+  machine->configure(echo_on_machine("min = 1; max = 4;"));
   machine->must({"systemctl", "start", "preforkd.service"});
   machine->must({"systemctl", "kill", "--kill-who=main", "-s", "KILL", "preforkd.service"});
   wait_until("systemd has started it again", kPatience,
              [&] { return machine->property("NRestarts") == "1" && machine->is_active(); });
   machine->expect_served("the echo");
   machine->must({"systemctl", "stop", "preforkd.service"});
-  expect_nothing_left(*machine);
+  machine->expect_nothing_left();
 }
 
 // Clients that come one after the other while the daemon is killed, restarted and reloaded: none is refused, and
@@ -228,7 +121,7 @@ void nobody_is_refused() {
   auto machine = Machine::boot();
   if (!machine) return;
   machine->configure(
-      config("min = 2; max = 9;", "127.0.0.1:7007\", \"unix:/run/preforkd/echo.sock"));
+      echo_on_machine("min = 2; max = 9;", "127.0.0.1:7007\", \"unix:/run/preforkd/echo.sock"));
   machine->must({"systemctl", "start", "preforkd.service"});
   expect_equal("stored sockets", machine->property("NFileDescriptorStore"), "2");
   const std::string long_one =
@@ -268,11 +161,11 @@ void nobody_is_refused() {
     expect_equal(std::string("anything but the echo in ") + file,
                  machine->exec({"grep", "-vc", "^hi$", file}).out, "0\n");
   // What the configuration does not want any more is not kept.
-  machine->configure(config("min = 2; max = 9;"));
+  machine->configure(echo_on_machine("min = 2; max = 9;"));
   machine->must({"systemctl", "reload", "preforkd.service"});
   expect_equal("stored sockets", machine->property("NFileDescriptorStore"), "1");
   machine->must({"systemctl", "stop", "preforkd.service"});
-  expect_nothing_left(*machine);
+  machine->expect_nothing_left();
 }
 
 }  // namespace

@@ -1,0 +1,90 @@
+#include "tests/system/machine.h"
+
+#include "tests/system/conditions.h"
+
+namespace preforkd::system_test {
+namespace {
+
+constexpr int kCannotHere = 77;  // sysd's exit code
+
+}  // namespace
+
+std::unique_ptr<Machine> Machine::boot() {
+  std::unique_ptr<Machine> machine(new Machine);
+  const std::string root = machine->installed_.path();
+  // What is built is installed as it is, whatever make has to say of the sources (-o all).
+  const std::string folder = std::filesystem::path(built("preforkd")).parent_path();
+  Outcome made = run({"env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "make", "-s", "-o", "all",
+                      "install", "OUT=" + folder, "DESTDIR=" + root},
+                     60);
+  if (made.code != 0) throw Failure("make install: " + made.err);
+  Outcome up = machine->sysd(
+      {"up", root + "/usr/local:/usr/local", root + "/etc/preforkd:/etc/preforkd"}, 60);
+  if (up.code == kCannotHere) return skip(up.err), nullptr;
+  if (up.code != 0) throw Failure("boot a systemd: " + up.err);
+  machine->must({"systemd-sysusers"});
+  machine->must({"systemctl", "daemon-reload"});
+  machine->must({"journalctl", "--update-catalog"});
+  if (kSanitized)  // the unit's filter refuses ptrace, without which leaks cannot be looked for
+    machine->add_to_service("leaks", "Environment=ASAN_OPTIONS=detect_leaks=0");
+  return machine;
+}
+
+Machine::~Machine() {
+  try {
+    sysd({"down"}, 30);
+  } catch (const std::exception& e) {
+    expect(false, std::string("end the systemd: ") + e.what());
+  }
+}
+
+Outcome Machine::sysd(std::vector<std::string> arguments, double seconds) {
+  const auto script = std::filesystem::path(__FILE__).parent_path() / "sysd";
+  arguments.insert(arguments.begin(), {"env", "SYSD_STATE=" + state_.file("sysd"), "bash", script});
+  return run(arguments, seconds);
+}
+
+Outcome Machine::exec(const std::vector<std::string>& command, double seconds) {
+  std::vector<std::string> arguments{"exec"};
+  arguments.insert(arguments.end(), command.begin(), command.end());
+  return sysd(arguments, seconds);
+}
+
+std::string Machine::must(const std::vector<std::string>& command) {
+  Outcome outcome = exec(command);
+  if (outcome.code != 0)
+    throw Failure(command[0] + " " + command.back() + ": " + std::to_string(outcome.code) + ", " +
+                  outcome.err + exec({"journalctl", "-n", "30", "--no-pager"}).out);
+  return outcome.out;
+}
+
+std::string Machine::property(const std::string& name) {
+  std::string text = must({"systemctl", "show", "--value", "-p", name, "preforkd.service"});
+  return text.substr(0, text.find('\n'));
+}
+
+void Machine::expect_served(const std::string& what) {
+  Outcome answer = exec({"sh", "-c", "printf 'hi\\n' | nc -N -w 20 127.0.0.1 7007"});
+  expect_equal(what, answer.out, "hi\n");
+}
+
+void Machine::expect_nothing_left() {
+  expect_equal("processes left", exec({"pgrep", "-l", "preforkd"}).out, "");
+  expect_equal("runtime directory", exec({"test", "-e", "/run/preforkd"}).code, 1);
+  expect_equal("shared memory", must({"ls", "-A", "/dev/shm"}), "");
+}
+
+void Machine::add_to_service(const std::string& name, const std::string& text) {
+  const std::string drop_in = "/run/systemd/system/preforkd.service.d/" + name + ".conf";
+  must({"sh", "-c", "printf '[Service]\\n%s\\n' \"$0\" | install -D -m 644 /dev/stdin $1", text,
+        drop_in});
+  must({"systemctl", "daemon-reload"});
+}
+
+std::string echo_on_machine(const std::string& workers, const std::string& listen,
+                            const std::string& more) {
+  return "control = { web = \"\"; };\npools = ( { name = \"echo\"; listen = [ \"" + listen +
+         "\" ]; handler = \"echo\";\n  workers = { " + workers + " }; " + more + " } );\n";
+}
+
+}  // namespace preforkd::system_test

@@ -1,0 +1,50 @@
+// preforkd as installed, under the real systemd (tests/system/sysd): what its suites share.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/system/harness.h"
+
+namespace preforkd::system_test {
+
+// A booted systemd, with what `make install` made. One for each test; it takes about a second.
+class Machine {
+ public:
+  // Nothing, with the reason printed, where this machine cannot do it.
+  static std::unique_ptr<Machine> boot();
+  ~Machine();
+
+  void configure(const std::string& config) {
+    installed_.write("etc/preforkd/preforkd.conf", config);
+  }
+  void add_handler(const std::string& name) {  // one of those made for tests
+    std::filesystem::copy(built("tests/handlers/" + name + ".so"),
+                          installed_.file("usr/local/lib/preforkd/handlers"));
+  }
+  Outcome exec(const std::vector<std::string>& command, double seconds = 60);
+  // Standard output of what must work.
+  std::string must(const std::vector<std::string>& command);
+  std::string property(const std::string& name);  // of preforkd.service
+  bool is_active() { return property("ActiveState") == "active"; }
+  Json pool() { return Json::parse(must({"preforkctl", "--json", "status"}))["pools"].at(0); }
+  void expect_served(const std::string& what);
+  void expect_nothing_left();
+  // What is added to preforkd.service, as a drop-in of this name.
+  void add_to_service(const std::string& name, const std::string& text);
+
+ private:
+  Machine() = default;
+  Outcome sysd(std::vector<std::string> arguments, double seconds);
+
+  TestFolder installed_, state_;
+};
+
+// An echo pool, as a configuration.
+std::string echo_on_machine(const std::string& workers,
+                            const std::string& listen = "127.0.0.1:7007",
+                            const std::string& more = "");
+
+}  // namespace preforkd::system_test
