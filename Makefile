@@ -152,6 +152,7 @@ install: all                              ## install under DESTDIR and PREFIX; a
 	install -D -m 644 doc/preforkctl.bash $(DEST)/share/bash-completion/completions/preforkctl
 	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md systemd/pool-users.conf
 	install -D -m 644 systemd/preforkd.sysusers $(DEST)/lib/sysusers.d/preforkd.conf
+	install -D -m 644 -t $(DEST)/lib/systemd/catalog systemd/preforkd.catalog
 	install -D -m 644 -t $(UNITS) systemd/preforkd.socket
 	sed 's|@PREFIX@|$(PREFIX)|' systemd/preforkd.service.in | install -D -m 644 /dev/stdin $(UNITS)/preforkd.service
 	[ -e $(DESTDIR)/etc/preforkd/preforkd.conf ] || install -D -m 644 -t $(DESTDIR)/etc/preforkd conf/preforkd.conf

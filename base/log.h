@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/event.h"
+
 namespace preforkd {
 
 // The numbers are syslog's, as journald and sd-daemon(3) use them.
@@ -18,6 +20,7 @@ struct LogLine {
   std::string_view pool;  // empty: none in particular
   pid_t worker;           // 0: none
   std::string_view text;
+  Event event = Event::kNone;
 };
 
 using LogSink = void (*)(const LogLine&);
@@ -28,10 +31,18 @@ bool log_level_from_name(std::string_view name,
                          LogLevel& level);  // error warning notice info debug
 
 void log(const LogLine& line);
-inline void log_error(std::string_view text) { log({LogLevel::kError, {}, 0, text}); }
-inline void log_warning(std::string_view text) { log({LogLevel::kWarning, {}, 0, text}); }
-inline void log_notice(std::string_view text) { log({LogLevel::kNotice, {}, 0, text}); }
-inline void log_info(std::string_view text) { log({LogLevel::kInfo, {}, 0, text}); }
+inline void log_error(std::string_view text, Event event = Event::kNone) {
+  log({LogLevel::kError, {}, 0, text, event});
+}
+inline void log_warning(std::string_view text, Event event = Event::kNone) {
+  log({LogLevel::kWarning, {}, 0, text, event});
+}
+inline void log_notice(std::string_view text, Event event = Event::kNone) {
+  log({LogLevel::kNotice, {}, 0, text, event});
+}
+inline void log_info(std::string_view text, Event event = Event::kNone) {
+  log({LogLevel::kInfo, {}, 0, text, event});
+}
 inline void log_debug(std::string_view text) { log({LogLevel::kDebug, {}, 0, text}); }
 
 // What a person reads of a line: "pool echo: worker 4242: text".

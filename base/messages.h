@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "base/event.h"
 #include "base/limits.h"
 
 namespace preforkd {
@@ -41,12 +42,13 @@ enum class ReportType : uint32_t {
   kFailed,         // it cannot run (`text` says why) and exits
   kDegraded,       // the breaker tripped: `text` says after which deaths
   kRecovered,      // a connection was served since: the breaker is reset
-  kQuiet,          // draining, and nobody accepts any more: the listeners may be shut down
+  kQuiet,          // draining, and nobody accepts any more: the listeners may be shut down;
+                   // `number`: connections that are still being served
   kDrained,        // every worker is gone; the supervisor exits
   kAck,            // order `number` was understood; `level`: how many workers there are
   kWorkerFailed,   // a worker died, and not of a connection: `text` says how
   kWatchListen,    // tell me (kReadable) when a connection waits: nobody is idle to take it
-  kLog,            // a line for the log: `level`, `pid` of the worker or 0, `text`
+  kLog,            // a line for the log: `level`, `pid` of the worker or 0, `event`, `text`
 };
 
 struct Report {
@@ -54,7 +56,8 @@ struct Report {
   uint32_t number = 0;
   int32_t level = 0;
   int32_t pid = 0;
-  char text[496] = {};
+  Event event{};
+  char text[492] = {};
 };
 
 // --- daemon and control ----------------------------------------------------------------------

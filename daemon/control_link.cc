@@ -146,9 +146,10 @@ bool ControlLink::child_changed(pid_t pid, int status) {
     return true;
   }
   log_warning("control " + std::to_string(pid) + " died (" +
-              (WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
-                                   : "status " + std::to_string(WEXITSTATUS(status))) +
-              "): starting another");
+                  (WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
+                                       : "status " + std::to_string(WEXITSTATUS(status))) +
+                  "): starting another",
+              Event::kControlDied);
   if (monotonic_now() - started_at_ >= kLongLife) pause_ = 0;
   restart_timer_ = loop_.after(pause_, [this] { start_again(); });
   pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);

@@ -116,6 +116,7 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
 }
 
 void Daemon::start_pools() {
+  extend_while_starting(settings_);
   for (size_t i = 0; i < settings_.pools.size(); ++i)
     pools_.push_back(make_pool(plan_for(settings_.pools[i], std::move(opened_[i]))));
   opened_.clear();
@@ -229,25 +230,20 @@ void Daemon::finish() {
   if (reload_) roll_back("preforkd is stopping");
   finish_settling();
   log_info("stopping: connections in service are finished first");
-  notify_.stopping("Stopping: finishing connections in service");
-  tell_daemon_facts();
   Nanoseconds longest = 0;
-  for (auto& pool : pools_) {
-    longest = std::max(longest, pool->settings().drain_timeout);
-    pool->finish();
-  }
-  notify_.extend_timeout(longest + 2 * kFinishGrace);
+  for (auto& pool : pools_) longest = std::max(longest, pool->settings().drain_timeout);
+  say_stopping(longest);
+  tell_daemon_facts();
+  for (auto& pool : pools_) pool->finish();
   end_timer_ = loop_.after(longest + kFinishGrace, [this] { stop_now(); });
   close_when_over();
 }
 
 void Daemon::stop_now() {
   if (phase_ == Phase::kClosing) return;
-  if (phase_ == Phase::kRunning) {
-    log_info("stopping at once");
-    notify_.stopping("Stopping at once");
-  }
+  if (phase_ == Phase::kRunning) log_info("stopping at once");
   phase_ = Phase::kFinishing;
+  say_stopping(0);
   if (reload_) roll_back("preforkd is stopping");
   tell_daemon_facts();
   for (auto& pool : pools_) pool->stop_now();
@@ -347,36 +343,6 @@ void Daemon::tell_pool_facts(const Pool& pool) {
       link->tell_segment(pool.settings().name, g->number(), g->segment());
     link->tell_pool(json, pool.base());
   }
-}
-
-// READY as soon as every pool has had its chance: one that cannot run does not keep the others waiting.
-void Daemon::notify_state() {
-  if (pools_.size() != settings_.pools.size() || links_.empty() || phase_ != Phase::kRunning ||
-      reload_ || settling_)
-    return;
-  std::string status;
-  size_t running = 0, starting = 0;
-  for (const auto& pool : pools_) {
-    running += pool->state() == PoolState::kRunning;
-    starting += pool->state() == PoolState::kStarting;
-    if (pool->state() == PoolState::kRunning) continue;
-    status += std::string("; ") + pool->settings().name + " is " + pool_state_name(pool->state());
-    if (!pool->reason().empty()) status += ": " + pool->reason();
-  }
-  status =
-      std::to_string(running) + " of " + std::to_string(pools_.size()) + " pools running" + status;
-  if (said_ready_ || starting > 0) return notify_.status(status);
-  said_ready_ = true;
-  if (reloads_asked_ == 0) log_info("ready: " + status + "; control socket " + control_path_);
-  notify_.ready(status);
-}
-
-void Daemon::feed_watchdog() {
-  Nanoseconds interval = Notify::watchdog_interval();
-  if (interval == 0) return;
-  notify_.watchdog();
-  for (auto& pool : pools_) pool->ping();
-  watchdog_timer_ = loop_.after(interval / 2, [this] { feed_watchdog(); });
 }
 
 Pool* Daemon::find_pool(const std::string& name) {

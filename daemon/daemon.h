@@ -66,6 +66,7 @@ class Daemon final : private PoolOwner {
     Listeners before;                          // of all pools
     UniqueFd web_socket;                       // where control.web has changed
     bool recycling = false;                    // one pool as it is, instead of a file
+    std::string what;                          // for systemd's status
     size_t undecided = 0;                      // trials without a verdict
     std::string trouble;                       // the first verdict against it
     OnReloaded on_done;
@@ -100,7 +101,13 @@ class Daemon final : private PoolOwner {
   void tell_daemon_facts();
   void tell_pool_facts(const Pool& pool);
 
+  // The conversation with systemd: daemon/service.cc.
   void notify_state();
+  void say_stopping(Nanoseconds patience);
+  std::string stopping_text() const;
+  void extend_while_starting(const Settings& settings);
+  void extend_until(Nanoseconds deadline);
+  void extend();
   void feed_watchdog();
   Pool* find_pool(const std::string& name);
 
@@ -136,11 +143,14 @@ class Daemon final : private PoolOwner {
       old_links_;  // of a page that moved; until they have ended
   Phase phase_ = Phase::kRunning;
   bool said_ready_ = false;
+  std::string refusal_;           // of the last reload
+  Nanoseconds extend_until_ = 0;  // 0: systemd need not wait for anything
+  std::string end_time_;          // finishing: when connections are ended; "": at once
   bool ran_ =
       false;  // an error from now on must not end those who serve: they drain without a daemon
   std::vector<pid_t> strangers_;  // children that this process had before
   EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{}, settle_timer_{},
-      upgrade_timer_{};
+      upgrade_timer_{}, extend_timer_{};
 };
 
 // Asks `preforkd-supervisor --check`, as each pool's user, whether its handler or program could run. Adds to

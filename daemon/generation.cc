@@ -101,6 +101,7 @@ void Generation::read_channel() {
     }
     last_heard_ = monotonic_now();
     report->text[sizeof report->text - 1] = '\0';
+    report->event = event_of_supervisor(report->event);
     if (report->type == ReportType::kAck) {
       workers_ = static_cast<uint32_t>(std::max(report->level, 0));
       note_ack(report->number);
@@ -108,7 +109,10 @@ void Generation::read_channel() {
     }
     if (report->type == ReportType::kPreloaded) preloaded_ = true;
     if (report->type == ReportType::kReady && state_ == State::kStarting) state_ = State::kServing;
-    if (report->type == ReportType::kQuiet || report->type == ReportType::kDrained) quiet_ = true;
+    if (report->type == ReportType::kQuiet || report->type == ReportType::kDrained) {
+      quiet_ = true;
+      workers_ = report->number;
+    }
     owner_->on_report(number_, *report);
   }
 }
@@ -160,7 +164,8 @@ void Generation::repeat_orders() {
   if (outstanding_.empty() || !has_supervisor()) return;
   if (preloaded_ && monotonic_now() - last_heard_ >= kSilence) {
     log({LogLevel::kError, pool_, 0,
-         "supervisor " + std::to_string(child_.pid) + " has been silent for 5 s: killed"});
+         "supervisor " + std::to_string(child_.pid) + " has been silent for 5 s: killed",
+         Event::kSupervisorSilent});
     child_.signal(SIGKILL);
     return;
   }
@@ -209,12 +214,14 @@ void Generation::supervisor_stopped(bool stopped) {
   if (!stopped) return;
   if (!told_stopped_)
     log({LogLevel::kWarning, pool_, 0,
-         "supervisor " + std::to_string(child_.pid) + " was stopped by a signal"});
+         "supervisor " + std::to_string(child_.pid) + " was stopped by a signal",
+         Event::kSupervisorSilent});
   told_stopped_ = true;
   stopped_timer_ = loop_.after(kSilence, [this] {
     stopped_timer_ = {};
     log({LogLevel::kError, pool_, 0,
-         "supervisor " + std::to_string(child_.pid) + " has been stopped for 5 s: killed"});
+         "supervisor " + std::to_string(child_.pid) + " has been stopped for 5 s: killed",
+         Event::kSupervisorSilent});
     child_.signal(SIGKILL);
   });
 }
@@ -238,7 +245,9 @@ void Generation::supervisor_died(int status, Nanoseconds patience) {
 // A look each 100 ms while there are any, and not at each death: thousands may be dying.
 void Generation::wait_for_orphans() {
   orphan_timer_ = {};
-  if (auto left = children_in_session(child_.pid); left && left->empty()) {
+  auto left = children_in_session(child_.pid);
+  if (left) workers_ = static_cast<uint32_t>(left->size());
+  if (left && left->empty()) {
     state_ = State::kOver;
     owner_->on_over(number_);  // may destroy this
     return;
@@ -247,7 +256,8 @@ void Generation::wait_for_orphans() {
   if (now >= orphans_until_) {
     if (!orphans_termed_)
       log({LogLevel::kWarning, pool_, 0,
-           "workers of generation " + std::to_string(number_) + " are not done in time: ended"});
+           "workers of generation " + std::to_string(number_) + " are not done in time: ended",
+           Event::kDrainForced});
     signal_session(child_.pid, orphans_termed_ ? SIGKILL : SIGTERM);
     orphans_termed_ = true;
     orphans_until_ = now + kTermToKill;

@@ -68,7 +68,7 @@ class Generation {
   const Listeners& sockets() const { return sockets_; }
   // The place of each of these in the supervisor's list of listen sockets, as Order::finish has it.
   uint64_t bits_of(const Listeners& some) const;
-  uint32_t workers() const { return workers_; }  // when the supervisor last acknowledged something
+  uint32_t workers() const { return workers_; }  // when it was last heard of
 
   // `on_done` is called when the supervisor acknowledged, or with false when it died before.
   using OnDone = std::function<void(bool)>;

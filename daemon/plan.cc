@@ -55,7 +55,8 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
 void log_report(const std::string& pool, const Report& report) {
   if (report.number)
     log({LogLevel::kWarning, pool, 0, std::to_string(report.number) + " log lines were lost"});
-  log({static_cast<LogLevel>(std::clamp(report.level, 3, 7)), pool, report.pid, report.text});
+  log({static_cast<LogLevel>(std::clamp(report.level, 3, 7)), pool, report.pid, report.text,
+       report.event});
 }
 
 std::string ending_text(int status) {

@@ -147,7 +147,7 @@ void Pool::launch_again() {
     if (state_ != PoolState::kDegraded) set_state(PoolState::kStarting);
     owner_.on_pool_changed(plan_.settings.name);
   } catch (const std::exception& e) {
-    log_line(LogLevel::kError, e.what());
+    log_line(LogLevel::kError, e.what(), Event::kPoolDegraded);
     set_state(PoolState::kDegraded, e.what());
     restart_later();
   }
@@ -171,7 +171,7 @@ void Pool::on_supervisor_death(uint32_t number, int status) {
       "supervisor of generation " + std::to_string(number) + " " + ending_text(status);
   // A supervisor that said why it failed has been logged, and its words are the better reason.
   if (state_ != PoolState::kDegraded || reason_.empty()) {
-    log_line(LogLevel::kError, what);
+    log_line(LogLevel::kError, what, Event::kSupervisorDied);
     set_state(PoolState::kDegraded, what);
   }
   if (monotonic_now() - launched_at_ >= kLongLife) pause_ = 0;
@@ -184,7 +184,9 @@ void Pool::on_supervisor_death(uint32_t number, int status) {
   }
 }
 
-void Pool::on_over(uint32_t) {
+void Pool::on_over(uint32_t number) {
+  log_line(LogLevel::kInfo, "generation " + std::to_string(number) + " has ended",
+           Event::kGenerationEnded);
   give_up_dropped();
   bool any = std::any_of(generations_.begin(), generations_.end(),
                          [](const auto& g) { return g->state() != Generation::State::kOver; });
@@ -253,18 +255,19 @@ void Pool::on_report(uint32_t number, const Report& report) {
       log_report(plan_.settings.name, report);
       break;
     case ReportType::kFailed:
-      log_line(LogLevel::kError, report.text);
+      log_line(LogLevel::kError, report.text, Event::kPoolDegraded);
       if (newest && !finishing_) set_state(PoolState::kDegraded, report.text);
       break;
     case ReportType::kReady:
     case ReportType::kRecovered:
       if (newest && (state_ == PoolState::kStarting || state_ == PoolState::kDegraded)) {
-        log_line(LogLevel::kInfo, report.type == ReportType::kReady ? "ready" : "recovered");
+        log_line(LogLevel::kInfo, report.type == ReportType::kReady ? "ready" : "recovered",
+                 state_ == PoolState::kDegraded ? Event::kPoolRecovered : Event::kPoolReady);
         set_state(PoolState::kRunning);
       }
       break;
     case ReportType::kDegraded:
-      log_line(LogLevel::kWarning, std::string("degraded: ") + report.text);
+      log_line(LogLevel::kWarning, std::string("degraded: ") + report.text, Event::kPoolDegraded);
       if (newest && (state_ == PoolState::kStarting || state_ == PoolState::kRunning))
         set_state(PoolState::kDegraded, report.text);
       break;
@@ -452,7 +455,8 @@ void Pool::promote(const Listeners& dropped) {
   capacity_ = g.capacity();
   launched_at_ = monotonic_now();
   pause_ = 0;
-  log_line(LogLevel::kNotice, "generation " + std::to_string(g.number()) + " serves");
+  log_line(LogLevel::kNotice, "generation " + std::to_string(g.number()) + " serves",
+           Event::kGenerationServes);
   set_state(PoolState::kRunning);
   if (trial->wants_watch()) watch_listeners(g.number());
 }
@@ -480,10 +484,9 @@ void Pool::adopt(PoolPlan plan, const Listeners& dropped) {
 }
 
 void Pool::ping() {
-  Generation* g = current();
   Order o;
   o.type = OrderType::kPing;
-  if (g) g->order(o);
+  for (auto& g : generations_) g->order(o);
 }
 
 void Pool::set_state(PoolState state, std::string reason) {
@@ -492,8 +495,8 @@ void Pool::set_state(PoolState state, std::string reason) {
   owner_.on_pool_changed(plan_.settings.name);
 }
 
-void Pool::log_line(LogLevel level, const std::string& text, pid_t worker) const {
-  log({level, plan_.settings.name, worker, text});
+void Pool::log_line(LogLevel level, const std::string& text, Event event) const {
+  log({level, plan_.settings.name, 0, text, event});
 }
 
 }  // namespace preforkd

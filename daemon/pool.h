@@ -78,7 +78,8 @@ class Pool final : private GenerationOwner {
 
   // waitpid() had news of a child: it ended, was stopped, goes on. True if it is a supervisor of this pool.
   bool child_changed(pid_t pid, int status);
-  void ping();  // for the watchdog: a supervisor that does not answer is replaced
+  // A supervisor that does not answer is replaced; one that does says how many workers it has.
+  void ping();
 
   // Control read a generation that is over: `base` are the sums with it.
   void close_generation(uint32_t number, std::string base);
@@ -115,7 +116,7 @@ class Pool final : private GenerationOwner {
   Generation* current();
   Generation* supervised_by(pid_t pid);
   void set_state(PoolState state, std::string reason = "");
-  void log_line(LogLevel level, const std::string& text, pid_t worker = 0) const;
+  void log_line(LogLevel level, const std::string& text, Event event = Event::kNone) const;
 
   EventLoop& loop_;
   PoolOwner& owner_;

@@ -50,10 +50,13 @@ void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
     return on_done("pool " + recycled_pool + " is " + pool_state_name(pool->state()));
   finish_settling();  // the one before
   ++reloads_asked_;
-  notify_.reloading();
   auto r = std::make_unique<Reload>();
   r->on_done = std::move(on_done);
   r->recycling = !recycled_pool.empty();
+  r->what = r->recycling    ? "Recycling " + recycled_pool
+            : file_.empty() ? "Reloading the built-in configuration"
+                            : "Reloading " + file_;
+  notify_.reloading(r->what);
   std::vector<std::string> errors;
   if (r->recycling)
     r->loaded.settings = settings_;
@@ -67,6 +70,7 @@ void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
     return end_reload(std::move(r->on_done), joined(errors));
   }
   reload_ = std::move(r);
+  extend_while_starting(reload_->loaded.settings);
   // Each takes over with as many workers as there are.
   auto waiting = std::make_shared<size_t>(1);
   auto counted = [this, waiting, asked = reload_.get()] {
@@ -118,6 +122,7 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
 void Daemon::start_trials() {
   Reload& r = *reload_;
   ++r.undecided;  // until all are launched
+  std::string tried;
   for (size_t i = 0; i < r.plans.size() && r.trouble.empty(); ++i) {
     if (!r.needs_trial[i]) continue;
     Pool& pool = r.added[i] ? *r.added[i] : *find_pool(r.plans[i].settings.name);
@@ -125,6 +130,7 @@ void Daemon::start_trials() {
     try {
       pool.try_out(r.plans[i], limits, [this, i](const std::string& why) { on_verdict(i, why); });
       ++r.undecided;
+      tried += (tried.empty() ? ": trying out " : ", ") + r.plans[i].settings.name;
     } catch (const std::exception& e) {
       r.trouble = std::string("pool ") + r.plans[i].settings.name + ": " + e.what();
     }
@@ -134,6 +140,8 @@ void Daemon::start_trials() {
     roll_back(r.trouble);
   else if (r.undecided == 0)
     commit_reload();
+  else
+    notify_.status(r.what + tried);
 }
 
 void Daemon::on_verdict(size_t index, const std::string& reason) {
@@ -167,7 +175,7 @@ void Daemon::commit_reload() {
   tell_daemon_facts();
   for (auto& pool : pools_) tell_pool_facts(*pool);
   for (auto& pool : leaving_) tell_pool_facts(*pool);
-  log_info(r->recycling ? "recycled" : "reloaded " + r->loaded.file);
+  log_info(r->recycling ? "recycled" : "reloaded " + r->loaded.file, Event::kReloaded);
   settling_ = [this, on_done = std::move(r->on_done)] { end_reload(on_done, ""); };
   settle_timer_ = loop_.after(kSettle, [this] { finish_settling(); });
   look_whether_settled();
@@ -272,7 +280,9 @@ std::unique_ptr<Pool> Daemon::take_leaver(const std::string& name) {
 
 // Tells everybody who asked. READY ends it for systemd, whether it succeeded or not.
 void Daemon::end_reload(OnReloaded on_done, const std::string& refusal) {
-  if (!refusal.empty()) log_error("reload refused, nothing was changed: " + refusal);
+  if (!refusal.empty())
+    log_error("reload refused, nothing was changed: " + refusal, Event::kReloadRefused);
+  refusal_ = refusal;
   if (phase_ == Phase::kRunning) {
     said_ready_ = false;
     notify_state();

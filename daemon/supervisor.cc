@@ -23,6 +23,7 @@ constexpr Nanoseconds kLongestForkPause = 5 * kSecond;
 constexpr Nanoseconds kSayAgain = 100 * kMillisecond;
 constexpr Nanoseconds kLookAgain = 100 * kMillisecond;
 constexpr Nanoseconds kFinishQueue = 5 * kSecond;
+constexpr Nanoseconds kSayAtMaxAgain = 60 * kSecond;
 constexpr uint32_t kFlood = 32;  // turns with nothing to do, before it rests
 constexpr Nanoseconds kRest = 1 * kMillisecond;
 
@@ -207,6 +208,7 @@ void Supervisor::send_log(const LogLine& line) {
   report.type = ReportType::kLog;
   report.level = static_cast<int32_t>(line.level);
   report.pid = line.worker;
+  report.event = line.event;
   report.number = lost_lines_;
   line.text.copy(report.text, sizeof report.text - 1);
   if (daemon_.send_struct(report) == Channel::Sent::kYes)
@@ -246,7 +248,7 @@ bool Supervisor::tell_progress() {
   const bool nobody_accepts =
       counts.idle + counts.starting == 0 && queue_is_finished(monotonic_now());
   if (course_ != Course::kServing && !told_quiet_ && nobody_accepts) {
-    heard &= told_quiet_ = say(ReportType::kQuiet);
+    heard &= told_quiet_ = say(ReportType::kQuiet, counts.busy);
     board_.segment().published.low_water.store(0);
   }
   if (told_quiet_ && !daemon_.is_open()) give_up_sockets();
@@ -261,13 +263,16 @@ bool Supervisor::reap_workers(Nanoseconds now) {
   while (auto death = workforce_.reap(now)) {
     any = true;
     if (death->only_stopped) {  // it, too, may sit on a wake-up
-      if (!death->text.empty()) log({LogLevel::kWarning, {}, death->pid, death->text});
+      if (!death->text.empty())
+        log({LogLevel::kWarning, {}, death->pid, death->text, Event::kWorkerStopped});
       abnormal = true;
       continue;
     }
     abnormal |= death->abnormal || death->ending == shm::Ending::kTimedOut;
-    auto level = death->abnormal ? LogLevel::kWarning : LogLevel::kDebug;
-    log({level, {}, death->pid, death->text});
+    if (death->abnormal)
+      log({LogLevel::kWarning, {}, death->pid, death->text, Event::kWorkerDied});
+    else
+      log({LogLevel::kDebug, {}, death->pid, death->text});
     if (!death->abnormal) continue;
     last_death_ = death->text;
     if (!death->served) say(ReportType::kWorkerFailed, 0, death->text);
@@ -322,14 +327,14 @@ void Supervisor::publish(bool more_starters_than_tickets) {
 
 // Decides how big the pool should be, and makes it so.
 bool Supervisor::settle(Nanoseconds now) {
-  due_ = std::min(due_,
-                  workforce_.end_overdue(now, [](const std::string& text) { log_warning(text); }));
+  due_ = std::min(due_, workforce_.end_overdue(now));
   if (course_ == Course::kDraining) {
     if (board_.counts().starting > 0 && queue_is_finished(now)) workforce_.end_starters(now);
     due_ = std::min(due_, drain_ends_);
     if (now >= drain_ends_) {
-      log_warning("drain: " + std::to_string(board_.alive()) +
-                  " workers are not done in time: ended");
+      log_warning(
+          "drain: " + std::to_string(board_.alive()) + " workers are not done in time: ended",
+          Event::kDrainForced);
       drain_ends_ = kNever;
       course_ = Course::kEnding;
       workforce_.end_all(now);
@@ -383,6 +388,7 @@ bool Supervisor::settle(Nanoseconds now) {
                   verdict.peak, limits_, memory_.patience, now);
   recorded_action_ = verdict.action;
   recorded_reason_ = verdict.reason;
+  if (verdict.action == Action::kHold && verdict.reason == Reason::kAtMax) note_at_max(view, now);
 
   switch (verdict.action) {
     case Action::kGrow:
@@ -408,11 +414,21 @@ bool Supervisor::grow(const Verdict& verdict, Nanoseconds now) {
   return forked.count > 0;
 }
 
+// Only when somebody has to wait, and not at each of a pool's many small peaks.
+void Supervisor::note_at_max(const View& view, Nanoseconds now) {
+  if (view.queued <= view.idle + view.starting || now < say_at_max_at_) return;
+  log_warning("all " + std::to_string(board_.alive()) + " workers (workers.max) are in use, " +
+                  std::to_string(view.queued) + " connections wait",
+              Event::kAtMax);
+  say_at_max_at_ = now + kSayAtMaxAgain;
+}
+
 // The pool goes on with the workers that it has, and tries again: said once, until it works.
 void Supervisor::note_fork_failure(int error, Nanoseconds now) {
   if (fork_pause_ == 0)
     log_error("fork: " + std::string(std::strerror(error)) + ": going on with " +
-              std::to_string(board_.alive()) + " workers, trying again");
+                  std::to_string(board_.alive()) + " workers, trying again",
+              Event::kForkRefused);
   fork_error_ = error;
   fork_pause_ = std::clamp(fork_pause_ * 2, kFirstForkPause, kLongestForkPause);
   fork_retry_at_ = now + fork_pause_;
@@ -438,8 +454,7 @@ void Supervisor::arm(Nanoseconds now) {
   if (plan_.settings.connection_timeout) {
     watch.store(1);
     if (board_.counts().busy > 0) {
-      Nanoseconds next = workforce_.end_overdue(now, [](const std::string& t) { log_warning(t); });
-      due_ = std::min(due_, next);
+      due_ = std::min(due_, workforce_.end_overdue(now));
       // Only for a timer that is early enough for whoever comes next: the one who was busy may be done.
       if (due_ <= now + plan_.settings.connection_timeout) watch.store(0);
     }

@@ -60,6 +60,7 @@ class Supervisor {
   void publish(bool more_starters_than_tickets);
   Nanoseconds may_fork_at() const;
   bool grow(const Verdict& verdict, Nanoseconds now);
+  void note_at_max(const View& view, Nanoseconds now);
   void note_fork_failure(int error, Nanoseconds now);
   uint32_t queued(uint64_t which = Acceptor::kAll) const;
   bool say(ReportType type, uint32_t number = 0, const std::string& text = "");
@@ -86,6 +87,7 @@ class Supervisor {
   Nanoseconds fork_retry_at_ = 0;
   Nanoseconds fork_pause_ = 0;  // 0: the last fork succeeded
   int fork_error_ = 0;
+  Nanoseconds say_at_max_at_ = 0;           // not before
   Action recorded_action_ = Action::kNone;  // a hold is recorded once
   Reason recorded_reason_ = Reason::kNone;
   uint32_t lost_lines_ = 0;

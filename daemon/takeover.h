@@ -24,7 +24,7 @@ namespace preforkd {
 
 // Raised when the document, or a message between daemon and supervisor or control, changes its meaning: images
 // of different numbers do not take over from each other.
-inline constexpr uint32_t kTakeoverFormat = 1;
+inline constexpr uint32_t kTakeoverFormat = 2;
 
 struct ListenerRecord {
   int fd = -1;
@@ -72,6 +72,7 @@ struct DaemonRecord {
   std::string control_path;
   Nanoseconds started = 0;
   uint64_t reloads = 0, reloads_asked = 0;
+  bool said_ready = false;
   std::vector<int> strangers;
   std::vector<ListenerRecord> listeners;
   std::vector<ListenerRecord> unused;  // inherited ones that no pool uses; wanted: the name

@@ -66,7 +66,7 @@ void Daemon::upgrade(uint32_t asked_by) {
       refusal = e.what();
     }
   }
-  log_error("upgrade refused, nothing has happened: " + refusal);
+  log_error("upgrade refused, nothing has happened: " + refusal, Event::kUpgradeRefused);
   if (asked_by) links_.front()->answer(asked_by, 409, refusal);
 }
 
@@ -88,7 +88,7 @@ void Daemon::on_rehearsed(int status) {
     }
   }
   // Still here.
-  log_error("upgrade refused, nothing has happened: " + refusal);
+  log_error("upgrade refused, nothing has happened: " + refusal, Event::kUpgradeRefused);
   if (asked_by) links_.front()->answer(asked_by, 409, refusal);
 }
 
@@ -120,6 +120,7 @@ DaemonRecord Daemon::record(uint32_t asked_by) const {
   r.started = started_;
   r.reloads = reloads_;
   r.reloads_asked = reloads_asked_;
+  r.said_ready = said_ready_;
   r.strangers.assign(strangers_.begin(), strangers_.end());
   std::vector<std::shared_ptr<Listener>> all;
   auto index = [&](const std::shared_ptr<Listener>& listener) {
@@ -143,7 +144,8 @@ void Daemon::take_over(const DaemonRecord& r) {
   started_ = r.started;
   reloads_ = r.reloads;
   reloads_asked_ = r.reloads_asked;
-  said_ready_ = true;
+  said_ready_ = r.said_ready;
+  if (!said_ready_) extend_while_starting(settings_);
   Listeners all;
   for (const ListenerRecord& l : r.listeners)
     all.push_back(std::make_shared<Listener>(Listener::restore(l)));
@@ -169,13 +171,13 @@ void Daemon::take_over(const DaemonRecord& r) {
 
   const std::string now = std::string("preforkd ") + kVersion;
   if (r.failure.empty()) {
-    log_notice("upgraded from " + r.version + " to " + now);
+    log_notice("upgraded from " + r.version + " to " + now, Event::kUpgraded);
     upgrade_timer_ = loop_.after(kUntilRenewed, [this] {
       upgrade_timer_ = {};
       for (auto& link : links_) link->renew();
     });
   } else {
-    log_error("upgrade failed, " + now + " goes on: " + r.failure);
+    log_error("upgrade failed, " + now + " goes on: " + r.failure, Event::kUpgradeRefused);
   }
   if (r.asked_by)
     links_.front()->answer(r.asked_by, r.failure.empty() ? 200 : 409,

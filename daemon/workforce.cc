@@ -19,6 +19,10 @@ namespace {
 constexpr Nanoseconds kTermToKill = 1 * kSecond;
 constexpr Nanoseconds kStoppedTooLong = 5 * kSecond;
 
+void warn(pid_t worker, Event event, const std::string& text) {
+  log({LogLevel::kWarning, {}, worker, text, event});
+}
+
 }  // namespace
 
 Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board,
@@ -256,8 +260,7 @@ void Workforce::end_all(Nanoseconds now) {
   });
 }
 
-Nanoseconds Workforce::end_overdue(Nanoseconds now,
-                                   const std::function<void(const std::string&)>& log) {
+Nanoseconds Workforce::end_overdue(Nanoseconds now) {
   Nanoseconds next = kNever;
   if (!plan_.settings.connection_timeout && unstarted_ == 0 && ending_ == 0 && stopped_ == 0 &&
       board_.counts().retiring == 0)
@@ -280,7 +283,7 @@ Nanoseconds Workforce::end_overdue(Nanoseconds now,
       if (now < record.stopped_at + kStoppedTooLong) {
         next = std::min(next, record.stopped_at + kStoppedTooLong);
       } else {
-        log("worker " + std::to_string(record.pid) + " has been stopped for 5 s: killed");
+        warn(record.pid, Event::kWorkerStopped, "has been stopped for 5 s: killed");
         note_ending(slot, shm::kEndAny, now);
         send(record, SIGKILL);
         next = std::min(next, record.kill_at);
@@ -289,18 +292,17 @@ Nanoseconds Workforce::end_overdue(Nanoseconds now,
     }
     auto state = static_cast<WorkerState>(board_.slot(slot).state.load());
     if (state == WorkerState::kStarting)
-      next = std::min(next, check_start(slot, now, log));
+      next = std::min(next, check_start(slot, now));
     else if (state == WorkerState::kRetiring)
-      next = std::min(next, check_retiring(slot, now, log));
+      next = std::min(next, check_retiring(slot, now));
     else if (state == WorkerState::kBusy && plan_.settings.connection_timeout)
-      next = std::min(next, check_connection(slot, now, log));
+      next = std::min(next, check_connection(slot, now));
   });
   return next;
 }
 
 // A worker that waits for a start ticket is not late, as long as others come through.
-Nanoseconds Workforce::check_start(uint32_t slot, Nanoseconds now,
-                                   const std::function<void(const std::string&)>& log) {
+Nanoseconds Workforce::check_start(uint32_t slot, Nanoseconds now) {
   const shm::Slot& s = board_.slot(slot);
   auto step = static_cast<shm::StartingStep>(s.starting_step.load());
   Nanoseconds timeout = plan_.settings.start_timeout;
@@ -311,27 +313,25 @@ Nanoseconds Workforce::check_start(uint32_t slot, Nanoseconds now,
   if (step == shm::StartingStep::kWaitsForTicket)
     since = std::max(since, start_progress_) + timeout;
   if (since > now || now - since < timeout) return since + timeout;
-  log("worker " + std::to_string(records_[slot].pid) + " did not get through start in " +
-      std::to_string(timeout / kMillisecond) + " ms: killed");
+  warn(records_[slot].pid, Event::kStartTimedOut,
+       "did not get through start in " + std::to_string(timeout / kMillisecond) + " ms: killed");
   note_ending(slot, 1, now);  // any number but kEndAny: see judge()
   send(records_[slot], SIGKILL);
   return records_[slot].kill_at;
 }
 
 // A handler's `stop` that hangs would hold the slot for ever: it has as long as a drain.
-Nanoseconds Workforce::check_retiring(uint32_t slot, Nanoseconds now,
-                                      const std::function<void(const std::string&)>& log) {
+Nanoseconds Workforce::check_retiring(uint32_t slot, Nanoseconds now) {
   Nanoseconds since = std::min<Nanoseconds>(board_.slot(slot).since.load(), now);
   Nanoseconds timeout = plan_.settings.drain_timeout;
   if (now - since < timeout) return since + timeout;
-  log("worker " + std::to_string(records_[slot].pid) + " was to leave " +
-      std::to_string((now - since) / kMillisecond) + " ms ago: ended");
+  warn(records_[slot].pid, Event::kDrainForced,
+       "was to leave " + std::to_string((now - since) / kMillisecond) + " ms ago: ended");
   order_end(slot, shm::kEndAny, now);
   return records_[slot].kill_at;
 }
 
-Nanoseconds Workforce::check_connection(uint32_t slot, Nanoseconds now,
-                                        const std::function<void(const std::string&)>& log) {
+Nanoseconds Workforce::check_connection(uint32_t slot, Nanoseconds now) {
   const shm::Slot& s = board_.slot(slot);
   uint64_t number = s.begun.load();
   Nanoseconds since = s.since.load(), timeout = plan_.settings.connection_timeout;
@@ -339,8 +339,9 @@ Nanoseconds Workforce::check_connection(uint32_t slot, Nanoseconds now,
   shm::PeerWords peer;
   for (size_t i = 0; i < peer.size(); ++i) peer[i] = s.peer[i].load();
   if (!order_end(slot, number, now)) return now + timeout;
-  log("worker " + std::to_string(records_[slot].pid) + " has served " + shm::peer_text(peer) +
-      " for " + std::to_string((now - since) / kMillisecond) + " ms: ended (timeouts.connection)");
+  warn(records_[slot].pid, Event::kConnectionTimedOut,
+       "has served " + shm::peer_text(peer) + " for " +
+           std::to_string((now - since) / kMillisecond) + " ms: ended (timeouts.connection)");
   return records_[slot].kill_at;
 }
 

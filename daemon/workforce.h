@@ -53,7 +53,7 @@ class Workforce {
   void nudge_all();
   // Ends what is overdue (timeouts.start, timeouts.connection, orders given before) and returns when the
   // next thing will be. Needs nothing when nobody is starting, busy or being ended.
-  Nanoseconds end_overdue(Nanoseconds now, const std::function<void(const std::string&)>& log);
+  Nanoseconds end_overdue(Nanoseconds now);
   void end_starters(
       Nanoseconds now);           // those who have not served anybody, when nobody comes any more
   void end_all(Nanoseconds now);  // whatever they do: TERM, and KILL a second later
@@ -90,12 +90,9 @@ class Workforce {
   bool in_hand(uint32_t slot, uint64_t number) const;
   void note_ending(uint32_t slot, uint64_t number, Nanoseconds now);
   bool order_end(uint32_t slot, uint64_t number, Nanoseconds now);
-  Nanoseconds check_start(uint32_t slot, Nanoseconds now,
-                          const std::function<void(const std::string&)>& log);
-  Nanoseconds check_retiring(uint32_t slot, Nanoseconds now,
-                             const std::function<void(const std::string&)>& log);
-  Nanoseconds check_connection(uint32_t slot, Nanoseconds now,
-                               const std::function<void(const std::string&)>& log);
+  Nanoseconds check_start(uint32_t slot, Nanoseconds now);
+  Nanoseconds check_retiring(uint32_t slot, Nanoseconds now);
+  Nanoseconds check_connection(uint32_t slot, Nanoseconds now);
   void note_stopped(Record& record, Nanoseconds at);
   Death judge(uint32_t slot, pid_t pid, int status) const;
   template <class Visit>

@@ -24,6 +24,7 @@ void log_to_journal(const LogLine& line) {
       "SYSLOG_IDENTIFIER=preforkd",
       line.pool.empty() ? "" : "PREFORKD_POOL=" + std::string(line.pool),
       line.worker ? "PREFORKD_WORKER=" + std::to_string(line.worker) : "",
+      line.event == Event::kNone ? "" : std::string("MESSAGE_ID=") + event_id(line.event),
   };
   iovec parts[std::size(fields)];
   int count = 0;

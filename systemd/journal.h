@@ -5,6 +5,7 @@
 //   PRIORITY           syslog's number
 //   PREFORKD_POOL      the pool, if the line concerns one
 //   PREFORKD_WORKER    the worker's pid, if it concerns one
+//   MESSAGE_ID         the kind of event, if it is one (base/event.h)
 //   SYSLOG_IDENTIFIER  preforkd
 #pragma once
 

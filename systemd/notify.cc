@@ -8,9 +8,17 @@ namespace {
 // The result is not looked at: a manager that does not listen is no reason to do anything else.
 void send(const std::string& lines) { sd_notify(0, lines.c_str()); }
 
+// systemd ignores messages of more than 4096 bytes, and what is not UTF-8.
+constexpr size_t kLongest = 2000;
+
 // A line feed would end the status and begin another assignment.
 std::string one_line(std::string_view text) {
   std::string line(text);
+  if (line.size() > kLongest) {
+    size_t end = kLongest;
+    while (end > 0 && (line[end] & 0xc0) == 0x80) --end;  // not within a character
+    line.replace(end, line.size(), "...");
+  }
   for (char& c : line)
     if (c == '\n' || c == '\0') c = ' ';
   return line;
@@ -27,8 +35,9 @@ void Notify::ready(std::string_view text) { send_with_status("READY=1", text); }
 void Notify::stopping(std::string_view text) { send_with_status("STOPPING=1", text); }
 
 // The time stamp is what Type=notify-reload (systemd 253) asks for; older ones ignore it.
-void Notify::reloading() {
-  send("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(monotonic_now() / kMicrosecond));
+void Notify::reloading(std::string_view text) {
+  send_with_status("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(monotonic_now() / kMicrosecond),
+                   text);
 }
 
 void Notify::status(std::string_view text) {

@@ -21,13 +21,13 @@ inline constexpr const char* kSystemdVariables[] = {
 class Notify {
  public:
   void ready(std::string_view status);  // also the end of a reload, whether it succeeded or not
-  void reloading();
+  void reloading(std::string_view status);
   void stopping(std::string_view status);
 
   // The one line that `systemctl status` shows. Sent only when it differs from the last one.
   void status(std::string_view text);
 
-  // Starting, reloading or stopping may take this much longer, counted from now.
+  // Starting, reloading or stopping may take this much longer, counted from now. It never shortens anything.
   void extend_timeout(Nanoseconds more);
 
   // How often watchdog() must be called at the least; 0: never. Half of what is due is a good

@@ -1,6 +1,6 @@
 // daemon/generation: what the daemon hears from a supervisor, which runs handlers and may be anything. Each
-// line of the input is a Report: its type (a letter, 'a' is the first), its number (a digit), its level (any
-// byte), its text. Or, by its first character:
+// line of the input is a Report: its type (a letter, 'a' is the first), its number (a digit), which is its event
+// as well, its level (any byte), its text. Or, by its first character:
 //
 //   >   the daemon gives an order of a type (a digit)     !   a datagram of these bytes
 #include <array>
@@ -18,6 +18,7 @@ class Owner final : public GenerationOwner {
   void on_report(uint32_t generation, const Report& report) override {
     must(generation == 1, "the generation that it is");
     must(report.text[sizeof report.text - 1] == '\0', "a text ends");
+    must(report.event <= Event::kForkRefused, "a supervisor's event");
     must(report.type != ReportType::kAck, "acknowledgements are the generation's own business");
   }
   void on_over(uint32_t) override { must(false, "over without a death"); }
@@ -35,6 +36,7 @@ Report report_of(std::string_view line) {
   Report report;
   report.type = static_cast<ReportType>(take(line) - uint32_t{'a'} + 1);
   report.number = take(line) - uint32_t{'0'};
+  report.event = static_cast<Event>(report.number);
   report.level = static_cast<int8_t>(take(line));
   line.copy(report.text, sizeof report.text);
   return report;

@@ -150,11 +150,12 @@ void add_line(const std::string& what, const std::string& load, const std::strin
 
 struct Outcomes {
   std::string load;
-  uint64_t failed = 0;     // as the pool counts
-  std::vector<Lost> lost;  // as the clients saw it
+  uint64_t served = 0;
+  std::vector<Lost> lost;             // as the clients saw it
+  uint64_t accepted = 0, failed = 0;  // as the pool counts
 };
 
-// Does `work` while clients come, and waits until all is quiet again. `work` says what goes into the last column.
+// Does `work` while clients come, and waits until all is quiet again.
 Outcomes under_load(const std::function<void(World&, Crowd&)>& work) {
   World& w = world();
   const Json before = w.server.pool()["connections"];
@@ -167,9 +168,7 @@ Outcomes under_load(const std::function<void(World&, Crowd&)>& work) {
   auto more = [&](const char* name) {
     return after[name].get<uint64_t>() - before[name].get<uint64_t>();
   };
-  const std::vector<Lost> lost = crowd.lost();
-  expect_equal("accepted", more("accepted"), crowd.served() + lost.size());
-  return {load_of(crowd), more("failed"), lost};
+  return {load_of(crowd), crowd.served(), crowd.lost(), more("accepted"), more("failed")};
 }
 
 void nobody_loses(const std::string& what, const std::function<void(World&, Crowd&)>& work,
@@ -177,6 +176,7 @@ void nobody_loses(const std::string& what, const std::function<void(World&, Crow
   const Outcomes outcomes = under_load(work);
   expect_equal("lost", text_of(outcomes.lost), "0");
   expect_equal("failed", outcomes.failed, 0u);
+  expect_equal("accepted", outcomes.accepted, outcomes.served);
   add_line(what, outcomes.load, std::to_string(outcomes.lost.size()), beside);
 }
 
@@ -332,8 +332,10 @@ void expect_explained(const Outcomes& outcomes, std::set<pid_t> killed) {
   }
   expect_equal("lost, and not by a worker that was killed", text_of(unexplained), "0");
   expect(unknown.size() <= killed.size(), "lost before they were answered: " + text_of(unknown));
-  expect(outcomes.lost.size() <= outcomes.failed,
-         printed("%zu lost, %lu counted", outcomes.lost.size(), outcomes.failed));
+  // Killed between accept and the first note of it: a connection that is in no books.
+  const uint64_t all = outcomes.served + outcomes.lost.size(), noted = outcomes.accepted;
+  expect(noted <= all && all - noted <= unknown.size(),
+         printed("%lu connections, %lu accepted", all, noted));
 }
 
 void worker_kills() {
@@ -384,7 +386,7 @@ void supervisor_kills() {
       w.server.wait_until("its successor serves", kPatience, [&] {
         const Json pool = w.server.pool();
         return pool["generation"] > generation && pool["state"] == "running" &&
-               crowd.served() > served;
+               crowd.served() > served + 1000;
       });
     }
   };

@@ -4,8 +4,10 @@
 
 namespace preforkd::system_test {
 namespace {
+
 constexpr int kCannotHere = 77;  // sysd's exit code
-}
+
+}  // namespace
 
 std::unique_ptr<Machine> Machine::boot(bool shares_loopback) {
   std::unique_ptr<Machine> machine(new Machine);
@@ -22,11 +24,10 @@ std::unique_ptr<Machine> Machine::boot(bool shares_loopback) {
   if (up.code == kCannotHere) return skip(up.err), nullptr;
   if (up.code != 0) throw Failure("boot a systemd: " + up.err);
   machine->must({"systemd-sysusers"});
-  if (kSanitized)  // the unit's filter refuses ptrace, without which leaks cannot be looked for
-    machine->must({"sh", "-c",
-                   "d=/run/systemd/system/preforkd.service.d; mkdir -p $d && printf "
-                   "'[Service]\nEnvironment=ASAN_OPTIONS=detect_leaks=0\n' >$d/leaks.conf"});
   machine->must({"systemctl", "daemon-reload"});
+  machine->must({"journalctl", "--update-catalog"});
+  if (kSanitized)  // the unit's filter refuses ptrace, without which leaks cannot be looked for
+    machine->add_to_service("leaks", "Environment=ASAN_OPTIONS=detect_leaks=0");
   return machine;
 }
 
@@ -68,6 +69,25 @@ std::string Machine::property(const std::string& name) {
 void Machine::expect_served(const std::string& what) {
   Outcome answer = exec({"sh", "-c", "printf 'hi\\n' | nc -N -w 20 127.0.0.1 7007"});
   expect_equal(what, answer.out, "hi\n");
+}
+
+void Machine::expect_nothing_left() {
+  expect_equal("processes left", exec({"pgrep", "-l", "preforkd"}).out, "");
+  expect_equal("runtime directory", exec({"test", "-e", "/run/preforkd"}).code, 1);
+  expect_equal("shared memory", must({"ls", "-A", "/dev/shm"}), "");
+}
+
+void Machine::add_to_service(const std::string& name, const std::string& text) {
+  const std::string drop_in = "/run/systemd/system/preforkd.service.d/" + name + ".conf";
+  must({"sh", "-c", "printf '[Service]\\n%s\\n' \"$0\" | install -D -m 644 /dev/stdin $1", text,
+        drop_in});
+  must({"systemctl", "daemon-reload"});
+}
+
+std::string echo_on_machine(const std::string& workers, const std::string& listen,
+                            const std::string& more) {
+  return "control = { web = \"\"; };\npools = ( { name = \"echo\"; listen = [ \"" + listen +
+         "\" ]; handler = \"echo\";\n  workers = { " + workers + " }; " + more + " } );\n";
 }
 
 }  // namespace preforkd::system_test

@@ -1,4 +1,4 @@
-// A machine that runs a real systemd, and preforkd as `make install` leaves it (tests/system/sysd).
+// preforkd as installed, under the real systemd (tests/system/sysd): what its suites share.
 #pragma once
 
 #include <filesystem>
@@ -10,7 +10,7 @@
 
 namespace preforkd::system_test {
 
-// One for each test; it takes about a second.
+// A booted systemd, with what `make install` made. One for each test; it takes about a second.
 class Machine {
  public:
   // Nothing, with the reason printed, where this machine cannot do it.
@@ -32,6 +32,9 @@ class Machine {
   bool is_active() { return property("ActiveState") == "active"; }
   Json pool() { return Json::parse(must({"preforkctl", "--json", "status"}))["pools"].at(0); }
   void expect_served(const std::string& what);
+  void expect_nothing_left();
+  // What is added to preforkd.service, as a drop-in of this name.
+  void add_to_service(const std::string& name, const std::string& text);
 
  private:
   Machine() = default;
@@ -40,5 +43,10 @@ class Machine {
   bool shares_loopback_ = false;
   TestFolder installed_, state_;
 };
+
+// An echo pool, as a configuration.
+std::string echo_on_machine(const std::string& workers,
+                            const std::string& listen = "127.0.0.1:7007",
+                            const std::string& more = "");
 
 }  // namespace preforkd::system_test

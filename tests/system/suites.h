@@ -27,6 +27,7 @@ Suite git_suite();
 Suite rsync_suite();
 Suite echo_load_suite();
 Suite systemd_suite();
+Suite notify_suite();
 Suite hostile_suite();
 Suite soak_suite();  // tests/soak; not one of all, takes minutes
 
@@ -36,7 +37,7 @@ inline std::vector<Suite> all_suites() {
       serve_suite(),  sizing_suite(),    limits_suite(),  reload_suite(),        upgrade_suite(),
       deaths_suite(), recycle_suite(),   stop_suite(),    program_suite(),       idle_suite(),
       config_suite(), resources_suite(), clients_suite(), control_abuse_suite(), git_suite(),
-      rsync_suite(),  echo_load_suite(), systemd_suite()};
+      rsync_suite(),  echo_load_suite(), systemd_suite(), notify_suite()};
   if (!kSanitized) suites.insert(suites.end(), {instructions_suite(), hostile_suite()});
   return suites;
 }

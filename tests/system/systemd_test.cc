@@ -1,28 +1,14 @@
-// preforkd.service and preforkd.socket as installed, under the real systemd.
-#include "tests/system/conditions.h"
+// preforkd.service and preforkd.socket, from the first start to the last stop.
 #include "tests/system/machine.h"
 #include "tests/system/suites.h"
 
 namespace preforkd::system_test {
 namespace {
 
-std::string config(const std::string& workers, const std::string& listen = "127.0.0.1:7007") {
-  return "control = { web = \"\"; };\npools = ( { name = \"echo\"; listen = [ \"" + listen +
-         "\" ]; handler = \"echo\";\n  workers = { " + workers + " }; } );\n";
-}
-
-void expect_nothing_left(Machine& machine) {
-  expect_equal("processes left", machine.exec({"pgrep", "-l", "preforkd"}).out, "");
-  expect_equal("runtime directory", machine.exec({"test", "-e", "/run/preforkd"}).code, 1);
-  expect_equal("shared memory", machine.must({"ls", "-A", "/dev/shm"}), "");
-}
-
-// --- the tests -----------------------------------------------------------------------------------
-
 void from_start_to_stop() {
   auto machine = Machine::boot();
   if (!machine) return;
-  machine->configure(config("min = 3; max = 9;"));
+  machine->configure(echo_on_machine("min = 3; max = 9;"));
   machine->must({"systemctl", "start", "preforkd.service"});
   expect(machine->is_active(), "active after start");
   expect_contains("systemctl status", machine->must({"systemctl", "status", "preforkd.service"}),
@@ -33,7 +19,7 @@ void from_start_to_stop() {
                machine->must({"ps", "-o", "user=", "-p", machine->property("MainPID")}),
                "preforkd\n");
 
-  machine->configure(config("min = 5; max = 9;"));
+  machine->configure(echo_on_machine("min = 5; max = 9;"));
   machine->must({"systemctl", "reload", "preforkd.service"});
   expect_equal("min after the reload", machine->pool()["limits"]["min"].get<int>(), 5);
 
@@ -49,13 +35,13 @@ void from_start_to_stop() {
   machine->must({"systemctl", "stop", "preforkd.service"});
   expect_equal("state after stop", machine->property("ActiveState"), "inactive");
   expect_equal("result of stop", machine->property("Result"), "success");
-  expect_nothing_left(*machine);
+  machine->expect_nothing_left();
 }
 
 void journal_fields() {
   auto machine = Machine::boot();
   if (!machine) return;
-  machine->configure(config("min = 1; max = 2;"));
+  machine->configure(echo_on_machine("min = 1; max = 2;"));
   machine->must({"systemctl", "start", "preforkd.service"});
   const std::vector<std::string> lines_of_pool{
       "journalctl", "-u", "preforkd.service", "-o", "cat", "--no-pager", "PREFORKD_POOL=echo"};
@@ -98,13 +84,13 @@ void refuses_a_wrong_configuration() {
   expect_equal("state", machine->property("ActiveState"), "failed");
   expect_equal("exit status", machine->property("ExecMainStatus"), "78");
   expect_equal("restarts", machine->property("NRestarts"), "0");
-  expect_nothing_left(*machine);
+  machine->expect_nothing_left();
 }
 
 void socket_activation() {
   auto machine = Machine::boot();
   if (!machine) return;
-  machine->configure(config("min = 1; max = 4;", "systemd:echo"));
+  machine->configure(echo_on_machine("min = 1; max = 4;", "systemd:echo"));
   machine->must({"systemctl", "start", "preforkd.socket"});
   expect_equal("the service before a client", machine->property("ActiveState"), "inactive");
   machine->expect_served("the first client, which starts it");
@@ -113,20 +99,20 @@ void socket_activation() {
   machine->must({"systemctl", "restart", "preforkd.service"});
   machine->expect_served("a client after a restart");
   machine->must({"systemctl", "stop", "preforkd.socket", "preforkd.service"});
-  expect_nothing_left(*machine);
+  machine->expect_nothing_left();
 }
 
 void comes_back_after_a_kill() {
   auto machine = Machine::boot();
   if (!machine) return;
-  machine->configure(config("min = 1; max = 4;"));
+  machine->configure(echo_on_machine("min = 1; max = 4;"));
   machine->must({"systemctl", "start", "preforkd.service"});
   machine->must({"systemctl", "kill", "--kill-who=main", "-s", "KILL", "preforkd.service"});
   wait_until("systemd has started it again", kPatience,
              [&] { return machine->property("NRestarts") == "1" && machine->is_active(); });
   machine->expect_served("the echo");
   machine->must({"systemctl", "stop", "preforkd.service"});
-  expect_nothing_left(*machine);
+  machine->expect_nothing_left();
 }
 
 // Clients that come one after the other while the daemon is killed, restarted and reloaded: none is refused, and
@@ -135,7 +121,7 @@ void nobody_is_refused() {
   auto machine = Machine::boot();
   if (!machine) return;
   machine->configure(
-      config("min = 2; max = 9;", "127.0.0.1:7007\", \"unix:/run/preforkd/echo.sock"));
+      echo_on_machine("min = 2; max = 9;", "127.0.0.1:7007\", \"unix:/run/preforkd/echo.sock"));
   machine->must({"systemctl", "start", "preforkd.service"});
   expect_equal("stored sockets", machine->property("NFileDescriptorStore"), "2");
   const std::string long_one =
@@ -175,11 +161,11 @@ void nobody_is_refused() {
     expect_equal(std::string("anything but the echo in ") + file,
                  machine->exec({"grep", "-vc", "^hi$", file}).out, "0\n");
   // What the configuration does not want any more is not kept.
-  machine->configure(config("min = 2; max = 9;"));
+  machine->configure(echo_on_machine("min = 2; max = 9;"));
   machine->must({"systemctl", "reload", "preforkd.service"});
   expect_equal("stored sockets", machine->property("NFileDescriptorStore"), "1");
   machine->must({"systemctl", "stop", "preforkd.service"});
-  expect_nothing_left(*machine);
+  machine->expect_nothing_left();
 }
 
 }  // namespace

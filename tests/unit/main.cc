@@ -14,6 +14,7 @@ void add_histogram_tests();
 void add_layout_tests();
 void add_listener_tests();
 void add_loop_tests();
+void add_notify_tests();
 void add_preforkctl_tests();
 void add_program_tests();
 void add_scaler_tests();
@@ -31,7 +32,7 @@ constexpr void (*kSuites[])() = {
     add_session_tests,      add_program_tests,  add_channel_tests,    add_loop_tests,
     add_backlog_tests,      add_listener_tests, add_layout_tests,     add_histogram_tests,
     add_worker_state_tests, add_scaler_tests,   add_breaker_tests,    add_address_tests,
-    add_conf_tests,         add_control_tests,  add_preforkctl_tests,
+    add_conf_tests,         add_control_tests,  add_preforkctl_tests, add_notify_tests,
 };
 
 bool run(const char* only) {
