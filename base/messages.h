@@ -46,7 +46,7 @@ enum class ReportType : uint32_t {
                    // `number`: connections that are still being served
   kDrained,        // every worker is gone; the supervisor exits
   kAck,            // order `number` was understood; `level`: how many workers there are
-  kWorkerFailed,   // a worker died, and not of a connection: `text` says how
+  kWorkerFailed,   // a worker died, and not of a connection, or while others serve: `text` says how
   kWatchListen,    // tell me (kReadable) when a connection waits: nobody is idle to take it
   kLog,            // a line for the log: `level`, `pid` of the worker or 0, `event`, `text`
 };

@@ -280,7 +280,10 @@ void Pool::on_report(uint32_t number, const Report& report) {
     case ReportType::kWatchListen:
       if (newest && generations_.back()->serves()) watch_listeners(number);
       break;
-    case ReportType::kWorkerFailed:  // a matter for a trial; the log has it
+    case ReportType::
+        kWorkerFailed:  // it may have taken a wake-up with it: the next generation looks
+      if (!newest && current()) say_readable(*current());
+      break;
     case ReportType::kPreloaded:
     case ReportType::kAck:
       break;
@@ -306,21 +309,24 @@ void Pool::give_up_dropped() {
 // One shot: the first connection on any of the sockets ends the watch.
 void Pool::watch_listeners(uint32_t number) {
   forget_listeners();
-  auto say_readable = [this, number](uint32_t) {
+  auto look = [this, number](uint32_t) {
     forget_listeners();
     Generation* g = current();
-    if (!g || g->number() != number) return;
-    Order readable;
-    readable.type = OrderType::kReadable;
-    g->order(readable);
+    if (g && g->number() == number) say_readable(*g);
   };
   watching_ = true;
   try {
-    for (const auto& listener : plan_.listeners) loop_.watch(listener->fd(), EPOLLIN, say_readable);
+    for (const auto& listener : plan_.listeners) loop_.watch(listener->fd(), EPOLLIN, look);
   } catch (const SysError& e) {  // out of memory, or of epoll watches: it will ask again
     log_line(LogLevel::kError, e.what());
-    watch_timer_ = loop_.after(kWatchAgain, [say_readable] { say_readable(0); });
+    watch_timer_ = loop_.after(kWatchAgain, [look] { look(0); });
   }
+}
+
+void Pool::say_readable(Generation& generation) {
+  Order readable;
+  readable.type = OrderType::kReadable;
+  generation.order(readable);
 }
 
 void Pool::forget_listeners() {

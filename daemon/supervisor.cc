@@ -137,6 +137,7 @@ void Supervisor::obey(const Order& order, Nanoseconds now) {
     case OrderType::kReadable:
       watching_ = false;
       readable_ = true;
+      look_again_at_ = now;
       break;
     case OrderType::kServe:
       if (std::exchange(on_trial_, false)) {
@@ -275,7 +276,8 @@ bool Supervisor::reap_workers(Nanoseconds now) {
       log({LogLevel::kDebug, {}, death->pid, death->text});
     if (!death->abnormal) continue;
     last_death_ = death->text;
-    if (!death->served) say(ReportType::kWorkerFailed, 0, death->text);
+    if (!death->served || course_ != Course::kServing)
+      say(ReportType::kWorkerFailed, 0, death->text);
     breaker_ = breaker_.after_death(board_.connections_served(), now, jitter());
   }
   // The dead one may have taken an exclusive wake-up with it: let others look at what is waiting. Not once: who
