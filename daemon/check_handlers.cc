@@ -1,5 +1,4 @@
-#include <fcntl.h>
-
+#include "base/document.h"
 #include "base/error.h"
 #include "conf/pool_json.h"
 #include "conf/user.h"
@@ -18,9 +17,7 @@ std::string trouble_of(const Paths& paths, PoolSettings pool) {
   if (!user) return "";  // reported already, on the line of `user` or `group`
   if (!pool.handler.empty()) pool.handler = paths.handler_file(pool.handler);
   UniqueFd document = make_document(pool_to_json(pool));
-  UniqueFd handler;
-  if (!pool.handler.empty())  // O_NONBLOCK: should it be a pipe, nobody is there to write
-    handler.reset(open(pool.handler.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  UniqueFd handler = open_handler(pool);
   Launch what;
   what.executable = paths.supervisor;
   SupervisorArgs args;

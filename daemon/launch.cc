@@ -4,7 +4,6 @@
 #include <grp.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -152,14 +151,6 @@ Child launch(const Launch& what) {
     throw SysError(verb + ": pidfd_open", error);
   }
   return child;
-}
-
-UniqueFd make_document(const std::string& text) {
-  UniqueFd fd(memfd_create("preforkd-settings", MFD_CLOEXEC));
-  if (!fd.is_open()) throw SysError("memfd_create", errno);
-  if (write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    throw SysError("write settings", errno);
-  return fd;
 }
 
 Finished launch_and_wait(Launch what, int seconds) {

@@ -32,9 +32,6 @@ struct Child {
 // signals, the environment without systemd's variables. Throws SysError "start EXECUTABLE: STEP: reason".
 Child launch(const Launch& what);
 
-// A memfd with this text, for a child to read. Throws SysError.
-UniqueFd make_document(const std::string& text);
-
 // What `launch` ran wrote to its output, after it ended; `seconds` bounds it (then it is killed and the
 // status is that of a KILL).
 struct Finished {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/document.h"
 #include "conf/pool_json.h"
 #include "daemon/supervisor_args.h"
 #include "shm/region.h"
@@ -23,10 +24,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   settings.limits = incarnation.limits;
   if (!settings.handler.empty()) settings.handler = paths.handler_file(settings.handler);
   UniqueFd document = make_document(pool_to_json(settings));
-  // The pool's user may not be able to search the folders above it.
-  UniqueFd handler;
-  if (!settings.handler.empty())  // O_NONBLOCK: should it be a pipe, nobody is there to write
-    handler.reset(open(settings.handler.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  UniqueFd handler = open_handler(settings);
 
   SupervisorArgs args;
   args.generation = incarnation.number;
@@ -50,6 +48,12 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   return std::make_unique<Generation>(loop, owner, incarnation.number, capacity, settings.name,
                                       launch(what), std::move(ours), std::move(segment.read_only),
                                       std::move(sockets));
+}
+
+UniqueFd open_handler(const PoolSettings& settings) {
+  if (settings.handler.empty()) return {};
+  // O_NONBLOCK: should it be a pipe, nobody is there to write.
+  return UniqueFd(open(settings.handler.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
 }
 
 void log_report(const std::string& pool, const Report& report) {

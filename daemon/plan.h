@@ -33,6 +33,9 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
                                               const Paths& paths, const PoolPlan& plan,
                                               const Incarnation& incarnation);
 
+// The file of its handler, which its user may not be able to reach; nothing for a program.
+UniqueFd open_handler(const PoolSettings& settings);
+
 // Logs a report of type kLog, and the lines that were lost before it.
 void log_report(const std::string& pool, const Report& report);
 

@@ -9,6 +9,7 @@
 #include <exception>
 #include <memory>
 
+#include "base/document.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/process_title.h"
@@ -20,19 +21,6 @@ namespace preforkd {
 namespace {
 
 Supervisor* log_target = nullptr;  // for the log sink, which takes no context
-
-std::string read_all(int fd) {
-  std::string text;
-  char buffer[4096];
-  for (off_t at = 0;;) {
-    ssize_t n = pread(fd, buffer, sizeof buffer, at);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw SysError("read settings", errno);
-    if (n == 0) return text;
-    text.append(buffer, static_cast<size_t>(n));
-    at += n;
-  }
-}
 
 void set_close_on_exec(int first, int last) {
   for (int fd = first; fd <= last; ++fd) fcntl(fd, F_SETFD, FD_CLOEXEC);
@@ -118,7 +106,7 @@ int main(int argc, char** argv) {
   try {
     SupervisorArgs args = SupervisorArgs::from_argv(argc, argv);
     reserve_process_title(argc, argv);
-    PoolSettings settings = pool_from_json(read_all(kSettingsFd));
+    PoolSettings settings = pool_from_json(read_document(kSettingsFd));
     close(kSettingsFd);
     return args.check ? check(settings) : supervise(args, settings);
   } catch (const std::exception& e) {

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "base/document.h"
 #include "base/error.h"
 #include "base/version.h"
 #include "conf/load.h"
@@ -50,18 +51,7 @@ DaemonRecord record_from_json(const std::string& text) {
   return document.get<DaemonRecord>();
 }
 
-DaemonRecord read_record(int fd) {
-  std::string text;
-  char buffer[4096];
-  for (off_t at = 0;;) {
-    ssize_t n = pread(fd, buffer, sizeof buffer, at);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw SysError("read the state to take over", errno);
-    if (n == 0) return record_from_json(text);
-    text.append(buffer, static_cast<size_t>(n));
-    at += n;
-  }
-}
+DaemonRecord read_record(int fd) { return record_from_json(read_document(fd)); }
 
 void keep_over_exec(const DaemonRecord& record, bool keep) {
   auto mark = [keep](int fd) {

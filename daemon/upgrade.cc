@@ -7,6 +7,7 @@
 
 #include <cerrno>
 
+#include "base/document.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/version.h"

@@ -115,6 +115,24 @@ void comes_back_after_a_kill() {
   machine->expect_nothing_left();
 }
 
+// A daemon that is stopped without end, by the watchdog. Its pools do not need it meanwhile.
+void comes_back_when_it_hangs() {
+  auto machine = Machine::boot();
+  if (!machine) return;
+  machine->configure(echo_on_machine("min = 1; max = 4;"));
+  machine->add_to_service("watchdog", "WatchdogSec=1\nTimeoutAbortSec=1");
+  machine->must({"systemctl", "start", "preforkd.service"});
+  machine->must({"systemctl", "kill", "--kill-who=main", "-s", "STOP", "preforkd.service"});
+  machine->expect_served("a client of a daemon that is stopped");
+  wait_until("systemd has started it again", kPatience,
+             [&] { return machine->property("NRestarts") == "1" && machine->is_active(); });
+  expect_contains("the journal", machine->must({"journalctl", "-u", "preforkd", "--no-pager"}),
+                  "Watchdog timeout");
+  machine->expect_served("a client afterwards");
+  machine->must({"systemctl", "stop", "preforkd.service"});
+  machine->expect_nothing_left();
+}
+
 // Clients that come one after the other while the daemon is killed, restarted and reloaded: none is refused, and
 // whoever is being served is served to the end. (A client that is refused ends the loop.)
 void nobody_is_refused() {
@@ -178,6 +196,7 @@ Suite systemd_suite() {
            {"a wrong configuration", refuses_a_wrong_configuration},
            {"socket activation", socket_activation},
            {"comes back after a kill", comes_back_after_a_kill},
+           {"comes back when it hangs", comes_back_when_it_hangs},
            {"nobody is refused", nobody_is_refused}}};
 }
 

@@ -1,0 +1,32 @@
+#include "base/document.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/error.h"
+
+namespace preforkd {
+
+UniqueFd make_document(const std::string& text) {
+  UniqueFd fd(memfd_create("preforkd-document", MFD_CLOEXEC));
+  if (!fd.is_open()) throw SysError("memfd_create", errno);
+  if (write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    throw SysError("write a document", errno);
+  return fd;
+}
+
+std::string read_document(int fd) {
+  std::string text;
+  char buffer[4096];
+  for (;;) {
+    ssize_t n = pread(fd, buffer, sizeof buffer, static_cast<off_t>(text.size()));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw SysError("read a document", errno);
+    if (n == 0) return text;
+    text.append(buffer, static_cast<size_t>(n));
+  }
+}
+
+}  // namespace preforkd
