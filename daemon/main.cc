@@ -142,7 +142,7 @@ int take_over(const Options& options, int argc, char** argv) {
     daemon.catch_signals();
     daemon.take_over(record);
   } catch (const std::exception& e) {
-    if (is_new) fall_back(record, e.what(), argv);
+    if (is_new) fall_back(record, e.what(), document.get(), argv);
     throw;
   }
   disarm_fall_back();

@@ -118,13 +118,13 @@ void disarm_fall_back() {
   for (int number : kCrashes) signal(number, SIG_DFL);
 }
 
-void fall_back(DaemonRecord record, const std::string& reason, char** argv) {
+void fall_back(DaemonRecord record, const std::string& reason, int document, char** argv) {
   const int image = record.old_image;
   record.failure = reason;
-  UniqueFd document = make_document(to_json(record));
+  UniqueFd next = make_document(to_json(record));
   keep_over_exec(record, true);
-  fcntl(document.get(), F_SETFD, 0);
-  std::string number = std::to_string(document.get()), option = "--takeover";
+  dup2(next.get(), document);  // in the place of the one that it was given: no descriptor more
+  std::string number = std::to_string(document), option = "--takeover";
   char* arguments[] = {argv[0], option.data(), number.data(), nullptr};
   syscall(SYS_execveat, image, "", arguments, environ, AT_EMPTY_PATH);
 }

@@ -96,6 +96,6 @@ void rehearse(const DaemonRecord& record);
 void arm_fall_back(int old_image, int document, char** argv);
 void disarm_fall_back();
 // The same when it fails with a reason. Returns only if even that fails.
-void fall_back(DaemonRecord record, const std::string& reason, char** argv);
+void fall_back(DaemonRecord record, const std::string& reason, int document, char** argv);
 
 }  // namespace preforkd
