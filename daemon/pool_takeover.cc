@@ -1,0 +1,79 @@
+// A pool over an upgrade in place (daemon/takeover.h): what is written down of it, and how it goes on from that.
+#include "daemon/pool.h"
+
+namespace preforkd {
+
+PoolRecord Pool::record(const ListenerIndex& index) const {
+  auto indices = [&index](const Listeners& listeners) {
+    std::vector<size_t> found;
+    for (const auto& listener : listeners) found.push_back(index(listener));
+    return found;
+  };
+  PoolRecord r;
+  r.name = plan_.settings.name;
+  r.reason = reason_;
+  r.listeners = indices(plan_.listeners);
+  r.dropped = indices(dropped_);
+  r.limits = limits_;
+  r.limits_before = limits_before_;
+  r.revert_at = revert_timer_.first;
+  r.launched_at = launched_at_;
+  r.pause = pause_;
+  r.state = static_cast<int>(state_);
+  r.next_generation = next_generation_;
+  r.base.assign(base_.begin(), base_.end());
+  for (const auto& g : generations_) {
+    r.generations.push_back(g->record());
+    r.generations.back().sockets = indices(g->sockets());
+  }
+  return r;
+}
+
+Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan, LogLevel log_level,
+           const PoolRecord& r, const Listeners& all)
+    : loop_(loop),
+      owner_(owner),
+      paths_(paths),
+      plan_(std::move(plan)),
+      log_level_(log_level),
+      limits_(r.limits),
+      limits_before_(r.limits_before),
+      next_generation_(r.next_generation),
+      base_(r.base.begin(), r.base.end()),
+      state_(static_cast<PoolState>(r.state)),
+      reason_(r.reason),
+      launched_at_(r.launched_at),
+      pause_(r.pause) {
+  GenerationOwner& self = *this;
+  for (const GenerationRecord& g : r.generations) {
+    Listeners sockets;
+    for (size_t i : g.sockets) sockets.push_back(all.at(i));
+    generations_.push_back(
+        std::make_unique<Generation>(loop_, self, plan_.settings.name, g, std::move(sockets)));
+    capacity_ = g.capacity;
+  }
+  for (size_t i : r.dropped) dropped_.push_back(all.at(i));
+  if (r.revert_at) revert_timer_ = loop_.at(r.revert_at, [this] { revert_limits(); });
+}
+
+// Orders that were under way are given again, a supervisor that died meanwhile is replaced, and a watch that was
+// set is asked for anew (by the order: a supervisor that obeys looks at everything).
+void Pool::go_on() {
+  give_up_dropped();
+  if (!is_serving() || generations_.empty()) return;
+  Generation* g = current();
+  if (!g) {
+    restart_timer_ = loop_.after(0, [this] { launch_again(); });
+    return;
+  }
+  watch_listeners(g->number());
+  // It may not have heard of these before the old binary ended.
+  Order o;
+  o.type = OrderType::kLimits;
+  o.limits = limits_;
+  g->order(o);
+  o.type = OrderType::kServe;
+  g->order(o);
+}
+
+}  // namespace preforkd
