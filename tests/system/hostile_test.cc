@@ -20,6 +20,7 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "daemon/breaker.h"
 #include "shm/layout.h"
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
@@ -477,15 +478,23 @@ void workers_that_leave() {
   Stage stage;
   Server& server = stage.server();
   for (int i = 0; i < 50; ++i) stage.order("q");
-  for (const char* file : {"leave", "crash"}) {
+  auto wait_for_forks = [&](uint64_t more) {
     auto forked = [&] { return server.pool("hostile")["lifetime"]["forked"].get<uint64_t>(); };
     const uint64_t before = forked();
-    const std::string path = server.folder().write(file, "");
-    stage.order("q");
-    server.wait_until("50 more workers were forked", kPatience,
-                      [&] { return forked() >= before + 50; });
-    unlink(path.c_str());
-  }
+    server.wait_until(std::to_string(more) + " more workers were forked", kPatience,
+                      [&] { return forked() >= before + more; });
+  };
+  const std::string leave = server.folder().write("leave", "");
+  stage.order("q");
+  wait_for_forks(50);
+  unlink(leave.c_str());
+  const std::string crash = server.folder().write("crash", "");
+  stage.order("q");
+  wait_for_forks(4 * Breaker::kAtOnce);  // some are made good meanwhile
+  const Nanoseconds began = monotonic_now();
+  wait_for_forks(250);
+  expect(monotonic_now() - began >= 200 * Breaker::kPerDeath, "not faster than they are made good");
+  unlink(crash.c_str());
   stage.ask_everything();
   stage.expect_others_unharmed("leaving");
   stage.expect_recovery();
