@@ -23,6 +23,7 @@ enum class OrderType : uint32_t {
   kStop,        // end every worker now (TERM, then KILL), then exit
   kReadable,    // the watched listen sockets have a connection waiting
   kServe,       // the trial is over: accept
+  kLookAgain,   // who was waiting on these sockets is gone: let somebody look at what waits
   kPing,        // say something (sent only while a watchdog asks)
 };
 

@@ -227,12 +227,13 @@ void Daemon::reap() {
 void Daemon::finish() {
   if (phase_ != Phase::kRunning) return;
   phase_ = Phase::kFinishing;
-  if (reload_) roll_back("preforkd is stopping");
-  finish_settling();
   log_info("stopping: connections in service are finished first");
   Nanoseconds longest = 0;
-  for (auto& pool : pools_) longest = std::max(longest, pool->settings().drain_timeout);
+  for (const auto* pools : {&pools_, &leaving_})
+    for (const auto& pool : *pools) longest = std::max(longest, pool->settings().drain_timeout);
   say_stopping(longest);
+  if (reload_) roll_back("preforkd is stopping");
+  finish_settling();
   tell_daemon_facts();
   for (auto& pool : pools_) pool->finish();
   end_timer_ = loop_.after(longest + kFinishGrace, [this] { stop_now(); });
@@ -257,7 +258,8 @@ void Daemon::stop_now() {
 }
 
 void Daemon::close_when_over() {
-  if (std::any_of(leaving_.begin(), leaving_.end(), [](auto& pool) { return pool->is_over(); })) {
+  if (std::any_of(leaving_.begin(), leaving_.end(),
+                  [this](auto& pool) { return may_forget(*pool); })) {
     loop_.cancel(leavers_timer_);  // not at once: one of them may be telling us just now
     leavers_timer_ = loop_.after(0, [this] { forget_leavers(); });
   }
@@ -279,9 +281,15 @@ void Daemon::close_when_over() {
 
 void Daemon::forget_leavers() {
   leavers_timer_ = {};
-  std::erase_if(leaving_, [](auto& pool) { return pool->is_over(); });
+  std::erase_if(leaving_, [this](auto& pool) { return may_forget(*pool); });
   tell_daemon_facts();
   close_when_over();
+}
+
+bool Daemon::may_forget(const Pool& leaver) const {
+  const bool returns =
+      reload_ && std::count(reload_->returning.begin(), reload_->returning.end(), &leaver) > 0;
+  return leaver.is_over() && !returns;
 }
 
 // Children that a program left in a session of its own, for instance: nothing of ours outlives us. What

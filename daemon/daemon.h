@@ -49,6 +49,7 @@ class Daemon final : private PoolOwner {
   void stop_now();
   void close_when_over();
   void forget_leavers();
+  bool may_forget(const Pool& leaver) const;
   std::vector<std::string> shown_pools() const;
   void end_the_rest();
 
@@ -63,12 +64,13 @@ class Daemon final : private PoolOwner {
     std::vector<PoolPlan> plans;               // parallel to loaded.settings.pools
     std::vector<bool> needs_trial;             // likewise
     std::vector<std::unique_ptr<Pool>> added;  // likewise; null where the pool is there already
-    Listeners before;                          // of all pools
-    UniqueFd web_socket;                       // where control.web has changed
-    bool recycling = false;                    // one pool as it is, instead of a file
-    std::string what;                          // for systemd's status
-    size_t undecided = 0;                      // trials without a verdict
-    std::string trouble;                       // the first verdict against it
+    std::vector<Pool*> returning;  // likewise; one of leaving_ that is in the file again
+    Listeners before;              // of all pools
+    UniqueFd web_socket;           // where control.web has changed
+    bool recycling = false;        // one pool as it is, instead of a file
+    std::string what;              // for systemd's status
+    size_t undecided = 0;          // trials without a verdict
+    std::string trouble;           // the first verdict against it
     OnReloaded on_done;
   };
   void reload(const std::string& recycled_pool, OnReloaded on_done);
@@ -82,8 +84,8 @@ class Daemon final : private PoolOwner {
   void look_whether_settled();
   void finish_settling();
   void roll_back(const std::string& reason);
-  void let_go(std::vector<std::unique_ptr<Pool>>& added);
-  std::unique_ptr<Pool> take_leaver(const std::string& name);
+  Pool& pool_of(const Reload& r, size_t index);
+  Pool* find_leaver(const std::string& name);
   void end_reload(OnReloaded on_done, const std::string& refusal);
 
   // An upgrade in place: daemon/upgrade.cc.
@@ -150,7 +152,7 @@ class Daemon final : private PoolOwner {
       false;  // an error from now on must not end those who serve: they drain without a daemon
   std::vector<pid_t> strangers_;  // children that this process had before
   EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{}, settle_timer_{},
-      upgrade_timer_{}, extend_timer_{};
+      reload_timer_{}, upgrade_timer_{}, extend_timer_{};
 };
 
 // Asks `preforkd-supervisor --check`, as each pool's user, whether its handler or program could run. Adds to

@@ -68,6 +68,7 @@ Generation* Pool::current() {
 
 void Pool::launch_again() {
   restart_timer_ = {};
+  if (finishing_) return;
   try {
     launch();
     // A degraded pool stays so until it is ready again; the reason is still the last thing known of it.
@@ -89,7 +90,10 @@ void Pool::restart_later() {
 
 void Pool::on_supervisor_death(uint32_t number, int status) {
   give_up_dropped();
-  if (generations_.back()->number() != number) return owner_.on_pool_changed(plan_.settings.name);
+  if (generations_.back()->number() != number) {
+    look_again_after(number);
+    return owner_.on_pool_changed(plan_.settings.name);
+  }
   forget_listeners();
   if (finishing_ || state_ == PoolState::kDraining || state_ == PoolState::kStopped)
     return owner_.on_pool_changed(plan_.settings.name);
@@ -115,6 +119,7 @@ void Pool::on_over(uint32_t number) {
   log_line(LogLevel::kInfo, "generation " + std::to_string(number) + " has ended",
            Event::kGenerationEnded);
   give_up_dropped();
+  look_again_after(number);
   bool any = std::any_of(generations_.begin(), generations_.end(),
                          [](const auto& g) { return g->state() != Generation::State::kOver; });
   if (!any && state_ == PoolState::kDraining)
@@ -182,7 +187,7 @@ void Pool::on_report(uint32_t number, const Report& report) {
       log_report(plan_.settings.name, report);
       break;
     case ReportType::kFailed:
-      log_line(LogLevel::kError, report.text, Event::kPoolDegraded);
+      log_line(LogLevel::kError, report.text, newest ? Event::kPoolDegraded : Event::kNone);
       if (newest && !finishing_) set_state(PoolState::kDegraded, report.text);
       break;
     case ReportType::kReady:
@@ -194,7 +199,8 @@ void Pool::on_report(uint32_t number, const Report& report) {
       }
       break;
     case ReportType::kDegraded:
-      log_line(LogLevel::kWarning, std::string("degraded: ") + report.text, Event::kPoolDegraded);
+      log_line(LogLevel::kWarning, std::string("degraded: ") + report.text,
+               newest ? Event::kPoolDegraded : Event::kNone);
       if (newest && (state_ == PoolState::kStarting || state_ == PoolState::kRunning))
         set_state(PoolState::kDegraded, report.text);
       break;
@@ -209,7 +215,7 @@ void Pool::on_report(uint32_t number, const Report& report) {
       break;
     case ReportType::
         kWorkerFailed:  // it may have taken a wake-up with it: the next generation looks
-      if (!newest && current()) say_readable(*current());
+      look_again_after(number);
       break;
     case ReportType::kPreloaded:
     case ReportType::kAck:
@@ -239,7 +245,10 @@ void Pool::watch_listeners(uint32_t number) {
   auto look = [this, number](uint32_t) {
     forget_listeners();
     Generation* g = current();
-    if (g && g->number() == number) say_readable(*g);
+    if (!g || g->number() != number) return;
+    Order readable;
+    readable.type = OrderType::kReadable;
+    g->order(readable);
   };
   watching_ = true;
   try {
@@ -250,10 +259,13 @@ void Pool::watch_listeners(uint32_t number) {
   }
 }
 
-void Pool::say_readable(Generation& generation) {
-  Order readable;
-  readable.type = OrderType::kReadable;
-  generation.order(readable);
+// A worker of an older generation was in the same queue for wake-ups, and may have gone with one.
+void Pool::look_again_after(uint32_t number) {
+  Generation* g = current();
+  if (!g || g->number() == number) return;
+  Order look;
+  look.type = OrderType::kLookAgain;
+  g->order(look);
 }
 
 void Pool::forget_listeners() {
@@ -376,6 +388,7 @@ void Pool::promote(const Listeners& dropped) {
   taking_over_ = true;
   trial->generation().order(serve, [this](bool) {
     taking_over_ = false;
+    give_up_dropped();
     owner_.on_pool_changed(plan_.settings.name);
   });
   leave(dropped);
@@ -390,6 +403,7 @@ void Pool::promote(const Listeners& dropped) {
   pause_ = 0;
   log_line(LogLevel::kNotice, "generation " + std::to_string(g.number()) + " serves",
            Event::kGenerationServes);
+  if (state_ == PoolState::kDegraded) log_line(LogLevel::kInfo, "recovered", Event::kPoolRecovered);
   set_state(PoolState::kRunning);
   if (trial->wants_watch()) watch_listeners(g.number());
 }
@@ -403,7 +417,7 @@ void Pool::abandon() {
   // Before the one that serves, which is the last.
   generations_.insert(generations_.empty() ? generations_.end() : generations_.end() - 1,
                       std::move(failed));
-  if (generations_.size() == 1) finishing_ = true;  // a pool that was to be added
+  if (state_ == PoolState::kStopped) finishing_ = true;  // a pool that was to be added
   owner_.on_pool_changed(plan_.settings.name);
 }
 

@@ -109,7 +109,7 @@ class Pool final : private GenerationOwner {
   void restart_later();
   void watch_listeners(uint32_t generation);
   void forget_listeners();
-  void say_readable(Generation& generation);
+  void look_again_after(uint32_t generation);
   void on_nobody_accepts();
   void revert_limits();
   void leave(const Listeners& dropped);

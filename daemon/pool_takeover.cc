@@ -56,10 +56,14 @@ Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan,
   if (r.revert_at) revert_timer_ = loop_.at(r.revert_at, [this] { revert_limits(); });
 }
 
-// Orders that were under way are given again, a supervisor that died meanwhile is replaced, and a watch that was
+// A supervisor that died meanwhile is replaced, and a watch that was
 // set is asked for anew (by the order: a supervisor that obeys looks at everything).
 void Pool::go_on() {
   give_up_dropped();
+  // Orders that were not acknowledged before the old binary ended are not known any more: they are given again.
+  for (auto& g : generations_)
+    if (g->has_supervisor() && !g->serves())
+      g->drain(plan_.settings.drain_timeout, g->bits_of(dropped_));
   if (!is_serving() || generations_.empty()) return;
   Generation* g = current();
   if (!g) {
@@ -67,7 +71,6 @@ void Pool::go_on() {
     return;
   }
   watch_listeners(g->number());
-  // It may not have heard of these before the old binary ended.
   Order o;
   o.type = OrderType::kLimits;
   o.limits = limits_;

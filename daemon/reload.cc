@@ -65,16 +65,17 @@ void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
   else
     r->loaded = load_settings(file_, errors);
   if (errors.empty()) prepare_reload(*r, recycled_pool, errors);
-  if (!errors.empty()) {
-    let_go(r->added);
-    return end_reload(std::move(r->on_done), joined(errors));
-  }
+  if (!errors.empty()) return end_reload(std::move(r->on_done), joined(errors));
   reload_ = std::move(r);
   extend_while_starting(reload_->loaded.settings);
   // Each takes over with as many workers as there are.
   auto waiting = std::make_shared<size_t>(1);
   auto counted = [this, waiting, asked = reload_.get()] {
-    if (--*waiting == 0 && reload_.get() == asked) start_trials();
+    if (--*waiting > 0 || reload_.get() != asked) return;
+    // From a timer: a supervisor that dies answers, too, in the midst of something.
+    reload_timer_ = loop_.after(0, [this, asked] {
+      if (reload_.get() == asked) start_trials();
+    });
   };
   for (size_t i = 0; i < pools_.size(); ++i) ++*waiting;
   for (auto& pool : pools_) pool->count_workers(counted);
@@ -91,7 +92,13 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
     r.before.insert(r.before.end(), pool->listeners().begin(), pool->listeners().end());
   for (const PoolSettings& settings : next.pools) {
     const Pool* pool = find_pool(settings.name);
+    // One that was taken out of the file, is in it again, and has not finished what it served: it goes on.
+    Pool* leaver = pool ? nullptr : find_leaver(settings.name);
     try {
+      if (leaver && leaver->state() == PoolState::kDraining && !leaver->is_settled())
+        throw std::runtime_error(
+            "pool " + settings.name +
+            ", taken out of the configuration, still serves who waits: try again");
       // A recycled pool keeps the limits that were set since the file was read.
       r.plans.push_back(plan_for(
           settings,
@@ -102,8 +109,8 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
       return;
     }
     const PoolPlan& plan = r.plans.back();
-    r.added.push_back(pool ? nullptr : take_leaver(settings.name));
-    if (!pool && !r.added.back()) r.added.back() = make_pool(plan);
+    r.returning.push_back(leaver);
+    r.added.push_back(pool || leaver ? nullptr : make_pool(plan));
     bool changed =
         !pool || settings.name == recycled_pool || need_new_processes(pool->plan(), plan);
     bool outgrown = pool && settings.limits.max > pool->capacity();
@@ -119,13 +126,24 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
   }
 }
 
+Pool& Daemon::pool_of(const Reload& r, size_t index) {
+  if (r.added[index]) return *r.added[index];
+  return r.returning[index] ? *r.returning[index] : *find_pool(r.plans[index].settings.name);
+}
+
+Pool* Daemon::find_leaver(const std::string& name) {
+  auto it = std::find_if(leaving_.begin(), leaving_.end(),
+                         [&](auto& pool) { return pool->settings().name == name; });
+  return it == leaving_.end() ? nullptr : it->get();
+}
+
 void Daemon::start_trials() {
   Reload& r = *reload_;
   ++r.undecided;  // until all are launched
   std::string tried;
   for (size_t i = 0; i < r.plans.size() && r.trouble.empty(); ++i) {
     if (!r.needs_trial[i]) continue;
-    Pool& pool = r.added[i] ? *r.added[i] : *find_pool(r.plans[i].settings.name);
+    Pool& pool = pool_of(r, i);
     const Limits limits = r.recycling ? pool.limits() : r.plans[i].settings.limits;
     try {
       pool.try_out(r.plans[i], limits, [this, i](const std::string& why) { on_verdict(i, why); });
@@ -146,15 +164,16 @@ void Daemon::start_trials() {
 
 void Daemon::on_verdict(size_t index, const std::string& reason) {
   Reload& r = *reload_;
-  --r.undecided;
   if (!reason.empty()) {
     const PoolSettings& pool = r.plans[index].settings;
     const char* key = pool.program.empty() ? "handler" : "program";
     std::string where = r.recycling ? "" : r.loaded.where(index, key) + ": ";
     roll_back(where + "pool " + pool.name + ": the new generation " + reason);
-  } else if (r.undecided == 0) {
-    commit_reload();
+    return;
   }
+  log({LogLevel::kInfo, r.plans[index].settings.name, 0,
+       "the new generation has passed its trial"});
+  if (--r.undecided == 0) commit_reload();
 }
 
 void Daemon::commit_reload() {
@@ -205,8 +224,8 @@ void Daemon::commit_pools(Reload& r) {
   };
 
   for (size_t i = 0; i < r.plans.size(); ++i) {
-    Pool& pool = r.added[i] ? *r.added[i] : *find_pool(r.plans[i].settings.name);
-    Listeners dropped = r.added[i] ? Listeners{} : dropped_by(pool);
+    Pool& pool = pool_of(r, i);
+    Listeners dropped = r.added[i] || r.returning[i] ? Listeners{} : dropped_by(pool);
     for (const auto& listener : dropped) unstore_socket(*listener);
     store_sockets(pool.settings().name, r.plans[i].listeners);
     if (r.needs_trial[i])
@@ -223,10 +242,12 @@ void Daemon::commit_pools(Reload& r) {
     auto is_it = [&](const auto& pool) {
       return pool && pool->settings().name == r.plans[i].settings.name;
     };
+    auto& from = r.returning[i] ? leaving_ : before;
     next.push_back(
-        std::move(r.added[i] ? r.added[i] : *std::find_if(before.begin(), before.end(), is_it)));
+        std::move(r.added[i] ? r.added[i] : *std::find_if(from.begin(), from.end(), is_it)));
   }
   std::erase(before, nullptr);
+  std::erase(leaving_, nullptr);
   for (auto& pool : before) {
     for (const auto& listener : dropped_by(*pool)) unstore_socket(*listener);
     log({LogLevel::kNotice, pool->settings().name, 0, "taken out of the configuration: draining"});
@@ -255,27 +276,15 @@ void Daemon::roll_back(const std::string& reason) {
   auto r = std::move(reload_);
   for (auto& pool : pools_)
     if (pool->trial()) pool->abandon();
-  let_go(r->added);
-  end_reload(std::move(r->on_done), reason);
-}
-
-// Pools that were to be added, and are not: what has been started of them is ended.
-void Daemon::let_go(std::vector<std::unique_ptr<Pool>>& added) {
-  for (auto& pool : added) {
+  for (auto& pool : leaving_)
+    if (pool->trial()) pool->abandon();
+  for (auto& pool : r->added) {
     if (!pool) continue;
     if (pool->trial()) pool->abandon();
     if (!pool->is_over()) leaving_.push_back(std::move(pool));
   }
-}
-
-// One that was taken out of the file, is in it again, and has not finished what it served: it goes on.
-std::unique_ptr<Pool> Daemon::take_leaver(const std::string& name) {
-  auto it = std::find_if(leaving_.begin(), leaving_.end(),
-                         [&](auto& pool) { return pool->settings().name == name; });
-  if (it == leaving_.end()) return nullptr;
-  std::unique_ptr<Pool> leaver = std::move(*it);
-  leaving_.erase(it);
-  return leaver;
+  if (phase_ == Phase::kRunning) close_when_over();
+  end_reload(std::move(r->on_done), reason);
 }
 
 // Tells everybody who asked. READY ends it for systemd, whether it succeeded or not.
@@ -288,7 +297,11 @@ void Daemon::end_reload(OnReloaded on_done, const std::string& refusal) {
     notify_state();
   }
   if (on_done) on_done(refusal);
-  if (std::exchange(reload_again_, false) && phase_ == Phase::kRunning) reload({}, {});
+  if (!std::exchange(reload_again_, false)) return;
+  loop_.cancel(reload_timer_);
+  reload_timer_ = loop_.after(0, [this] {
+    if (phase_ == Phase::kRunning) reload({}, {});
+  });
 }
 
 }  // namespace preforkd

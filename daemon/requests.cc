@@ -33,6 +33,7 @@ void Daemon::on_request(const Request& request, std::string bytes) {
     link.answer(request.id, status_of(refusal), refusal.empty() ? done : refusal);
   };
   if (request.ask == ControlAsk::kTotals) {
+    if (!pool) pool = find_leaver(request.pool);
     if (pool) pool->close_generation(request.id, std::move(bytes));
     return;
   }

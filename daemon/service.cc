@@ -102,7 +102,8 @@ void Daemon::extend() {
   notify_.extend_timeout(kMoreTime);
   extend_timer_ = loop_.after(kAskEvery, [this] { extend(); });
   if (phase_ != Phase::kFinishing) return;
-  for (auto& pool : pools_) pool->ping();  // for how many are left, next time
+  for (const auto* pools : {&pools_, &leaving_})
+    for (const auto& pool : *pools) pool->ping();  // for how many are left, next time
   notify_.status(stopping_text());
 }
 

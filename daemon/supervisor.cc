@@ -137,6 +137,8 @@ void Supervisor::obey(const Order& order, Nanoseconds now) {
     case OrderType::kReadable:
       watching_ = false;
       readable_ = true;
+      break;
+    case OrderType::kLookAgain:
       look_again_at_ = now;
       break;
     case OrderType::kServe:
@@ -221,6 +223,8 @@ void Supervisor::send_log(const LogLine& line) {
 std::string Supervisor::what_degrades() const {
   if (breaker_.tripped())
     return std::to_string(breaker_.deaths) + " workers died in a row, the last one " + last_death_;
+  if (monotonic_now() < throttled_until_)
+    return "workers die faster than others are forked, the last one " + last_death_;
   if (fork_pause_) return std::string("fork: ") + std::strerror(fork_error_);
   return "";
 }
@@ -240,6 +244,8 @@ bool Supervisor::tell_progress() {
   if (!told_ready_ && course_ == Course::kServing && counts.idle + counts.busy >= in_force().min)
     heard &= ready = told_ready_ = say(ReportType::kReady);
   const std::string trouble = what_degrades();
+  if (!trouble.empty() && throttled_until_ > monotonic_now())
+    due_ = std::min(due_, throttled_until_);
   if (trouble.empty() == told_degraded_) {
     bool said = say(trouble.empty() ? ReportType::kRecovered : ReportType::kDegraded, 0, trouble);
     if (said) told_degraded_ = !told_degraded_;
@@ -267,18 +273,23 @@ bool Supervisor::reap_workers(Nanoseconds now) {
       if (!death->text.empty())
         log({LogLevel::kWarning, {}, death->pid, death->text, Event::kWorkerStopped});
       abnormal = true;
+      if (course_ != Course::kServing) say(ReportType::kWorkerFailed, 0, death->text);
       continue;
     }
-    abnormal |= death->abnormal || death->ending == shm::Ending::kTimedOut;
+    const bool ended = death->abnormal || death->ending == shm::Ending::kTimedOut;
+    abnormal |= ended;
+    // Others may wait on the same sockets.
+    if (ended && course_ != Course::kServing) say(ReportType::kWorkerFailed, 0, death->text);
     if (death->abnormal)
       log({LogLevel::kWarning, {}, death->pid, death->text, Event::kWorkerDied});
     else
       log({LogLevel::kDebug, {}, death->pid, death->text});
     if (!death->abnormal) continue;
     last_death_ = death->text;
-    if (!death->served || course_ != Course::kServing)
+    if (!death->served && course_ == Course::kServing)
       say(ReportType::kWorkerFailed, 0, death->text);
     breaker_ = breaker_.after_death(board_.connections_served(), now, jitter());
+    if (breaker_.fork_at(limits_.max) > now) throttled_until_ = breaker_.made_good_at;
   }
   // The dead one may have taken an exclusive wake-up with it: let others look at what is waiting. Not once: who
   // is nudged may have taken a connection just now, and who is about to go idle is not nudged.
@@ -370,6 +381,7 @@ bool Supervisor::settle(Nanoseconds now) {
     board_.take_peak();
     workforce_.take_back_tickets();
   }
+  if (on_trial_ && verdict.action == Action::kShrink) verdict.action = Action::kNone;
   const bool wanted_to_grow = verdict.action == Action::kGrow;
   if (wanted_to_grow && now < may_fork_at()) {
     verdict.action = Action::kHold;
@@ -418,6 +430,7 @@ bool Supervisor::grow(const Verdict& verdict, Nanoseconds now) {
 
 // Only when somebody has to wait, and not at each of a pool's many small peaks.
 void Supervisor::note_at_max(const View& view, Nanoseconds now) {
+  if (on_trial_) return;  // the queue is not its own
   if (view.queued <= view.idle + view.starting || now < say_at_max_at_) return;
   log_warning("all " + std::to_string(board_.alive()) + " workers (workers.max) are in use, " +
                   std::to_string(view.queued) + " connections wait",

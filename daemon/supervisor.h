@@ -84,6 +84,7 @@ class Supervisor {
   Nanoseconds due_ = kNever;  // of this turn: the earliest thing that needs a look
   Nanoseconds look_again_at_ =
       kNever;  // an abnormal death, and connections wait: who is idle is nudged
+  Nanoseconds throttled_until_ = 0;  // more workers died than are made good at once
   Nanoseconds fork_retry_at_ = 0;
   Nanoseconds fork_pause_ = 0;  // 0: the last fork succeeded
   int fork_error_ = 0;

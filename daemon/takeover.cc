@@ -31,8 +31,8 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PoolRecord, name, reason, listeners, dropped,
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LinkRecord, web, pid, channel, listen, started_at, unanswered)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DaemonRecord, format, version, old_image, failure, asked_by,
                                    file, runtime, settings, control_path, started, reloads,
-                                   reloads_asked, said_ready, strangers, listeners, unused, pools,
-                                   links)
+                                   reloads_asked, refusal, said_ready, strangers, listeners, unused,
+                                   pools, links)
 
 using nlohmann::json;
 

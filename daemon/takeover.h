@@ -72,6 +72,7 @@ struct DaemonRecord {
   std::string control_path;
   Nanoseconds started = 0;
   uint64_t reloads = 0, reloads_asked = 0;
+  std::string refusal;  // of the last reload
   bool said_ready = false;
   std::vector<int> strangers;
   std::vector<ListenerRecord> listeners;

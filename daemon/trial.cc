@@ -36,7 +36,7 @@ void Trial::set_limits(const Limits& limits) {
 }
 
 std::unique_ptr<Generation> Trial::release() {
-  decided_ = true;
+  failed_ = true;  // nothing that it says matters any more
   loop_.cancel(timer_);
   return std::move(generation_);
 }
@@ -46,7 +46,7 @@ void Trial::on_report(uint32_t, const Report& report) {
     case ReportType::kLog:
       return log_report(plan_.settings.name, report);
     case ReportType::kReady:
-      if (decided_) return;
+      if (passed_ || failed_) return;
       loop_.cancel(timer_);
       timer_ = loop_.after(kCanary, [this] {
         timer_ = {};
@@ -79,12 +79,12 @@ void Trial::on_supervisor_death(uint32_t, int status) {
 
 // From a timer: the generation that reports is not to be taken away under its own feet.
 void Trial::decide(std::string reason) {
-  if (decided_) return;
-  decided_ = true;
+  if (failed_ || (passed_ && reason.empty())) return;
+  (reason.empty() ? passed_ : failed_) = true;
   loop_.cancel(timer_);
   timer_ = loop_.after(0, [this, reason = std::move(reason)] {
     timer_ = {};
-    auto on_verdict = std::move(on_verdict_);
+    auto on_verdict = on_verdict_;
     on_verdict(reason);
   });
 }

@@ -18,7 +18,8 @@ namespace preforkd {
 
 class Trial final : private GenerationOwner {
  public:
-  // `on_verdict` is called once, from the loop: "" or the reason against it. It may destroy the trial.
+  // `on_verdict` is called from the loop, and may destroy the trial: "", or the reason against it. After "", as
+  // long as it has not taken over, there may still be a reason.
   using OnVerdict = std::function<void(std::string)>;
   // Throws SysError, as launch_generation() does.
   Trial(EventLoop& loop, const Paths& paths, PoolPlan plan, const Incarnation& incarnation,
@@ -49,7 +50,7 @@ class Trial final : private GenerationOwner {
   std::unique_ptr<Generation> generation_;
   EventLoop::TimerId timer_{};  // too late; the end of the canary; the verdict
   std::string said_;            // a supervisor's own words before it exits
-  bool decided_ = false, wants_watch_ = false;
+  bool passed_ = false, failed_ = false, wants_watch_ = false;
 };
 
 }  // namespace preforkd

@@ -121,6 +121,7 @@ DaemonRecord Daemon::record(uint32_t asked_by) const {
   r.started = started_;
   r.reloads = reloads_;
   r.reloads_asked = reloads_asked_;
+  r.refusal = refusal_;
   r.said_ready = said_ready_;
   r.strangers.assign(strangers_.begin(), strangers_.end());
   std::vector<std::shared_ptr<Listener>> all;
@@ -145,6 +146,7 @@ void Daemon::take_over(const DaemonRecord& r) {
   started_ = r.started;
   reloads_ = r.reloads;
   reloads_asked_ = r.reloads_asked;
+  refusal_ = r.refusal;
   said_ready_ = r.said_ready;
   if (!said_ready_) extend_while_starting(settings_);
   Listeners all;

@@ -53,6 +53,7 @@ class Seat {
 
   uint64_t begun() const { return begun_; }
   bool is_busy() const { return busy_; }
+  bool is_retiring() const { return state_ == WorkerState::kRetiring; }
   // Others, busy at this worker's last begin(), itself included.
   uint32_t busy_seen() const { return busy_seen_; }
 

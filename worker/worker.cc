@@ -115,7 +115,7 @@ int Worker::run() {
     serve(std::move(*connection));
     if (seat_.must_end(seat_.begun()) || served_enough() || seat_.is_one_too_many()) break;
   }
-  if (seat_.is_busy()) seat_.retire(monotonic_now());
+  if (!seat_.is_retiring()) seat_.retire(monotonic_now());
   if (plan_.handler) plan_.handler->stop();
   return 0;
 }

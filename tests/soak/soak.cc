@@ -333,9 +333,10 @@ void limits() {
 void expect_explained(const Outcomes& outcomes, std::set<pid_t> killed) {
   std::vector<Lost> unknown, unexplained;
   for (const Lost& lost : outcomes.lost) {
-    if (lost.server == 0)
+    const bool as_by_a_kill = lost.how == Loss::kReset || lost.how == Loss::kCutShort;
+    if (lost.server == 0 && as_by_a_kill)
       unknown.push_back(lost);
-    else if (!killed.erase(lost.server))
+    else if (!as_by_a_kill || !killed.erase(lost.server))
       unexplained.push_back(lost);
   }
   expect_equal("lost, and not by a worker that was killed", text_of(unexplained), "0");
@@ -344,6 +345,8 @@ void expect_explained(const Outcomes& outcomes, std::set<pid_t> killed) {
   const uint64_t all = outcomes.served + outcomes.lost.size(), noted = outcomes.accepted;
   expect(noted <= all && all - noted <= unknown.size(),
          printed("%lu connections, %lu accepted", all, noted));
+  expect(outcomes.lost.size() - (all - noted) <= outcomes.failed,
+         printed("%zu lost, %lu counted as failed", outcomes.lost.size(), outcomes.failed));
 }
 
 void worker_kills() {

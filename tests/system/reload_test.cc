@@ -2,7 +2,9 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <thread>
 
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
@@ -206,6 +208,87 @@ void a_pool_comes_back() {
   server.wait_until("two generations are left", kPatience,
                     [&] { return supervisors(server) == 2; });
   expect_equal("state", server.pool("two")["state"], "running");
+  server.wait_until("one generation is open", kPatience,
+                    [&] { return server.pool("two")["generations"].size() == 1; });
+}
+
+// Of two pools one is slow to start: the other's new generation waits for it, ready, and beside the old one.
+struct TwoPools {
+  PoolText quick{.name = "quick", .serves = unruly(), .workers = "min = 3; max = 9;"},
+      slow{.name = "slow", .serves = unruly(), .workers = "min = 1; max = 4;"};
+  Server server{{quick, slow}};
+  std::string address = server.address("quick");
+  pid_t old = server.supervisor("quick");
+  Answer answer;
+  std::jthread asking;
+  pid_t next = 0;
+
+  // Until `quick` has passed; `slow` starts when the file is gone.
+  void reload_until_one_has_passed() {
+    quick.serves = unruly("starts = \"/dev/null\";");
+    slow.serves = unruly("start_while = \"" + server.folder().write("wait", "") + "\";");
+    server.write_config(config_of({quick, slow}));
+    asking = std::jthread([this] { answer = server.request("POST", "/v1/reload"); });
+    server.wait_until("one has passed its trial", kPatience, [&] {
+      return server.log().find("pool quick: the new generation has passed") != std::string::npos;
+    });
+    for (pid_t pid : children_of(server.pid()))
+      if (title_of(pid) == "preforkd: supervisor quick" && pid != old) next = pid;
+  }
+  void end_of_waiting() {
+    unlink(server.folder().file("wait").c_str());
+    asking.join();
+  }
+};
+
+void expect_served_by(pid_t supervisor, const std::string& address) {
+  for (int i = 0; i < 50; ++i) {
+    Client client(address);
+    const pid_t pid = pid_serving(client);
+    const std::vector<pid_t> workers = children_of(supervisor);
+    expect(std::find(workers.begin(), workers.end(), pid) != workers.end(),
+           "served by a worker of this generation");
+  }
+}
+
+void a_trial_accepts_nobody() {
+  TwoPools pools;
+  pools.reload_until_one_has_passed();
+  expect_served_by(pools.old, pools.address);
+  pools.end_of_waiting();
+  expect_equal("status: " + pools.answer.body, pools.answer.status, 200);
+  expect_served_by(pools.next, pools.address);
+}
+
+void a_trial_that_dies_late() {
+  TwoPools pools;
+  pools.reload_until_one_has_passed();
+  kill(pools.next, SIGKILL);
+  pools.server.wait_until("its end is known", kPatience,
+                          [&] { return supervisors(pools.server) == 2; });
+  pools.end_of_waiting();
+  expect_equal("status", pools.answer.status, 409);
+  expect_contains("the reason", pools.answer.body, "killed by signal 9");
+  Client client(pools.address);
+  expect(pid_serving(client) > 0, "the old generation serves");
+  expect_equal("supervisor", pools.server.supervisor("quick"), pools.old);
+}
+
+// While somebody is still being served there, and nobody waits.
+void a_dropped_address_refuses() {
+  PoolText pool{.listen = "\"127.0.0.1:0\", \"127.0.0.2:0\""};
+  Server server({pool});
+  for (int round = 0; round < 5; ++round) {
+    const std::string second = server.address("echo", 1);
+    Client busy(second);
+    expect(busy.echoes("hello\n"), "echo");
+    pool.listen = "\"127.0.0.1:0\"";
+    expect_reloaded(server, config_of({pool}));
+    expect(!Client::try_connect(second), "it refuses");
+    expect(busy.echoes("still here\n"), "who is there goes on");
+    pool.listen = "\"127.0.0.1:0\", \"127.0.0.2:0\"";
+    expect_reloaded(server, config_of({pool}));
+  }
 }
 
 // Who waits on an address that goes is served.
@@ -374,6 +457,9 @@ Suite reload_suite() {
            {"takes over at size", takes_over_at_size},
            {"pools and addresses come and go", pools_and_addresses_come_and_go},
            {"a pool comes back", a_pool_comes_back},
+           {"a trial accepts nobody", a_trial_accepts_nobody},
+           {"a trial that dies late", a_trial_that_dies_late},
+           {"a dropped address refuses", a_dropped_address_refuses},
            {"a dropped address serves its queue", a_dropped_address_serves_its_queue},
            {"recycle loads new code", recycle_loads_new_code},
            {"a drain that takes too long", a_drain_that_takes_too_long},

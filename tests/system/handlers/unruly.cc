@@ -4,9 +4,10 @@
 //   n  answers with the connection's number  x  exits with status 3     b  blocks in read for ever
 //   f  ends the connection as failed         t  ignores TERM, and blocks for ever
 //
-// Settings: start_ms: `start` takes so long; crash_while: a path: `start` aborts while it exists;
-// starts: a path: `start` appends '+' when it begins and '-' when it is over; die_after_ms: each worker dies
-// so long after its start, by SIGALRM; fail_preload: preload refuses; crash_preload: it aborts.
+// Settings: start_ms: `start` takes so long; start_while: a path: it lasts as long as that exists; crash_while:
+// the same, and it aborts; starts: a path: `start` appends '+' when it begins and '-' when it is over;
+// die_after_ms: each worker dies so long after its start, by SIGALRM; fail_preload: preload refuses;
+// crash_preload: it aborts.
 #include <fcntl.h>
 #include <preforkd/handler.h>
 #include <signal.h>
@@ -23,7 +24,7 @@ namespace {
 
 struct Settings {
   long start_ms = 0, die_after_ms = 0;
-  std::string crash_while, starts;
+  std::string crash_while, start_while, starts;
 };
 
 int preload(const preforkd_host* host, void** state) {
@@ -34,7 +35,8 @@ int preload(const preforkd_host* host, void** state) {
   }
   if (json.value("crash_preload", false)) abort();
   *state = new Settings{json.value("start_ms", 0L), json.value("die_after_ms", 0L),
-                        json.value("crash_while", ""), json.value("starts", "")};
+                        json.value("crash_while", ""), json.value("start_while", ""),
+                        json.value("starts", "")};
   return 0;
 }
 
@@ -50,6 +52,8 @@ int start(void* state) {
   append(settings.starts, "+");
   timespec pause{settings.start_ms / 1000, settings.start_ms % 1000 * 1'000'000};
   nanosleep(&pause, nullptr);
+  while (!settings.start_while.empty() && access(settings.start_while.c_str(), F_OK) == 0)
+    usleep(5'000);
   if (!settings.crash_while.empty() && access(settings.crash_while.c_str(), F_OK) == 0) abort();
   const itimerval end{{0, 0}, {settings.die_after_ms / 1000, settings.die_after_ms % 1000 * 1000}};
   setitimer(ITIMER_REAL, &end, nullptr);
