@@ -150,7 +150,7 @@ install: all                              ## install under DESTDIR and PREFIX; a
 	install -D -m 644 -t $(DEST)/share/man/man5 doc/preforkd.conf.5
 	install -D -m 644 -t $(DEST)/share/man/man8 doc/preforkd.8
 	install -D -m 644 doc/preforkctl.bash $(DEST)/share/bash-completion/completions/preforkctl
-	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md systemd/pool-users.conf
+	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md doc/RELIABILITY.md systemd/pool-users.conf
 	install -D -m 644 systemd/preforkd.sysusers $(DEST)/lib/sysusers.d/preforkd.conf
 	install -D -m 644 -t $(DEST)/lib/systemd/catalog systemd/preforkd.catalog
 	install -D -m 644 -t $(UNITS) systemd/preforkd.socket
