@@ -5,14 +5,15 @@ DESTDIR ?=
 OUT     := build/$(BUILD)
 CXX     := $(if $(filter fuzz,$(BUILD)),clang++,$(CXX))
 
-FLAGS_release := -O2 -DNDEBUG
-FLAGS_debug   := -O0 -DPREFORKD_DEBUG
-FLAGS_asan    := -O1 -DPREFORKD_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-FLAGS_tsan    := -O1 -fsanitize=thread
-FLAGS_fuzz    := -O1 -fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow -fno-sanitize-recover=all
-CXXFLAGS ?= -g
+FLAGS_release := -O2 -g -DNDEBUG
+FLAGS_debug   := -O0 -g -DPREFORKD_DEBUG
+FLAGS_asan    := -Og -g1 -DPREFORKD_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+FLAGS_tsan    := -O1 -g1 -fsanitize=thread
+FLAGS_fuzz    := -O1 -g1 -fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow -fno-sanitize-recover=all
+# What tests is compiled in half the time without being optimised; what is tested stays as it is.
+FLAGS_tests   := -O0 -g1
 LANGUAGE      := -std=c++20 -Wall -Wextra -Wshadow -I. -Iworker/include -DPREFORKD_PREFIX='"$(PREFIX)"'
-ALL_CXXFLAGS  := $(LANGUAGE) -Werror -fPIC -fvisibility=hidden $(FLAGS_$(BUILD)) $(CXXFLAGS)
+ALL_CXXFLAGS   = $(LANGUAGE) -Werror -fPIC -fvisibility=hidden $(FLAGS_$(BUILD)) $(CXXFLAGS)
 # The supervisor is forked from for each worker and every library mapped into it is copied each time: it links libc alone.
 STATIC_release := -Wl,--as-needed -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL
 STATIC_debug   := $(STATIC_release)
@@ -24,44 +25,45 @@ FRESH    := daemon/workforce daemon/supervisor worker/worker worker/seat worker/
 PROGRAMS := preforkd preforkd-supervisor preforkd-control preforkctl
 MAINS    := daemon/main.cc daemon/supervisor_main.cc control/main.cc control/preforkctl.cc
 FOLDERS  := base shm conf systemd worker daemon control
-HANDLERS := $(patsubst handlers/%.cc,$(OUT)/handlers/%.so,$(wildcard handlers/*.cc))
-TEST_HANDLERS := $(patsubst tests/system/handlers/%.cc,$(OUT)/tests/handlers/%.so,$(wildcard tests/system/handlers/*.cc))
-TEST_IMAGES := $(patsubst tests/system/images/%.cc,$(OUT)/tests/images/%,$(wildcard tests/system/images/*.cc))
-TESTS    := $(OUT)/unit-tests $(OUT)/system-tests $(TEST_HANDLERS) $(TEST_IMAGES)
+HANDLERS := $(patsubst %.cc,$(OUT)/%.so,$(wildcard handlers/*.cc))
+IMAGES   := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/images/*.cc))
+SYSTEM   := build/system-tests $(IMAGES) $(patsubst %.cc,$(OUT)/%.so,$(wildcard tests/system/handlers/*.cc))
 PARALLEL := $(MAKE) --no-print-directory -j$(shell nproc)
 FUZZERS  := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/fuzz/*.cc))
 BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
 
-# Debian packages; each target installs those of its own that are missing.
-FOR_BUILD := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev libcurl4-openssl-dev nlohmann-json3-dev
-FOR_TEST  := libcunit1-dev curl dbus git iproute2 libnss-systemd netcat-openbsd procps rsync systemd
-FOR_FUZZ  := clang libclang-rt-dev llvm
-FOR_LINT  := clang-format clang-tidy shellcheck systemd
-FOR_MODEL := gcc spin
-PACKAGES   = $(FOR_BUILD)
+# Debian packages: what every target needs, and what some need besides. What is missing is installed.
+FOR_all   := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev libcurl4-openssl-dev nlohmann-json3-dev
+FOR_test  := libcunit1-dev curl dbus git iproute2 libc6-dbg libnss-systemd netcat-openbsd procps rsync systemd valgrind
+FOR_soak  := $(FOR_test)
+FOR_tsan  := libcunit1-dev
+FOR_fuzz  := clang libclang-rt-dev llvm
+FOR_lint  := $(FOR_test) clang-format clang-tidy shellcheck
+FOR_model := spin
+PACKAGES  := $(FOR_all) $(foreach goal,$(MAKECMDGOALS),$(FOR_$(goal)))
 
-.PHONY: all run test unit system fuzz fuzzers bench soak lint model format deps install clean help always
+.PHONY: all run test unit system tsan fuzz bench soak lint model format deps install clean help always
 all: $(PROGRAMS:%=$(OUT)/%) $(HANDLERS)   ## build the programs and the handlers
 
 run: deps                                 ## install what is missing, build, and run on the built-in default
 	@$(PARALLEL) all
 	$(OUT)/preforkd
 
-test: PACKAGES = $(FOR_BUILD) $(FOR_TEST)
 test: deps                                ## the same, and run all tests
-	@$(PARALLEL) all $(TESTS)
+	@$(PARALLEL) all $(OUT)/unit-tests $(SYSTEM)
 	@$(MAKE) --no-print-directory unit system
 
 unit: $(OUT)/unit-tests                   ## run the unit tests (ONLY=suite picks one)
 	BUILD_DIR=$(CURDIR)/$(OUT) $< $(ONLY)
-system: all $(OUT)/system-tests $(TEST_HANDLERS) $(TEST_IMAGES) ## run the tests of the real programs (ONLY=suite picks one)
-	BUILD_DIR=$(CURDIR)/$(OUT) $(OUT)/system-tests $(ONLY)
+system: all $(SYSTEM)                     ## run the tests of the real programs (ONLY=suite picks one)
+	BUILD_DIR=$(CURDIR)/$(OUT) build/system-tests $(ONLY)
 
-fuzz: PACKAGES = $(FOR_BUILD) $(FOR_FUZZ)
+tsan: deps                                ## use what processes share by threads, watched by ThreadSanitizer
+	@$(PARALLEL) BUILD=tsan build/tsan/threads
+	build/tsan/threads
 fuzz: deps                                ## let each fuzzer try for FUZZ_SECONDS=60 (ONLY=fuzzer picks one)
-	@$(PARALLEL) BUILD=fuzz fuzzers
+	@$(PARALLEL) BUILD=fuzz $(FUZZERS:$(OUT)/%=build/fuzz/%)
 	tests/fuzz/run $(CURDIR)/build/fuzz $(ONLY)
-fuzzers: $(FUZZERS)
 
 bench: deps                               ## measure, and write bench/RESULTS.md
 	@$(PARALLEL) all $(BENCHES)
@@ -76,19 +78,19 @@ $(OUT)/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/shm.a $(O
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lmicrohttpd -pthread
 $(OUT)/preforkctl: $(OUT)/control/preforkctl.o $(OUT)/control.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lcurl
-$(OUT)/handlers/%.so: $(OUT)/handlers/%.o
+$(OUT)/%.so: $(OUT)/%.o
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) -shared -o $@ $^
-$(OUT)/tests/handlers/%.so: $(OUT)/tests/system/handlers/%.o
-	@mkdir -p $(@D)
-	$(CXX) $(ALL_CXXFLAGS) -shared -o $@ $^
-# preforkd itself, but for one function (tests/system/images).
-$(OUT)/tests/images/%: $(OUT)/tests/system/images/%.o $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
-	@mkdir -p $(@D)
+$(OUT)/tests/system/handlers/pidfds.so: $(OUT)/base.a
+# preforkd itself, but for one function.
+$(IMAGES): %: %.o $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -Wl,--wrap=_ZN8preforkd6Daemon13feed_watchdogEv -o $@ $^ -lconfig++ -lsystemd
 $(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/control.a $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lconfig++ -lsystemd -lmicrohttpd -lcurl -ldl -pthread
-$(OUT)/system-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/system/*.cc tests/soak/*.cc)) $(OUT)/base.a
-	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lcurl -pthread
+$(OUT)/threads: $(patsubst %,$(OUT)/%.o,tests/unit/main tests/unit/shm_threads_test worker/seat control/tick_bell) $(OUT)/shm.a
+	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -pthread
+# Runs the programs of any variant, and is of none itself.
+build/system-tests: $(patsubst %.cc,build/driver/%.o,$(wildcard tests/system/*.cc tests/soak/*.cc base/*.cc))
+	$(CXX) -o $@ $^ -lcunit -lcurl -pthread
 $(BENCHES): $(OUT)/bench/%: $(OUT)/bench/%.o $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ $(if $(filter %/bare,$@),-static,) -pthread
 
@@ -97,45 +99,44 @@ $(FUZZERS): %: %.o $(OUT)/control.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -fsanitize=fuzzer -o $@ -Wl,--start-group $^ -Wl,--end-group -lconfig++ -lmicrohttpd
 
 # Each folder is an archive of all its files but the mains, so that a program takes in only what it uses.
-define FOLDER
-$(OUT)/$(1).a: $(patsubst %.cc,$(OUT)/%.o,$(filter-out $(MAINS),$(wildcard $(1)/*.cc)))
-	@rm -f $$@
-	ar rcs $$@ $$^
-endef
-$(foreach folder,$(FOLDERS),$(eval $(call FOLDER,$(folder))))
+.SECONDEXPANSION:
+$(FOLDERS:%=$(OUT)/%.a): $(OUT)/%.a: $$(addprefix $(OUT)/,$$(subst .cc,.o,$$(filter-out $(MAINS),$$(wildcard $$*/*.cc))))
+	@rm -f $@
+	ar rcs $@ $^
 
 $(OUT)/%.o: %.cc $(OUT)/flags
 	@mkdir -p $(@D)
 	$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c -o $@ $<
+build/driver/%.o: %.cc build/driver/flags
+	@mkdir -p $(@D)
+	$(CXX) $(LANGUAGE) -Werror $(FLAGS_tests) -MMD -MP -c -o $@ $<
+$(OUT)/tests/unit/%.o: private CXXFLAGS += $(FLAGS_tests)
 # With other flags all is compiled again; with another PREFIX the one file that knows it.
 $(OUT)/flags: KEPT = $(CXX) $(filter-out -DPREFORKD_PREFIX=%,$(ALL_CXXFLAGS))
+build/driver/flags: KEPT = $(CXX) $(filter-out -DPREFORKD_PREFIX=%,$(LANGUAGE)) $(FLAGS_tests)
 $(OUT)/prefix: KEPT = $(PREFIX)
-$(OUT)/flags $(OUT)/prefix: always
+$(OUT)/flags build/driver/flags $(OUT)/prefix: always
 	@mkdir -p $(@D); echo '$(KEPT)' | cmp -s - $@ || echo '$(KEPT)' >$@
 $(OUT)/daemon/paths.o: $(OUT)/prefix
--include $(shell find $(OUT) -name '*.d' 2>/dev/null)
+-include $(shell find $(OUT) build/driver -name '*.d' 2>/dev/null)
 .SECONDARY:
 
 deps:                                     ## install from Debian what is missing, and nothing else
 	@command -v dpkg-query >/dev/null || { echo "not a Debian: nothing is installed by itself"; exit 0; }; \
-	have=" $$(dpkg-query -W -f='$${db:Status-Status}:$${Package}\n' $(PACKAGES) 2>/dev/null | sed -n 's/^installed://p' | tr '\n' ' ')"; \
-	missing=; sudo=; for p in $(PACKAGES); do case "$$have" in *" $$p "*) ;; *) missing="$$missing $$p" ;; esac; done; \
+	missing=$$(for p in $(PACKAGES); do dpkg-query -W -f='$${db:Status-Status}\n' $$p 2>&1 | grep -qx installed || echo $$p; done); \
 	[ -n "$$missing" ] || exit 0; \
-	echo "installing from Debian:$$missing"; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	echo installing from Debian: $$missing; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	$$sudo apt-get update -qq && \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
 SOURCES = $(shell find $(FOLDERS) handlers tests bench -name '*.cc' -o -name '*.h' -o -name '*.hpp' -o -name '*.c')
 format:                                   ## lay out every source as .clang-format says
 	clang-format -i $(SOURCES)
-lint: PACKAGES = $(FOR_BUILD) $(FOR_TEST) $(FOR_LINT)
 lint: deps                                ## check layout, includes, units, sources (ONLY=units picks one)
 	@SOURCES='$(SOURCES)' ONLY="$(ONLY)" tests/lint $(LANGUAGE)
-soak: PACKAGES = $(FOR_BUILD) $(FOR_TEST)
 soak: deps                                ## break everything under load, and count what clients lose (SOAK_SHARE=0.2: a fifth)
-	@$(PARALLEL) all $(TESTS)
+	@$(PARALLEL) all $(SYSTEM)
 	tests/soak/run $(CURDIR)/$(OUT)
-model: PACKAGES = $(FOR_MODEL)
 model: deps                               ## check the models of doorbell and retirement with spin (ONLY=doorbell picks one)
 	@ONLY="$(ONLY)" tests/model/run
 
@@ -146,9 +147,7 @@ install: all                              ## install under DESTDIR and PREFIX; a
 	install -D -t $(DEST)/lib/preforkd $(OUT)/preforkd-supervisor $(OUT)/preforkd-control
 	install -D -m 644 -t $(DEST)/lib/preforkd/handlers $(HANDLERS)
 	install -D -m 644 -t $(DEST)/include/preforkd worker/include/preforkd/*
-	install -D -m 644 -t $(DEST)/share/man/man1 doc/preforkctl.1
-	install -D -m 644 -t $(DEST)/share/man/man5 doc/preforkd.conf.5
-	install -D -m 644 -t $(DEST)/share/man/man8 doc/preforkd.8
+	for n in 1 5 8; do install -D -m 644 -t $(DEST)/share/man/man$$n doc/*.$$n || exit; done
 	install -D -m 644 doc/preforkctl.bash $(DEST)/share/bash-completion/completions/preforkctl
 	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md doc/RELIABILITY.md systemd/pool-users.conf
 	install -D -m 644 systemd/preforkd.sysusers $(DEST)/lib/sysusers.d/preforkd.conf

@@ -8,12 +8,17 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "base/fd.h"
 
 namespace preforkd {
+
+// Sent as it lies in memory, so without padding: that would tell whoever is trusted less what lay there before.
+template <class T>
+concept Message = std::has_unique_object_representations_v<T>;
 
 class Channel {
  public:
@@ -34,7 +39,7 @@ class Channel {
   // Sends one datagram, made of two parts, with at most one descriptor (-1: none).
   Sent send(std::span<const std::byte> first, std::span<const std::byte> second = {},
             int descriptor = -1);
-  template <class T>
+  template <Message T>
   Sent send_struct(const T& message, int descriptor = -1) {
     return send(std::as_bytes(std::span(&message, 1)), {}, descriptor);
   }

@@ -83,6 +83,7 @@ struct SegmentNews {
   ControlNews kind = ControlNews::kSegment;
   uint32_t generation = 0;
   char pool[kPoolNameMax + 1] = {};
+  char reserved[3] = {};
 };
 
 struct Answer {
@@ -121,6 +122,7 @@ struct Request {
   Limits limits{};
   Nanoseconds for_ns = 0;
   char pool[kPoolNameMax + 1] = {};
+  char reserved2[7] = {};
 };
 
 }  // namespace preforkd

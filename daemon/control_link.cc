@@ -30,7 +30,7 @@ std::string with_header(ControlNews kind, const std::string& json, const std::st
   return std::string(reinterpret_cast<const char*>(&header), sizeof header) + json + base;
 }
 
-template <class T>
+template <Message T>
 std::string bytes_of(const T& message) {
   return std::string(reinterpret_cast<const char*>(&message), sizeof message);
 }

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <memory>
 
@@ -54,7 +55,8 @@ int check(const PoolSettings& settings) {
   }
 }
 
-int supervise(const SupervisorArgs& args, const PoolSettings& settings) {
+// Ends the process with its channel open: the daemon kills whoever closes it before.
+[[noreturn]] void supervise(const SupervisorArgs& args, const PoolSettings& settings) {
   Channel daemon{UniqueFd(kChannelFd)};
   try {
     // 1. What a worker must never reach: this process's memory, and its channel.
@@ -91,10 +93,10 @@ int supervise(const SupervisorArgs& args, const PoolSettings& settings) {
     set_log_sink([](const LogLine& line) { log_target->send_log(line); });
     if (handler) handler->preload(settings.name, settings.settings);
     // 6. Until every worker is gone.
-    return supervisor.run();
+    std::exit(supervisor.run());
   } catch (const std::exception& e) {
     say_failed(daemon, e.what());
-    return static_cast<int>(ExitCode::kSystem);
+    std::exit(static_cast<int>(ExitCode::kSystem));
   }
 }
 
@@ -108,7 +110,8 @@ int main(int argc, char** argv) {
     reserve_process_title(argc, argv);
     PoolSettings settings = pool_from_json(read_document(kSettingsFd));
     close(kSettingsFd);
-    return args.check ? check(settings) : supervise(args, settings);
+    if (args.check) return check(settings);
+    supervise(args, settings);
   } catch (const std::exception& e) {
     log_error(e.what());
     return static_cast<int>(ExitCode::kUsage);

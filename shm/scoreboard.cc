@@ -42,8 +42,7 @@ Scoreboard::Scoreboard(const Mapping& mapping, std::string_view pool, uint32_t g
   h.created = now;
   pool.copy(h.pool, sizeof h.pool - 1);
   // Last: control takes a segment without the magic for one that is not ready.
-  std::atomic_thread_fence(std::memory_order_release);
-  h.magic = kMagic;
+  std::atomic_ref(h.magic).store(kMagic, std::memory_order_release);
 }
 
 // --- before fork ---------------------------------------------------------------------------------

@@ -284,9 +284,9 @@ void reloads_that_fail() {
 void upgrades() {
   const int good = times(13), in_rehearsal = times(5), after_exec = times(2);
   std::vector<std::string> images(good, built("preforkd"));
-  images.insert(images.end(), in_rehearsal, built("tests/images/dies"));
+  images.insert(images.end(), in_rehearsal, built("tests/system/images/dies"));
   for (int i = 0; i < after_exec; ++i)
-    images.push_back(built(i % 2 ? "tests/images/throws" : "tests/images/crashes"));
+    images.push_back(built(i % 2 ? "tests/system/images/throws" : "tests/system/images/crashes"));
   std::shuffle(images.begin(), images.end(), std::minstd_rand(1));
   const std::string what = printed(
       "%zu upgrades in place, %d of them with a binary that crashes in rehearsal, %d after the "

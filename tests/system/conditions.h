@@ -27,13 +27,9 @@ bool is_root();
 // Prints why a test cannot run here. Nothing but the machine's own limits may be a reason.
 void skip(const std::string& reason);
 
-// Whether the programs (built as this test is) have the sanitizers in them, which need descriptors and
-// system calls of their own.
-#ifdef __SANITIZE_ADDRESS__
-inline constexpr bool kSanitized = true;
-#else
-inline constexpr bool kSanitized = false;
-#endif
+// Whether the programs under test have the sanitizers in them, which need descriptors and system calls of
+// their own.
+bool are_sanitized();
 
 // In a child, before exec. They end it with a message where they fail.
 void become_nobody();  // nothing for who has no rights anyway

@@ -67,7 +67,7 @@ std::string TestFolder::write(const std::string& name, const std::string& text, 
 
 std::string TestFolder::expand(std::string text) const {
   const std::pair<std::string, std::string> kNames[] = {
-      {"@DIR@", path_}, {"@HANDLERS@", std::filesystem::absolute(built("tests/handlers"))}};
+      {"@DIR@", path_}, {"@HANDLERS@", std::filesystem::absolute(built("tests/system/handlers"))}};
   for (const auto& [name, value] : kNames)
     for (size_t at; (at = text.find(name)) != text.npos;) text.replace(at, name.size(), value);
   return text;
@@ -129,6 +129,7 @@ Server::~Server() {
   } catch (const std::exception& e) {
     expect(false, std::string("stop the server: ") + e.what());
   }
+  expect_no_sanitizer_reports();
   show_log_of_failure();
 }
 
@@ -140,9 +141,9 @@ void Server::start(const ServerOptions& options) {
   UniqueFd log_file(
       open(folder_.file("log").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
   if (!log_file.is_open()) throw SysError("open " + folder_.file("log"), errno);
-  std::vector<std::string> argv{options.program.empty() ? built("preforkd") : options.program, "-c",
-                                folder_.file("preforkd.conf"), "--runtime-dir",
-                                folder_.file("run")};
+  std::vector<std::string> argv = options.under;
+  argv.insert(argv.end(), {options.program.empty() ? built("preforkd") : options.program, "-c",
+                           folder_.file("preforkd.conf"), "--runtime-dir", folder_.file("run")});
   argv.insert(argv.end(), options.arguments.begin(), options.arguments.end());
   pid_ = spawn({.argv = argv, .out = log_file.get(), .err = log_file.get(), .in_child = [&] {
                   // As sd_listen_fds(3) wants them: from 3 on. First out of each other's way.
@@ -255,6 +256,14 @@ void Server::end_all() {
       wait_for_child(pid, 10);
     }
   }
+}
+
+// Of whichever process of it: not each one's exit status is somebody's concern.
+void Server::expect_no_sanitizer_reports() {
+  if (reports_are_forgiven_) return;
+  const std::string text = log();
+  for (const char* report : {"ERROR: AddressSanitizer", "LeakSanitizer", "runtime error:"})
+    expect(text.find(report) == text.npos, std::string("the log has: ") + report);
 }
 
 void Server::show_log_of_failure() {

@@ -69,6 +69,7 @@ struct ServerOptions {
   std::vector<int> inherited = {};          // listen sockets to pass on as systemd does; borrowed
   std::string inherited_names = "";         // LISTEN_FDNAMES
   std::string program = "";                 // the daemon's; "": the one that was built
+  std::vector<std::string> under = {};      // what runs it: a command and its options
 };
 
 class Server {
@@ -103,6 +104,7 @@ class Server {
   void signal(int number);
   int wait_exit(double seconds = 40);  // the exit code, as in Outcome; the daemon is reaped
   void start_again();  // after wait_exit, in the same folder; throws Failure if it does not come up
+  void forgive_reports() { reports_are_forgiven_ = true; }  // of sanitizers, in its log
   bool has_exited() const { return reaped_; }
   std::vector<pid_t> left_behind();  // running children of ours that came with it
 
@@ -125,6 +127,7 @@ class Server {
   void start(const ServerOptions& options);
   pid_t titled(const std::string& title);
   void end_all();
+  void expect_no_sanitizer_reports();
   void show_log_of_failure();
 
   TestFolder folder_;
@@ -132,6 +135,7 @@ class Server {
   pid_t pid_ = -1;
   bool reaped_ = false;
   bool died_by_signal_ = false;
+  bool reports_are_forgiven_ = false;
   unsigned failures_before_;
   int exceptions_before_;
 };

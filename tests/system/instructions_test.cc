@@ -23,12 +23,12 @@
 namespace preforkd::system_test {
 namespace {
 
-// Code that is not optimised has too many instructions for a run each: then every n-th is taken.
-#ifdef NDEBUG
-constexpr uint32_t kMostRuns = ~0u;
-#else
-constexpr uint32_t kMostRuns = 300;
-#endif
+// Code that is not optimised, or looks at all it does, has too many instructions for a run each: then every
+// n-th is taken.
+uint32_t most_runs(uint32_t points) {
+  if (are_sanitized()) return 50;
+  return points < 3000 ? points : 300;
+}
 constexpr double kPromptly = 4;  // seconds, for a client after a death; the machine may be loaded
 
 struct Books {
@@ -73,7 +73,7 @@ void expect_books(const std::string& when, const Json& pool, const Books& expect
 class Runs {
  public:
   explicit Runs(uint32_t points)
-      : points_(points), stride_(std::max(1u, (points + kMostRuns - 1) / kMostRuns)) {}
+      : points_(points), stride_(std::max(1u, points / most_runs(points))) {}
   uint32_t stride() const { return stride_; }
   ~Runs() {
     std::printf("(%u points%s) ", points_,

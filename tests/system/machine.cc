@@ -26,7 +26,7 @@ std::unique_ptr<Machine> Machine::boot(bool shares_loopback) {
   machine->must({"systemd-sysusers"});
   machine->must({"systemctl", "daemon-reload"});
   machine->must({"journalctl", "--update-catalog"});
-  if (kSanitized)  // the unit's filter refuses ptrace, without which leaks cannot be looked for
+  if (are_sanitized())  // the unit's filter refuses ptrace, without which leaks cannot be looked for
     machine->add_to_service("leaks", "Environment=ASAN_OPTIONS=detect_leaks=0");
   return machine;
 }

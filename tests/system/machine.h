@@ -22,7 +22,7 @@ class Machine {
     installed_.write("etc/preforkd/preforkd.conf", config);
   }
   void add_handler(const std::string& name) {  // one of those made for tests
-    std::filesystem::copy(built("tests/handlers/" + name + ".so"),
+    std::filesystem::copy(built("tests/system/handlers/" + name + ".so"),
                           installed_.file("usr/local/lib/preforkd/handlers"));
   }
   Outcome exec(const std::vector<std::string>& command, double seconds = 60);

@@ -97,7 +97,8 @@ void second_daemon_on_one_runtime_directory() {
 // --- descriptors ---------------------------------------------------------------------------------
 
 void few_descriptors() {
-  if (kSanitized) return skip("the sanitizer reports errors of its own when it cannot open a pipe");
+  if (are_sanitized())
+    return skip("the sanitizer reports errors of its own when it cannot open a pipe");
   bool was_refused = false, came_up = false;
   for (unsigned count = 5; count <= 40; ++count) {
     Server server({PoolText{.workers = "min = 1; max = 2;"}},

@@ -29,17 +29,17 @@ Suite echo_load_suite();
 Suite systemd_suite();
 Suite notify_suite();
 Suite hostile_suite();
+Suite valgrind_suite();
+Suite leaks_suite();
 Suite soak_suite();  // tests/soak; not one of all, takes minutes
 
-// What steps through instructions, or scribbles over memory, would test the sanitizers and not preforkd.
 inline std::vector<Suite> all_suites() {
-  std::vector<Suite> suites = {
-      serve_suite(),  sizing_suite(),    limits_suite(),  reload_suite(),        upgrade_suite(),
-      deaths_suite(), recycle_suite(),   stop_suite(),    program_suite(),       idle_suite(),
-      config_suite(), resources_suite(), clients_suite(), control_abuse_suite(), git_suite(),
-      rsync_suite(),  echo_load_suite(), systemd_suite(), notify_suite()};
-  if (!kSanitized) suites.insert(suites.end(), {instructions_suite(), hostile_suite()});
-  return suites;
+  return {serve_suite(),     sizing_suite(),        limits_suite(),  reload_suite(),
+          upgrade_suite(),   deaths_suite(),        recycle_suite(), stop_suite(),
+          program_suite(),   idle_suite(),          config_suite(),  resources_suite(),
+          clients_suite(),   control_abuse_suite(), git_suite(),     rsync_suite(),
+          echo_load_suite(), systemd_suite(),       notify_suite(),  instructions_suite(),
+          hostile_suite(),   leaks_suite(),         valgrind_suite()};
 }
 
 }  // namespace preforkd::system_test

@@ -76,8 +76,8 @@ void what_fails_after_the_exec() {
   expect(busy.echoes("before\n") && program.echoes("before\n"), "echo");
   const struct {
     const char *image, *reason;
-  } kFailing[] = {{"tests/images/crashes", "crashed"},
-                  {"tests/images/throws", "as it was made to"}};
+  } kFailing[] = {{"tests/system/images/crashes", "crashed"},
+                  {"tests/system/images/throws", "as it was made to"}};
   for (const auto& row : kFailing) {
     installed.install(built(row.image));
     Answer answer = server.request("POST", "/v1/upgrade");
@@ -98,7 +98,7 @@ void under_load() {
   Load load(server.address(), 6), programs(server.address("cat"), 2);
   for (int round = 0; round < 10; ++round) {
     const uint64_t done = load.done();
-    installed.install(built(round % 4 == 3 ? "tests/images/crashes" : "preforkd"));
+    installed.install(built(round % 4 == 3 ? "tests/system/images/crashes" : "preforkd"));
     server.request("POST", "/v1/upgrade");
     server.wait_until("the load goes on", kPatience, [&] { return load.done() > done + 20; });
   }

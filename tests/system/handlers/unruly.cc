@@ -3,6 +3,7 @@
 //   p  answers with its pid, a line          c  aborts                  s  spins for ever
 //   n  answers with the connection's number  x  exits with status 3     b  blocks in read for ever
 //   f  ends the connection as failed         t  ignores TERM, and blocks for ever
+//   l  looks for leaks, and answers with 1 if there are any (in a build with AddressSanitizer)
 //
 // Settings: start_ms: `start` takes so long; start_while: a path: it lasts as long as that exists; crash_while:
 // the same, and it aborts; starts: a path: `start` appends '+' when it begins and '-' when it is over;
@@ -19,6 +20,10 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <string>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
 
 namespace {
 
@@ -79,6 +84,11 @@ int serve(void*, const preforkd_connection* c) {
       case 'n':
         if (!answer(c->fd, c->number)) return 1;
         break;
+#ifdef __SANITIZE_ADDRESS__
+      case 'l':
+        if (!answer(c->fd, __lsan_do_recoverable_leak_check() != 0)) return 1;
+        break;
+#endif
       case 'f':
         return 1;
       case 'c':
