@@ -162,6 +162,7 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
     death.ending = shm::Ending::kTimedOut;
     // A worker that does not get through `start` is as bad as one that crashes in it.
     death.abnormal = last.state == WorkerState::kStarting && record.ending != shm::kEndAny;
+    if (death.abnormal) death.text += ", timeouts.start being over";
   } else if (was_program && (!signaled || code == SIGPIPE)) {
     death.ending = shm::Ending::kRecycled;  // whether it succeeded is the connection's matter
   } else if (!signaled && code == 0 && !last.active && may_leave) {
