@@ -40,9 +40,10 @@ FOR_tsan  := libcunit1-dev
 FOR_fuzz  := clang libclang-rt-dev llvm
 FOR_lint  := $(FOR_test) clang-format clang-tidy shellcheck
 FOR_model := spin
-PACKAGES  := $(FOR_all) $(foreach goal,$(MAKECMDGOALS),$(FOR_$(goal)))
+FOR_deps  := $(FOR_lint) $(FOR_fuzz) $(FOR_model)
+PACKAGES  := $(sort $(FOR_all) $(foreach goal,$(MAKECMDGOALS),$(FOR_$(goal))))
 
-.PHONY: all run test unit system tsan fuzz bench soak lint model format deps install clean help always
+.PHONY: all run test tests unit system tsan fuzz fuzzers bench soak lint model format deps install clean help always
 all: $(PROGRAMS:%=$(OUT)/%) $(HANDLERS)   ## build the programs and the handlers
 
 run: deps                                 ## install what is missing, build, and run on the built-in default
@@ -50,8 +51,9 @@ run: deps                                 ## install what is missing, build, and
 	$(OUT)/preforkd
 
 test: deps                                ## the same, and run all tests
-	@$(PARALLEL) all $(OUT)/unit-tests $(SYSTEM)
+	@$(PARALLEL) tests
 	@$(MAKE) --no-print-directory unit system
+tests: all $(OUT)/unit-tests $(SYSTEM)    ## build all that tests run
 
 unit: $(OUT)/unit-tests                   ## run the unit tests (ONLY=suite picks one)
 	BUILD_DIR=$(CURDIR)/$(OUT) $< $(ONLY)
@@ -62,8 +64,9 @@ tsan: deps                                ## use what processes share by threads
 	@$(PARALLEL) BUILD=tsan build/tsan/threads
 	build/tsan/threads
 fuzz: deps                                ## let each fuzzer try for FUZZ_SECONDS=60 (ONLY=fuzzer picks one)
-	@$(PARALLEL) BUILD=fuzz $(FUZZERS:$(OUT)/%=build/fuzz/%)
+	@$(PARALLEL) BUILD=fuzz fuzzers
 	tests/fuzz/run $(CURDIR)/build/fuzz $(ONLY)
+fuzzers: $(FUZZERS)
 
 bench: deps                               ## measure, and write bench/RESULTS.md
 	@$(PARALLEL) all $(BENCHES)
@@ -121,7 +124,7 @@ $(OUT)/daemon/paths.o: $(OUT)/prefix
 -include $(shell find $(OUT) build/driver -name '*.d' 2>/dev/null)
 .SECONDARY:
 
-deps:                                     ## install from Debian what is missing, and nothing else
+deps:                                     ## install from Debian what is missing; by itself: for all targets
 	@command -v dpkg-query >/dev/null || { echo "not a Debian: nothing is installed by itself"; exit 0; }; \
 	missing=$$(for p in $(PACKAGES); do dpkg-query -W -f='$${db:Status-Status}\n' $$p 2>&1 | grep -qx installed || echo $$p; done); \
 	[ -n "$$missing" ] || exit 0; \

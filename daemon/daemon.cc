@@ -97,7 +97,7 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
   address.path = path;
   auto open_control = [&errors](const ListenAddress& at, UniqueFd& into) {
     try {
-      into = Listener::open(at, 128).release_fd();
+      into = Listener::open(at, kControlBacklog).release_fd();
       return true;
     } catch (const std::exception& e) {
       errors.push_back(std::string("control: ") + e.what());

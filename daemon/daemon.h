@@ -21,6 +21,8 @@
 
 namespace preforkd {
 
+inline constexpr int kControlBacklog = 1024;
+
 class Daemon final : private PoolOwner {
  public:
   // `file` "": the built-in default.

@@ -120,7 +120,7 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
   try {
     std::string error;
     if (auto web = parse_listen_address(next.control.web, error))
-      r.web_socket = Listener::open(*web, 128).release_fd();
+      r.web_socket = Listener::open(*web, kControlBacklog).release_fd();
   } catch (const std::exception& e) {
     errors.push_back(std::string("control: ") + e.what());
   }

@@ -120,7 +120,9 @@ void idle_connections() {
   Untouched pool(server);
   std::vector<Client> idle;
   for (int i = 0; i < 300; ++i) idle.emplace_back("unix:" + server.socket());
-  pool.check();  // whoever asks finds a place among them
+  // Whoever asks finds a place among them; once control has taken so many that its queue is not full.
+  server.wait_until("somebody is answered", kPatience, [&] { return !server.status().empty(); });
+  pool.check();
   expect_equal("preforkctl among them", server.ctl({"status"}).code, 0);
 }
 
