@@ -40,9 +40,9 @@ void expect_events(Machine& machine) {
   wait_for_event(machine, Event::kPoolReady, "pool echo: ready\n");
   const std::string worker =
       Json::parse(machine.must({"preforkctl", "--json", "workers", "echo"}))[0]["pid"].dump();
-  machine.must({"kill", "-SEGV", worker});
+  machine.must({"kill", "-ABRT", worker});
   wait_for_event(machine, Event::kWorkerDied,
-                 "pool echo: worker " + worker + ": killed by signal 11 (Segmentation fault)\n");
+                 "pool echo: worker " + worker + ": killed by signal 6 (Aborted)\n");
   const std::string explained =
       machine.must({"journalctl", "-x", "--no-pager", "PREFORKD_WORKER=" + worker});
   expect_contains("the catalogue", explained, "Subject: Pool echo: worker " + worker + " died\n");
@@ -83,7 +83,7 @@ void status_of_a_degraded_pool() {
   machine->configure(slow_pool(0, "crash_while = \"/run/crash\";"));
   machine->must({"systemctl", "start", "preforkd.service"});
   machine->must({"touch", "/run/crash"});
-  machine->must({"sh", "-c", "kill -SEGV $(pgrep -f '^preforkd: worker')"});
+  machine->must({"sh", "-c", "kill -ABRT $(pgrep -f '^preforkd: worker')"});
   wait_for_status(*machine, "0 of 1 pools running; echo is degraded: ");
   expect_contains(
       "the status", machine->must({"systemctl", "status", "preforkd.service"}),
