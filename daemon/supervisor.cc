@@ -409,7 +409,7 @@ bool Supervisor::settle(Nanoseconds now) {
       return grow(verdict, now);
     case Action::kShrink:
       // (Above max: the idle ones now, and of the busy ones whoever is done first; see publish().)
-      workforce_.retire_longest_idle(verdict.count, seen.counts.retiring, now);
+      workforce_.retire_longest_idle(verdict.count);
       return false;
     default:
       return dismiss_recyclers(seen, verdict);

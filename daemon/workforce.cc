@@ -17,7 +17,6 @@ namespace preforkd {
 namespace {
 
 constexpr Nanoseconds kTermToKill = 1 * kSecond;
-constexpr Nanoseconds kLeaving = 1 * kSecond;  // from a retire ticket to the end, at most
 constexpr Nanoseconds kStoppedTooLong = 5 * kSecond;
 
 void warn(pid_t worker, Event event, const std::string& text) {
@@ -127,7 +126,6 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
         shm::pass_on_wake_up(board_.segment().tickets.start);
     }
     bool served = plan_.program && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    retired_ += death.ending == shm::Ending::kRetired && !record.told_to_leave;
     board_.fold(slot, death.ending, served, now);
     told_ -= record.told_to_leave;
     ending_ -= record.ending != 0;
@@ -196,21 +194,11 @@ void Workforce::nudge_all() {
 }
 
 void Workforce::take_back_tickets() {
-  const uint32_t left = shm::take_back_tickets(board_.segment().tickets.retire, board_.capacity());
-  taken_ += posted_ - std::min(posted_, left);
-  posted_ = 0;
+  shm::take_back_tickets(board_.segment().tickets.retire, board_.capacity());
 }
 
-void Workforce::retire_longest_idle(uint32_t count, uint32_t retiring, Nanoseconds now) {
+void Workforce::retire_longest_idle(uint32_t count) {
   take_back_tickets();
-  // Who has taken a ticket and did not say yet that it leaves was counted as staying. (Who has taken a
-  // connection with its last accept does stay: after a moment nobody is waited for.)
-  if (taken_ <= retired_ || now - posted_at_ > kLeaving) taken_ = retired_ = 0;
-  const uint32_t on_their_way = taken_ - retired_;
-  count -= std::min(count, on_their_way - std::min(on_their_way, retiring));
-  if (count == 0) return;
-  posted_ = count;
-  posted_at_ = now;
   shm::post_tickets(board_.segment().tickets.retire, count);
   nudge_idle(count);
 }

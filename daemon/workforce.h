@@ -46,8 +46,7 @@ class Workforce {
   std::optional<Death> reap(Nanoseconds now);  // nothing: nobody else has died, or was stopped
 
   // --- orders to workers ---
-  // Retire tickets and nudges; `retiring`: how many of those who were counted said that they leave.
-  void retire_longest_idle(uint32_t count, uint32_t retiring, Nanoseconds now);
+  void retire_longest_idle(uint32_t count);  // retire tickets and nudges
   void take_back_tickets();
   uint32_t dismiss_recyclers(uint32_t most);
   void nudge_idle(uint32_t count);
@@ -104,13 +103,10 @@ class Workforce {
   std::function<void()> before_work_;
   std::vector<Record> records_;  // by slot
   std::unordered_map<pid_t, uint32_t> slot_of_;
-  uint32_t unstarted_ = 0;  // workers not yet seen past `start`
-  uint32_t told_ = 0;       // workers told to leave and not reaped
-  uint32_t ending_ = 0;     // workers ordered to end and not reaped
-  uint32_t stopped_ = 0;    // workers stopped by a signal
-  // Retire tickets: out; taken and, of those, reaped since.
-  uint32_t posted_ = 0, taken_ = 0, retired_ = 0;
-  Nanoseconds posted_at_ = 0;
+  uint32_t unstarted_ = 0;          // workers not yet seen past `start`
+  uint32_t told_ = 0;               // workers told to leave and not reaped
+  uint32_t ending_ = 0;             // workers ordered to end and not reaped
+  uint32_t stopped_ = 0;            // workers stopped by a signal
   Nanoseconds start_progress_ = 0;  // when a worker last came through `start`
 };
 

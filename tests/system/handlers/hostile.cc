@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <preforkd/handler.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -132,11 +133,14 @@ int stop_and_continue(pid_t pid, uint64_t milliseconds) {
   return 0;
 }
 
+// Its supervisor may not have noted the pid yet.
 shm::Slot& slot_of_this(const Memory& memory) {
   auto* slots = reinterpret_cast<shm::Slot*>(memory.base + shm::slots_offset(shm::kMinCapacity));
-  uint32_t i = 0;
-  while (i + 1 < shm::kMinCapacity && slots[i].pid.load() != static_cast<uint32_t>(getpid())) ++i;
-  return slots[i];
+  const auto end = monotonic_now() + preforkd::kSecond;
+  for (;; sched_yield())
+    for (uint32_t i = 0; i < shm::kMinCapacity; ++i)
+      if (slots[i].pid.load() == static_cast<uint32_t>(getpid()) || monotonic_now() > end)
+        return slots[i];
 }
 
 // As a worker that was surplus would look.
