@@ -327,9 +327,10 @@ void Supervisor::publish(bool more_starters_than_tickets) {
   bool room = board_.alive() < limits_.max;
   set(published.low_water, room ? std::max(limits_.min_spare, 1u) : 0);
   uint32_t ring_on = 0;
-  // At `min` no step of shrinking will look in: the last start must say so, or its deadline would.
+  // At `min` no step of shrinking will look in: the last start must say so, or its deadline would. Above `max`
+  // one that starts is nudged only when it is idle.
   if (!told_ready_ || more_starters_than_tickets || plan_.settings.connections ||
-      board_.alive() <= in_force().min)
+      board_.alive() <= in_force().min || board_.alive() > limits_.max)
     ring_on |= shm::kRingOnStarted;
   if (breaker_.deaths) ring_on |= shm::kRingOnCompleted;
   set(published.ring_on, ring_on);
