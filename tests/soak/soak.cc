@@ -60,7 +60,7 @@ uint64_t private_kb(pid_t pid) {
   std::istringstream text(file_text("/proc/" + std::to_string(pid) + "/smaps_rollup"));
   uint64_t sum = 0, kb;
   for (std::string word; text >> word;)
-    if ((word == "Private_Dirty:" || word == "Private_Clean:") && text >> kb) sum += kb;
+    if (word == "Private_Dirty:" && text >> kb) sum += kb;  // what it wrote, not what it runs
   return sum;
 }
 
@@ -485,7 +485,7 @@ void nothing_is_left() {
            printed("memory of %s: %lu kB before, %lu kB after", title.c_str(), kb,
                    after.private_kb.at(title)));
   add_line("after all of it", "", "",
-           "processes and descriptors as before; private kB: " + text(before.private_kb) +
+           "processes and descriptors as before; Private_Dirty in kB: " + text(before.private_kb) +
                "; then " + text(after.private_kb));
   the_world().reset();
 }

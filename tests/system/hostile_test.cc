@@ -245,7 +245,7 @@ class Stage {
     expect_equal("crashed", good["lifetime"]["crashed"].get<int>(), 0);
     const size_t most = census_.most();
     expect(most >= 2 && most <= kMax, "most workers of a generation: " + std::to_string(most));
-    expect(census_.looks() > 50, "looks: " + std::to_string(census_.looks()));
+    expect(census_.looks() > 10, "looks: " + std::to_string(census_.looks()));
   }
 
  private:
