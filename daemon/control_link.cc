@@ -4,9 +4,7 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 
@@ -97,7 +95,7 @@ void ControlLink::resume(const LinkRecord& r) {
   if (r.pid <= 0) return start_again();
   child_.pid = r.pid;
   if (r.channel < 0) return;  // it is dying: its end will be told
-  child_.pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, r.pid, 0)));
+  child_ = existing_child(r.pid);
   started_at_ = r.started_at;
   channel_ = Channel(UniqueFd(r.channel));
   unanswered_.insert(r.unanswered.begin(), r.unanswered.end());

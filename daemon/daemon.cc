@@ -353,10 +353,15 @@ void Daemon::tell_pool_facts(const Pool& pool) {
   }
 }
 
-Pool* Daemon::find_pool(const std::string& name) {
-  auto found = std::find_if(pools_.begin(), pools_.end(),
+namespace {
+Pool* find_in(const std::vector<std::unique_ptr<Pool>>& pools, const std::string& name) {
+  auto found = std::find_if(pools.begin(), pools.end(),
                             [&](const auto& pool) { return pool->settings().name == name; });
-  return found == pools_.end() ? nullptr : found->get();
+  return found == pools.end() ? nullptr : found->get();
 }
+}  // namespace
+
+Pool* Daemon::find_pool(const std::string& name) { return find_in(pools_, name); }
+Pool* Daemon::find_leaver(const std::string& name) { return find_in(leaving_, name); }
 
 }  // namespace preforkd

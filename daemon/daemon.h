@@ -87,7 +87,6 @@ class Daemon final : private PoolOwner {
   void finish_settling();
   void roll_back(const std::string& reason);
   Pool& pool_of(const Reload& r, size_t index);
-  Pool* find_leaver(const std::string& name);
   void end_reload(OnReloaded on_done, const std::string& refusal);
 
   // An upgrade in place: daemon/upgrade.cc.
@@ -114,6 +113,7 @@ class Daemon final : private PoolOwner {
   void extend();
   void feed_watchdog();
   Pool* find_pool(const std::string& name);
+  Pool* find_leaver(const std::string& name);
 
   const Paths paths_;
   const std::string file_;

@@ -2,8 +2,6 @@
 
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
 
@@ -68,10 +66,8 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool
       workers_(record.workers),
       next_order_(record.next_order),
       orphans_until_(record.orphans_until) {
-  child_.pid = record.pid;
-  // (It is not reaped yet: this is that process, dead or alive.)
-  if (has_supervisor())
-    child_.pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, record.pid, 0)));
+  child_.pid = record.pid;  // its workers are known by it when it is gone
+  if (has_supervisor()) child_ = existing_child(record.pid);
   if (channel_.is_open()) loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t) { read_channel(); });
   if (state_ == State::kOrphaned) orphan_timer_ = loop_.after(0, [this] { wait_for_orphans(); });
 }

@@ -153,6 +153,10 @@ Child launch(const Launch& what) {
   return child;
 }
 
+Child existing_child(pid_t pid) {
+  return {pid, UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)))};
+}
+
 Finished launch_and_wait(Launch what, int seconds) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) < 0) throw SysError("pipe", errno);

@@ -32,6 +32,10 @@ struct Child {
 // signals, the environment without systemd's variables. Throws SysError "start EXECUTABLE: STEP: reason".
 Child launch(const Launch& what);
 
+// A child that this process already has: one from before an upgrade in place. It is not reaped yet, so it is that
+// process, dead or alive.
+Child existing_child(pid_t pid);
+
 // What `launch` ran wrote to its output, after it ended; `seconds` bounds it (then it is killed and the
 // status is that of a KILL).
 struct Finished {

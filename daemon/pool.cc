@@ -213,8 +213,7 @@ void Pool::on_report(uint32_t number, const Report& report) {
     case ReportType::kWatchListen:
       if (newest && generations_.back()->serves()) watch_listeners(number);
       break;
-    case ReportType::
-        kWorkerFailed:  // it may have taken a wake-up with it: the next generation looks
+    case ReportType::kWorkerFailed:
       look_again_after(number);
       break;
     case ReportType::kPreloaded:

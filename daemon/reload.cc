@@ -131,12 +131,6 @@ Pool& Daemon::pool_of(const Reload& r, size_t index) {
   return r.returning[index] ? *r.returning[index] : *find_pool(r.plans[index].settings.name);
 }
 
-Pool* Daemon::find_leaver(const std::string& name) {
-  auto it = std::find_if(leaving_.begin(), leaving_.end(),
-                         [&](auto& pool) { return pool->settings().name == name; });
-  return it == leaving_.end() ? nullptr : it->get();
-}
-
 void Daemon::start_trials() {
   Reload& r = *reload_;
   ++r.undecided;  // until all are launched

@@ -416,7 +416,7 @@ void throughput() {
   std::vector<double> ratios, without, with;
   int number = 0;
   for (int i = 0; i < pairs; ++i) {
-    without.push_back(per_second([] { usleep(10'000); }));
+    without.push_back(per_second([&] { wait_for_more(w, crowd, 100); }));
     with.push_back(per_second([&] { w.reload(pool_text(printed("number = %d;", ++number))); }));
     ratios.push_back(with.back() / without.back());
   }

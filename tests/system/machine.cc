@@ -77,6 +77,16 @@ void Machine::expect_nothing_left() {
   expect_equal("shared memory", must({"ls", "-A", "/dev/shm"}), "");
 }
 
+void Machine::hold_a_client() {
+  // cat waits until somebody opens the other end.
+  must({"sh", "-c",
+        "mkfifo /tmp/held; ((echo begin; cat /tmp/held; echo end) | "
+        "nc -N 127.0.0.1 7007 >/tmp/held.out) >/dev/null 2>&1 </dev/null &"});
+  wait_until("the client is served", kPatience, [&] { return held_client_heard() == "begin\n"; });
+}
+
+void Machine::let_it_go() { must({"sh", "-c", ": >/tmp/held"}); }
+
 void Machine::add_to_service(const std::string& name, const std::string& text) {
   const std::string drop_in = "/run/systemd/system/preforkd.service.d/" + name + ".conf";
   must({"sh", "-c", "printf '[Service]\\n%s\\n' \"$0\" | install -D -m 644 /dev/stdin $1", text,

@@ -33,6 +33,11 @@ class Machine {
   Json pool() { return Json::parse(must({"preforkctl", "--json", "status"}))["pools"].at(0); }
   void expect_served(const std::string& what);
   void expect_nothing_left();
+  // A client who says "begin", and "end" when it is let go; what it is answered goes to /tmp/held.out. Returns
+  // when it is being served.
+  void hold_a_client();
+  void let_it_go();
+  std::string held_client_heard() { return exec({"cat", "/tmp/held.out"}).out; }
   // What is added to preforkd.service, as a drop-in of this name.
   void add_to_service(const std::string& name, const std::string& text);
 

@@ -161,23 +161,18 @@ void slow_stop() {
   machine->add_to_service("impatient", "TimeoutStopSec=2");
   machine->configure(echo_on_machine("min = 3; max = 9;"));
   machine->must({"systemctl", "start", "preforkd.service"});
-  machine->must({"sh", "-c",
-                 "((echo begin; while [ ! -e /tmp/enough ]; do sleep 0.1; done; echo end) | "
-                 "nc -N 127.0.0.1 7007 >/tmp/out) >/dev/null 2>&1 </dev/null &"});
-  wait_until("the client is served", kPatience, [&] {
-    return machine->exec({"cat", "/tmp/out"}).out == "begin\n";
-  });
+  machine->hold_a_client();
   const Nanoseconds began = monotonic_now();
   machine->must({"systemctl", "stop", "--no-block", "preforkd.service"});
   wait_for_status(*machine, "Stopping: connections in service: 1; what is not done by ");
   wait_until("systemd's own patience is over", kPatience,
              [&] { return monotonic_now() - began >= 4 * kSecond; });
   expect_equal("state", machine->property("ActiveState"), "deactivating");
-  machine->must({"touch", "/tmp/enough"});
+  machine->let_it_go();
   wait_until("it has stopped", kPatience,
              [&] { return machine->property("ActiveState") == "inactive"; });
   expect_equal("result of stop", machine->property("Result"), "success");
-  expect_equal("what the client got", machine->must({"cat", "/tmp/out"}), "begin\nend\n");
+  expect_equal("what the client got", machine->held_client_heard(), "begin\nend\n");
   expect_equal("ended by force", events(*machine, Event::kDrainForced), "");
   machine->expect_nothing_left();
 }

@@ -142,9 +142,6 @@ void nobody_is_refused() {
       echo_on_machine("min = 2; max = 9;", "127.0.0.1:7007\", \"unix:/run/preforkd/echo.sock"));
   machine->must({"systemctl", "start", "preforkd.service"});
   expect_equal("stored sockets", machine->property("NFileDescriptorStore"), "2");
-  const std::string long_one =
-      "((echo begin; while [ ! -e /tmp/enough ]; do sleep 0.1; done; echo end) | "
-      "nc -N 127.0.0.1 7007 >/tmp/long.out) >/dev/null 2>&1 </dev/null &";
   const std::string loop =
       "(while [ ! -e /tmp/stop ]; do printf 'hi\\n' | nc -N -w 10 127.0.0.1 7007 >>/tmp/tcp.out || "
       "{ echo refused >>/tmp/tcp.out; break; }; "
@@ -152,7 +149,7 @@ void nobody_is_refused() {
       "{ echo refused >>/tmp/unix.out; break; }; done; touch /tmp/stopped) >/dev/null 2>&1 "
       "</dev/null &";
   machine->must({"sh", "-c", loop});
-  machine->must({"sh", "-c", long_one});
+  machine->hold_a_client();
   auto count = [&](const std::string& file) {
     return std::stoul("0" + machine->exec({"sh", "-c", "cat " + file + " | wc -l"}).out);
   };
@@ -164,10 +161,9 @@ void nobody_is_refused() {
     });
     wait_until("clients are served", kPatience, [&] { return count("/tmp/tcp.out") > before + 3; });
   }
-  machine->must({"sh", "-c", "touch /tmp/enough"});
-  wait_until("the long one is done", kPatience, [&] {
-    return machine->exec({"cat", "/tmp/long.out"}).out == "begin\nend\n";
-  });
+  machine->let_it_go();
+  wait_until("the long one is done", kPatience,
+             [&] { return machine->held_client_heard() == "begin\nend\n"; });
   const auto before = count("/tmp/tcp.out");
   machine->must({"systemctl", "restart", "preforkd.service"});
   wait_until("clients are served", kPatience, [&] { return count("/tmp/tcp.out") > before + 3; });
