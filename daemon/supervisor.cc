@@ -142,10 +142,7 @@ void Supervisor::obey(const Order& order, Nanoseconds now) {
       look_again_at_ = now;
       break;
     case OrderType::kServe:
-      if (std::exchange(on_trial_, false)) {
-        publish(true);
-        workforce_.nudge_all();
-      }
+      on_trial_ = false;  // publish() says so
       break;
     case OrderType::kPing:
       break;
@@ -334,9 +331,12 @@ void Supervisor::publish(bool more_starters_than_tickets) {
     ring_on |= shm::kRingOnStarted;
   if (breaker_.deaths) ring_on |= shm::kRingOnCompleted;
   set(published.ring_on, ring_on);
+  const bool was_on_trial = published.leaving.load() == shm::kOnTrial;
   set(published.leaving, on_trial_                      ? shm::kOnTrial
                          : board_.alive() > limits_.max ? shm::kAboveMax
                                                         : shm::kStay);
+  // Who has seen the mark waits for a nudge, whether we put it there or a hostile worker did.
+  if (was_on_trial && !on_trial_) workforce_.nudge_all();
 }
 
 // Decides how big the pool should be, and makes it so.

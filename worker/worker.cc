@@ -139,7 +139,7 @@ std::optional<Accepted> Worker::next_connection() {
       uint64_t from = waited ? Acceptor::kAll : seat_.still_accepts_from(monotonic_now());
       return from ? last_accept(true, from) : std::nullopt;
     }
-    if (seat_.is_on_trial()) {
+    if (on_trial_ && (on_trial_ = seat_.is_on_trial())) {
       wait_for_verdict();
       continue;
     }

@@ -11,7 +11,9 @@
 //
 // On trial (daemon/trial.h) it is not registered for wake-ups, and takes no connection: it waits for signals
 // alone. The supervisor takes the mark away and then nudges: whoever saw the mark gets the nudge in its wait,
-// where alone it is not blocked. Nudged for another reason it looks at the mark again.
+// where alone it is not blocked. Nudged for another reason it looks at the mark again. Once it has seen that it
+// may accept it never looks again: nobody goes back on trial, and a hostile worker that sets the mark would
+// have the others wait for a nudge that nobody sends.
 //
 // The supervisor killed at any moment: the parent-death signal ends the wait, and the worker exits; a busy
 // one finishes its connection and looks at getppid() before it would accept the next one.
@@ -70,6 +72,7 @@ class Worker {
   Acceptor acceptor_;
   uint64_t recycle_from_ = 0;  // connections after which it asks to be replaced; 0 = never
   uint64_t recycle_at_ = 0;    // connections after which it leaves, replaced or not
+  bool on_trial_ = true;  // until it has seen that it is not
   bool asked_ = false;
   bool short_told_ = false;
 };

@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <list>
 #include <map>
 #include <optional>
 #include <set>
@@ -385,19 +386,48 @@ void chosen_values() {
                                         0x7fffffff,
                                         0x80000000'80000000,
                                         ~uint64_t{0}};
-  int obeyed = 0;
+  int obeyed = 0, in_vain = 0;
   for (const Field& field : fields()) {
     const unsigned failures = CU_get_number_of_failures();
     char text[80];
     for (uint64_t value : values) {
       std::snprintf(text, sizeof text, "w %zu %zu %lx", field.offset, field.size, value);
-      obeyed += !stage.order(text).empty();
+      const bool done = !stage.order(text).empty();
+      obeyed += done;
+      in_vain = done ? 0 : in_vain + 1;
+      if (in_vain == 20) throw Failure(std::string("nobody obeys after ") + field.name);
     }
     stage.ask_everything();
     if (CU_get_number_of_failures() != failures) throw Failure(std::string("after ") + field.name);
   }
   expect(obeyed > 500, "values written: " + std::to_string(obeyed));
   stage.expect_others_unharmed("chosen values");
+  stage.expect_recovery();
+}
+
+// Nobody who serves can be put on trial again, and nobody is left waiting for a verdict.
+void put_on_trial() {
+  if (!can_attack()) return;
+  Stage stage;
+  const auto serves_at_once = [&](size_t count) {
+    std::list<Client> clients;
+    while (clients.size() < count) clients.emplace_back(stage.server().address("hostile"));
+    for (Client& client : clients) client.send("p\n");
+    for (Client& client : clients) client.read_line(kPatience);
+  };
+  serves_at_once(kMax);  // so that each has seen that it may accept
+  stage.server().wait_for("/workers/busy", 0, "hostile");
+
+  Client attacker(stage.server().address("hostile"));
+  char text[80];
+  std::snprintf(text, sizeof text, "h %zu %x 4000\n", offsetof(shm::Segment, published.leaving),
+                shm::kOnTrial);
+  attacker.send(text);
+  for (int i = 0; i < 50; ++i) stage.order_for_sure("p");
+  expect(!attacker.has_answer(), "others are served while the mark is held there");
+  expect_equal("it held on", attacker.read_line(kPatience), "done");
+  serves_at_once(kMax);
+  stage.expect_others_unharmed("a trial");
   stage.expect_recovery();
 }
 
@@ -512,6 +542,7 @@ Suite hostile_suite() {
   return {"hostile",
           {{"random bytes", random_bytes},
            {"chosen values", chosen_values},
+           {"put on trial", put_on_trial},
            {"memory taken away", memory_taken_away},
            {"floods", floods},
            {"signals", signals},

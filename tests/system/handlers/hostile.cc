@@ -3,6 +3,7 @@
 //
 //   p                  its pid
 //   w OFFSET SIZE HEX  writes 4 or 8 bytes into the segment, and rings the doorbell
+//   h OFFSET HEX MS    holds 4 bytes of the segment at that value, for so long; does not ring
 //   r SEED ROUNDS FROM random bytes over all of the segment from there on; ringing, now and then
 //   f MILLISECONDS     rings the doorbell, the watch and the tick without end
 //   t PID...           truncates each segment that it can open through /proc of itself and of those;
@@ -76,6 +77,13 @@ void write_word(const Memory& memory, size_t offset, size_t size, uint64_t value
   if (offset + sizeof value > memory.size) return;
   std::memcpy(memory.base + offset, &value, size == 4 ? 4 : 8);
   ring(memory);
+}
+
+void hold_word(const Memory& memory, size_t offset, uint64_t value, uint64_t milliseconds) {
+  if (offset + sizeof(shm::Word) > memory.size) return;
+  auto& word = *reinterpret_cast<shm::Word*>(memory.base + offset);
+  const auto end = monotonic_now() + milliseconds * preforkd::kMillisecond;
+  while (monotonic_now() < end) word.store(static_cast<uint32_t>(value));
 }
 
 void scribble(const Memory& memory, uint64_t seed, uint64_t rounds, size_t from) {
@@ -161,6 +169,10 @@ std::string obey(const Memory& memory, const std::string& line) {
     uint64_t value = 0;
     words >> a >> b >> std::hex >> value;
     write_word(memory, a, b, value);
+  } else if (order == "h") {
+    uint64_t value = 0, milliseconds = 0;
+    words >> a >> std::hex >> value >> std::dec >> milliseconds;
+    hold_word(memory, a, value, milliseconds);
   } else if (order == "r") {
     size_t from = 0;
     words >> a >> b >> from;
