@@ -21,7 +21,7 @@ HARDEN := -Wl,-z,relro,-z,now
 # Fewer mappings: each is copied at each fork.
 COMPACT := -Wl,-z,noseparate-code
 
-FRESH    := daemon/workforce daemon/supervisor worker/worker worker/seat worker/acceptor shm/peer shm/doorbell shm/tickets shm/region
+FRESH    := daemon/workforce daemon/supervisor worker/worker worker/seat worker/acceptor shm/peer shm/note shm/doorbell shm/tickets shm/region
 PROGRAMS := preforkd preforkd-supervisor preforkd-control preforkctl
 MAINS    := daemon/main.cc daemon/supervisor_main.cc control/main.cc control/preforkctl.cc
 FOLDERS  := base shm conf systemd worker daemon control

@@ -101,6 +101,13 @@ SocketAddress resolve(const ListenAddress& address) {
   return result;
 }
 
+SocketAddress local_address(int socket) {
+  SocketAddress address;
+  address.length = sizeof address.storage;
+  if (getsockname(socket, address.get(), &address.length) < 0) address.length = 0;
+  return address;
+}
+
 std::string to_string(const SocketAddress& address) {
   char text[INET6_ADDRSTRLEN] = "";
   switch (address.storage.ss_family) {

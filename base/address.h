@@ -37,6 +37,9 @@ struct SocketAddress {
 // not known, std::runtime_error) with "resolve HOST: reason". Not for kSystemd.
 SocketAddress resolve(const ListenAddress& address);
 
+// What a connected or bound socket has on this side. Of family 0 if it is none.
+SocketAddress local_address(int socket);
+
 // "127.0.0.1:7007", "[::1]:7007", "unix:/path", "unix:@name"; "unix:" for an unnamed one.
 std::string to_string(const SocketAddress& address);
 

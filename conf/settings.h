@@ -22,11 +22,23 @@ struct PoolSettings {
   std::string settings = "{}";       // the handler's own settings, as a JSON object
   std::string user, group;           // "" = see effective_user() in conf/user.h
   Limits limits;
-  uint32_t starting = 32;    // workers that may run the handler's `start` at once
-  uint32_t connections = 0;  // a worker is recycled after so many; 0 = never
+  uint32_t starting = 32;  // workers that may run the handler's `start` at once
+  // A worker is recycled after so many connections, at this age, when so much of it is resident (MiB); 0 =
+  // never; and not while it is younger than min_age.
+  uint32_t connections = 0;
+  Nanoseconds max_age = 0;
+  uint32_t max_rss = 0;
+  Nanoseconds min_age = 0;
   Nanoseconds start_timeout = 30 * kSecond;
+  Nanoseconds slow_timeout = 0;        // a connection that takes longer is logged; 0 = none is
   Nanoseconds connection_timeout = 0;  // 0 = none
   Nanoseconds drain_timeout = 30 * kSecond;
+
+  // The first time at which a connection can be too long; 0 = never.
+  Nanoseconds first_deadline() const {
+    if (slow_timeout == 0 || connection_timeout == 0) return slow_timeout + connection_timeout;
+    return slow_timeout < connection_timeout ? slow_timeout : connection_timeout;
+  }
 
   bool operator==(const PoolSettings&) const = default;
 };

@@ -28,8 +28,7 @@ std::string below_min(const DecisionView& d) {
 std::string demand(const DecisionView& d) { return growth(d) + need(d); }
 std::string recycling(const DecisionView& d) {
   return "started " + number(d.count) + " to replace " +
-         (d.count == 1 ? "a worker that has" : "workers that have") +
-         " served as many connections as one may";
+         (d.count == 1 ? "a worker that is" : "workers that are") + " to be recycled";
 }
 std::string on_trial(const DecisionView& d) {
   return "started " + number(d.count) + " on trial: workers have died one after the other";

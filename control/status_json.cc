@@ -85,6 +85,7 @@ Json pool_object(const PoolView& pool) {
 
 Json worker_object(const shm::WorkerView& worker, uint32_t generation, Nanoseconds now) {
   std::string peer = worker.active ? shm::peer_text(worker.peer) : "";
+  std::string note = worker.active ? shm::note_text(worker.note) : "";
   return {
       {"slot", worker.slot},
       {"pid", worker.pid},
@@ -95,6 +96,7 @@ Json worker_object(const shm::WorkerView& worker, uint32_t generation, Nanosecon
       {"failed", worker.failed},
       {"busy_seconds", to_seconds(worker.busy_ns)},
       {"peer", peer.empty() ? Json(nullptr) : Json(peer)},
+      {"note", note.empty() ? Json(nullptr) : Json(note)},
       {"age_seconds", age(now, worker.forked_at)},
   };
 }

@@ -51,6 +51,7 @@ constexpr Column kWorkerColumns[] = {
     {"FOR", true, "{s:state_seconds}"}, {"SERVED", true, "{t:served}"},
     {"FAILED", true, "{t:failed}"},     {"BUSY", true, "{s:busy_seconds}"},
     {"AGE", true, "{s:age_seconds}"},   {"PEER", false, "{t:peer}"},
+    {"NOTE", false, "{t:note}"},  // last: it may be long
 };
 
 constexpr Column kDecisionColumns[] = {

@@ -24,6 +24,7 @@ constexpr Nanoseconds kSayAgain = 100 * kMillisecond;
 constexpr Nanoseconds kLookAgain = 100 * kMillisecond;
 constexpr Nanoseconds kFinishQueue = 5 * kSecond;
 constexpr Nanoseconds kSayAtMaxAgain = 60 * kSecond;
+constexpr Nanoseconds kMeasureEvery = kSecond;
 constexpr uint32_t kFlood = 32;  // turns with nothing to do, before it rests
 constexpr Nanoseconds kRest = 1 * kMillisecond;
 
@@ -326,7 +327,7 @@ void Supervisor::publish(bool more_starters_than_tickets) {
   uint32_t ring_on = 0;
   // At `min` no step of shrinking will look in: the last start must say so, or its deadline would. Above `max`
   // one that starts is nudged only when it is idle.
-  if (!told_ready_ || more_starters_than_tickets || plan_.settings.connections ||
+  if (!told_ready_ || more_starters_than_tickets || workforce_.recycles() ||
       board_.alive() <= in_force().min || board_.alive() > limits_.max)
     ring_on |= shm::kRingOnStarted;
   if (breaker_.deaths) ring_on |= shm::kRingOnCompleted;
@@ -337,6 +338,19 @@ void Supervisor::publish(bool more_starters_than_tickets) {
                                                         : shm::kStay);
   // Who has seen the mark waits for a nudge, whether we put it there or a hostile worker did.
   if (was_on_trial && !on_trial_) workforce_.nudge_all();
+}
+
+// Memory grows while somebody serves: it is measured once a second then, and not at all while nobody does.
+bool Supervisor::may_measure(Nanoseconds now) {
+  if (plan_.settings.max_rss == 0) return false;
+  const bool woken = watch_is_armed_ && board_.segment().shared.watch.load() == 0;
+  if (measure_at_ == kNever && woken) measure_at_ = now + kMeasureEvery;
+  if (now >= measure_at_) {
+    measure_at_ = kNever;
+    return true;
+  }
+  due_ = std::min(due_, measure_at_);
+  return false;
 }
 
 // Decides how big the pool should be, and makes it so.
@@ -356,11 +370,15 @@ bool Supervisor::settle(Nanoseconds now) {
     }
   }
   const bool tickets_matter = workforce_.hand_out_start_tickets();
+  if (course_ == Course::kServing) {
+    const Nanoseconds next = workforce_.mark_worn(may_measure(now), now);
+    due_ = std::min(due_, next);
+  }
   if (breaker_.deaths) breaker_ = breaker_.after_progress(board_.connections_served());
   publish(tickets_matter);
   if (course_ != Course::kServing) return false;
 
-  const Workforce::Headcount seen = workforce_.headcount();
+  const Workforce::Headcount seen = workforce_.headcount(now);
   View view;
   view.starting = seen.counts.starting;
   view.idle = seen.counts.idle;
@@ -457,7 +475,7 @@ bool Supervisor::dismiss_recyclers(const Workforce::Headcount& seen, const Verdi
   if (seen.recycling == 0 || seen.counts.starting > 0) return false;
   const bool at_max = verdict.action == Action::kHold && verdict.reason == Reason::kAtMax;
   if (verdict.action == Action::kHold && !at_max) return false;
-  if (at_max && seen.counts.retiring > 0) return false;
+  if (at_max && seen.going > 0) return false;
   return workforce_.dismiss_recyclers(at_max ? 1 : seen.recycling) > 0;
 }
 
@@ -467,13 +485,16 @@ void Supervisor::arm(Nanoseconds now) {
   // While nobody is busy no connection has a deadline: the next worker to become busy must ring, so that
   // one is set. (The others' deadlines come later than the first one's, and are looked at then.)
   shm::Word& watch = board_.segment().shared.watch;
-  if (plan_.settings.connection_timeout) {
-    watch.store(1);
-    if (board_.counts().busy > 0) {
-      due_ = std::min(due_, workforce_.end_overdue(now));
-      // Only for a timer that is early enough for whoever comes next: the one who was busy may be done.
-      if (due_ <= now + plan_.settings.connection_timeout) watch.store(0);
-    }
+  const Nanoseconds deadline = plan_.settings.first_deadline();
+  const bool to_measure = plan_.settings.max_rss && measure_at_ == kNever;
+  watch_is_armed_ = deadline || to_measure;
+  if (watch_is_armed_) watch.store(1);
+  if (watch_is_armed_ && board_.counts().busy > 0) {
+    if (to_measure) due_ = std::min(due_, measure_at_ = now + kMeasureEvery);
+    due_ = std::min(due_, workforce_.end_overdue(now));
+    // Only for a timer that is early enough for whoever comes next: the one who was busy may be done.
+    watch_is_armed_ = deadline && due_ > now + deadline;
+    if (!watch_is_armed_) watch.store(0);
   }
   // Nobody is there to take a connection, and there is room to fork one: the daemon watches the socket.
   if (watching_ || idle_or_starting_ || board_.alive() >= limits_.max) return;

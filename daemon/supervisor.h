@@ -51,6 +51,7 @@ class Supervisor {
   std::string what_degrades() const;
   Limits in_force() const;
   void arm(Nanoseconds now);
+  bool may_measure(Nanoseconds now);
 
   void obey(const Order& order, Nanoseconds now);
   void acknowledge(uint32_t number);
@@ -85,6 +86,8 @@ class Supervisor {
   Nanoseconds look_again_at_ =
       kNever;  // an abnormal death, and connections wait: who is idle is nudged
   Nanoseconds throttled_until_ = 0;  // more workers died than are made good at once
+  Nanoseconds measure_at_ = kNever;  // the workers' memory, if there is a limit
+  bool watch_is_armed_ = false;
   Nanoseconds fork_retry_at_ = 0;
   Nanoseconds fork_pause_ = 0;  // 0: the last fork succeeded
   int fork_error_ = 0;

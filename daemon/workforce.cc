@@ -1,16 +1,19 @@
 #include "daemon/workforce.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "shm/note.h"
 #include "shm/tickets.h"
 
 namespace preforkd {
@@ -18,9 +21,40 @@ namespace {
 
 constexpr Nanoseconds kTermToKill = 1 * kSecond;
 constexpr Nanoseconds kStoppedTooLong = 5 * kSecond;
+constexpr uint32_t kTenth = 10;
+constexpr Nanoseconds kLongConnection = 2 * kSecond;
 
 void warn(pid_t worker, Event event, const std::string& text) {
   log({LogLevel::kWarning, {}, worker, text, event});
+}
+
+// ±10 %, so that workers that were forked together do not leave together.
+Nanoseconds jittered(Nanoseconds age, pid_t pid) {
+  constexpr uint32_t kSteps = 1024;
+  const uint32_t step =
+      static_cast<uint32_t>(pid) * 2654435769u >> 22;  // Knuth's multiplicative hash
+  return age - age / 10 + age / 5 / kSteps * step;
+}
+
+// 0 if it cannot be had: nobody is replaced for that.
+uint64_t resident_mib(pid_t pid) {
+  char text[128] = "";
+  const int fd = open(("/proc/" + std::to_string(pid) + "/statm").c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  const ssize_t size = read(fd, text, sizeof text - 1);
+  close(fd);
+  unsigned long pages = 0;
+  if (size <= 0 || std::sscanf(text, "%*u %lu", &pages) != 1) return 0;
+  static const auto kPageSize = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  return pages * kPageSize >> 20;
+}
+
+// "10.0.0.1:4242 (GET /x)"
+std::string in_hand_text(const shm::Slot& slot) {
+  shm::PeerWords peer;
+  for (size_t i = 0; i < peer.size(); ++i) peer[i] = slot.peer[i].load();
+  const std::string note = shm::note_text(shm::load_note(slot));
+  return shm::peer_text(peer) + (note.empty() ? "" : " (" + note + ")");
 }
 
 }  // namespace
@@ -76,6 +110,7 @@ void Workforce::note_forked(uint32_t slot, pid_t pid, Nanoseconds now) {
   records_[slot] = Record{};
   records_[slot].pid = pid;
   records_[slot].forked_at = now;
+  if (plan_.settings.max_age) records_[slot].old_at = now + jittered(plan_.settings.max_age, pid);
   slot_of_[pid] = slot;
   ++unstarted_;
 }
@@ -128,6 +163,7 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
     bool served = plan_.program && WIFEXITED(status) && WEXITSTATUS(status) == 0;
     board_.fold(slot, death.ending, served, now);
     told_ -= record.told_to_leave;
+    worn_ -= record.worn;
     ending_ -= record.ending != 0;
     record = Record{};
     return death;
@@ -167,7 +203,8 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
     death.ending = shm::Ending::kRecycled;  // whether it succeeded is the connection's matter
   } else if (!signaled && code == 0 && !last.active && may_leave) {
     // (exit() within start or serve is no way to leave.)
-    death.ending = last.recycle ? shm::Ending::kRecycled : shm::Ending::kRetired;
+    const bool recycled = last.recycle || record.worn;
+    death.ending = recycled ? shm::Ending::kRecycled : shm::Ending::kRetired;
   } else {
     death.ending = shm::Ending::kCrashed;
     death.abnormal = true;
@@ -212,11 +249,14 @@ void Workforce::tell_to_leave(uint32_t slot) {
 
 uint32_t Workforce::dismiss_recyclers(const uint32_t most) {
   uint32_t told = 0;
-  each([&](uint32_t slot) {
-    if (told == most || records_[slot].told_to_leave || !board_.slot(slot).recycle.load()) return;
-    tell_to_leave(slot);
-    ++told;
-  });
+  for (bool idle : {true, false})
+    each([&](uint32_t slot) {
+      const bool wants = records_[slot].worn || board_.slot(slot).recycle.load();
+      if (told == most || records_[slot].told_to_leave || !wants) return;
+      if (board_.is_idle(slot) < idle) return;
+      tell_to_leave(slot);
+      ++told;
+    });
   return told;
 }
 
@@ -263,7 +303,7 @@ void Workforce::end_all(Nanoseconds now) {
 
 Nanoseconds Workforce::end_overdue(Nanoseconds now) {
   Nanoseconds next = kNever;
-  if (!plan_.settings.connection_timeout && unstarted_ == 0 && ending_ == 0 && stopped_ == 0 &&
+  if (!plan_.settings.first_deadline() && unstarted_ == 0 && ending_ == 0 && stopped_ == 0 &&
       board_.counts().retiring == 0)
     return next;
   each([&](uint32_t slot) {
@@ -296,7 +336,7 @@ Nanoseconds Workforce::end_overdue(Nanoseconds now) {
       next = std::min(next, check_start(slot, now));
     else if (state == WorkerState::kRetiring)
       next = std::min(next, check_retiring(slot, now));
-    else if (state == WorkerState::kBusy && plan_.settings.connection_timeout)
+    else if (state == WorkerState::kBusy && plan_.settings.first_deadline())
       next = std::min(next, check_connection(slot, now));
   });
   return next;
@@ -335,15 +375,32 @@ Nanoseconds Workforce::check_retiring(uint32_t slot, Nanoseconds now) {
 Nanoseconds Workforce::check_connection(uint32_t slot, Nanoseconds now) {
   const shm::Slot& s = board_.slot(slot);
   uint64_t number = s.begun.load();
-  Nanoseconds since = s.since.load(), timeout = plan_.settings.connection_timeout;
-  if (since > now || now - since < timeout) return std::min(since, now) + timeout;
-  shm::PeerWords peer;
-  for (size_t i = 0; i < peer.size(); ++i) peer[i] = s.peer[i].load();
-  if (!order_end(slot, number, now)) return now + timeout;
+  const Nanoseconds since = std::min<Nanoseconds>(s.since.load(), now);  // whatever the slot says
+  const Nanoseconds slow = plan_.settings.slow_timeout, timeout = plan_.settings.connection_timeout;
+  Nanoseconds next = kNever;
+  if (slow && records_[slot].slow_told != number) {
+    next = since + slow;
+    if (now >= next) tell_slow(slot, number, now - since), next = kNever;
+  }
+  if (timeout == 0) return next;
+  const Nanoseconds end = std::max<Nanoseconds>(since + timeout, s.extended_until.load());
+  if (now < end) return std::min(next, end);
+  const std::string what = in_hand_text(s);
+  if (!order_end(slot, number, now)) return std::min(next, now + timeout);
   warn(records_[slot].pid, Event::kConnectionTimedOut,
-       "has served " + shm::peer_text(peer) + " for " +
-           std::to_string((now - since) / kMillisecond) + " ms: ended (timeouts.connection)");
+       "has served " + what + " for " + std::to_string((now - since) / kMillisecond) +
+           " ms: ended (timeouts.connection)");
   return records_[slot].kill_at;
+}
+
+void Workforce::tell_slow(uint32_t slot, uint64_t number, Nanoseconds took) {
+  const std::string what = in_hand_text(board_.slot(slot));
+  if (!in_hand(slot, number))
+    return;  // it was done in the meantime, and `what` may be the next one
+  records_[slot].slow_told = number;
+  warn(records_[slot].pid, Event::kConnectionSlow,
+       "has served " + what + " for " + std::to_string(took / kMillisecond) +
+           " ms so far (timeouts.slow)");
 }
 
 // --- starting ------------------------------------------------------------------------------------
@@ -386,19 +443,65 @@ void Workforce::release_all_starters() {
   shm::post_tickets(board_.segment().tickets.start, unstarted_);
 }
 
-Workforce::Headcount Workforce::headcount() const {
+bool Workforce::recycles() const {
+  return plan_.settings.connections != 0 || someone_asked_ || worn_ > 0;
+}
+
+Nanoseconds Workforce::mark_worn(bool measured, Nanoseconds now) {
+  const PoolSettings& settings = plan_.settings;
+  if (!measured && settings.max_age == 0) return kNever;
+  const uint32_t most = std::max(board_.alive() / kTenth, 1u);
+  Nanoseconds next = kNever;
+  // Who has been told and goes on serving for long does not keep the others from being replaced.
+  uint32_t going = 0;
+  if (worn_ > 0)
+    each([&](uint32_t slot) {
+      if (!records_[slot].worn || has_long_connection(slot, now)) return;
+      ++going;
+      if (records_[slot].told_to_leave) next = now + kLongConnection;
+    });
+  each([&](uint32_t slot) {
+    Record& record = records_[slot];
+    if (record.worn || record.told_to_leave || going >= most) return;
+    const Nanoseconds grown_up = record.forked_at + settings.min_age;
+    const bool old = now >= std::max(record.old_at, grown_up);
+    const bool big = measured && now >= grown_up && resident_mib(record.pid) >= settings.max_rss;
+    if (!old && !big) {
+      if (settings.max_age) next = std::min(next, std::max(record.old_at, grown_up));
+      return;
+    }
+    record.worn = true;
+    ++worn_;
+    ++going;
+  });
+  return next;
+}
+
+bool Workforce::has_long_connection(uint32_t slot, Nanoseconds now) const {
+  const shm::Slot& s = board_.slot(slot);
+  return records_[slot].told_to_leave && in_hand(slot, s.begun.load()) &&
+         now >= s.since.load() + kLongConnection;
+}
+
+Workforce::Headcount Workforce::headcount(Nanoseconds now) {
   Headcount h;
   h.counts = board_.counts();
-  const bool recycling = plan_.settings.connections != 0;
+  shm::Word& asked = board_.segment().shared.recycle;
+  if (asked.load() != 0 && asked.exchange(0) != 0) someone_asked_ = true;
+  const bool recycling = recycles();
   if (!recycling && told_ == 0 && stopped_ == 0) return h;
+  someone_asked_ = false;
+  h.going = h.counts.retiring;
   each([&](uint32_t slot) {
     const Record& record = records_[slot];
     const shm::Slot& s = board_.slot(slot);
-    const bool wants = recycling && s.recycle.load() != 0;
+    const bool wants = recycling && (record.worn || s.recycle.load() != 0);
+    someone_asked_ |= wants && !record.worn;
     const bool stopped = record.stopped_at != 0;  // as good as gone, until it goes on
     if (!record.told_to_leave && !wants && !stopped) return;
     auto state = static_cast<WorkerState>(s.state.load());
     if (state == WorkerState::kRetiring) return;  // counted as that already
+    h.going += record.told_to_leave && !has_long_connection(slot, now);
     uint32_t& from = board_.is_idle(slot)              ? h.counts.idle
                      : state == WorkerState::kStarting ? h.counts.starting
                                                        : h.counts.busy;

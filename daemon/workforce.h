@@ -48,7 +48,11 @@ class Workforce {
   // --- orders to workers ---
   void retire_longest_idle(uint32_t count);  // retire tickets and nudges
   void take_back_tickets();
-  uint32_t dismiss_recyclers(uint32_t most);
+  uint32_t dismiss_recyclers(uint32_t most);  // the idle ones first
+  // Marks who is worn out by age, or, if memory is `measured`, by size: they count as recycling from here
+  // on. Never more than a tenth of the workers at a time. Returns when to look again.
+  Nanoseconds mark_worn(bool measured, Nanoseconds now);
+  bool recycles() const;  // somebody may wait for a replacement
   void nudge_idle(uint32_t count);
   void nudge_all();
   // Ends what is overdue (timeouts.start, timeouts.connection, orders given before) and returns when the
@@ -68,16 +72,21 @@ class Workforce {
   struct Headcount {
     shm::Counts counts;
     uint32_t recycling = 0;
+    uint32_t going =
+        0;  // of those retiring, who will be gone soon: all but those with a long connection
   };
-  Headcount headcount() const;
+  Headcount headcount(Nanoseconds now);
 
  private:
   struct Record {
     pid_t pid = 0;  // 0: no worker in this slot
     Nanoseconds forked_at = 0;
-    uint64_t ending = 0;         // the connection number it was ordered to end, or kEndAny
-    Nanoseconds kill_at = 0;     // when TERM is followed by KILL
-    Nanoseconds stopped_at = 0;  // by a signal (SIGSTOP); 0: it runs
+    Nanoseconds old_at = kNever;  // when it is worn out by age
+    bool worn = false;            // ... or by memory: to be replaced
+    uint64_t slow_told = 0;       // the connection number that the log has as slow
+    uint64_t ending = 0;          // the connection number it was ordered to end, or kEndAny
+    Nanoseconds kill_at = 0;      // when TERM is followed by KILL
+    Nanoseconds stopped_at = 0;   // by a signal (SIGSTOP); 0: it runs
     bool told_stopped = false;  // the log has it: workers may stop each other as often as they like
     bool told_to_leave = false;
     bool started = false;  // was seen past `start`
@@ -88,11 +97,13 @@ class Workforce {
   void send(const Record& record, int signal_number) const;
   void tell_to_leave(uint32_t slot);
   bool in_hand(uint32_t slot, uint64_t number) const;
+  bool has_long_connection(uint32_t slot, Nanoseconds now) const;
   void note_ending(uint32_t slot, uint64_t number, Nanoseconds now);
   bool order_end(uint32_t slot, uint64_t number, Nanoseconds now);
   Nanoseconds check_start(uint32_t slot, Nanoseconds now);
   Nanoseconds check_retiring(uint32_t slot, Nanoseconds now);
   Nanoseconds check_connection(uint32_t slot, Nanoseconds now);
+  void tell_slow(uint32_t slot, uint64_t number, Nanoseconds took);
   void note_stopped(Record& record, Nanoseconds at);
   Death judge(uint32_t slot, pid_t pid, int status) const;
   template <class Visit>
@@ -107,6 +118,8 @@ class Workforce {
   uint32_t told_ = 0;               // workers told to leave and not reaped
   uint32_t ending_ = 0;             // workers ordered to end and not reaped
   uint32_t stopped_ = 0;            // workers stopped by a signal
+  uint32_t worn_ = 0;               // workers marked as worn out and not reaped
+  bool someone_asked_ = false;      // a worker's slot says that it would like to be replaced
   Nanoseconds start_progress_ = 0;  // when a worker last came through `start`
 };
 

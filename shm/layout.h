@@ -39,12 +39,13 @@ static_assert(Long::is_always_lock_free && sizeof(Long) == 8);
 static_assert(sizeof(sem_t) == 32, "the layout below is that of glibc on 64-bit Linux");
 
 inline constexpr uint64_t kMagic = 0x6d687364'6b667270;  // "prfkdshm"
-inline constexpr uint32_t kLayoutVersion = 2;
+inline constexpr uint32_t kLayoutVersion = 3;
 inline constexpr size_t kLine = 128;
 inline constexpr uint32_t kDecisions = 256;      // entries of the ring; a power of two
 inline constexpr uint32_t kMinCapacity = 1024;   // slots
 inline constexpr uint32_t kMaxCapacity = 65536;  // slots
 inline constexpr uint32_t kSlotsPerWord = 64;
+inline constexpr size_t kNoteWords = 16;
 
 // Written by the supervisor before it forks for the first time; read by control.
 struct alignas(kLine) Header {
@@ -98,7 +99,8 @@ struct alignas(kLine) Shared {
   Word watch;      // armed (1) by the supervisor; the next worker to become busy takes it and rings
   Word tick;  // second (CLOCK_MONOTONIC, low 32 bits) of the last connection; control waits on it
   Word refused;  // accepts that failed for want of descriptors or memory (EMFILE, ENOBUFS, ...)
-  uint8_t reserved[112];
+  Word recycle;  // 1: a worker has asked to be replaced since the supervisor last exchanged it
+  uint8_t reserved[108];
 };
 
 // Protocol: shm/tickets.h.
@@ -168,11 +170,15 @@ struct alignas(kLine) Slot {
   Long busy_ns;
   Long max_us;
   Long peer[3];  // shm/peer.h
-  Word recycle;  // 1: has served its connections and would like to be replaced
+  Word
+      recycle;  // 1: would like to be replaced: has served its connections, or its handler asked for it
   Word reserved2;
-  uint8_t reserved3[40];
+  Long
+      extended_until;  // CLOCK_MONOTONIC: the connection in hand may take until then; 0: as configured
+  uint8_t reserved3[32];
 
   alignas(kLine) Word histogram[kHistogramBuckets];
+  alignas(kLine) Long note[kNoteWords];  // what it is doing with the connection in hand; shm/note.h
 };
 inline constexpr uint64_t kEndAny = ~uint64_t{0};
 enum class StartingStep : uint32_t { kForked = 0, kWaitsForTicket, kHasTicket };
@@ -199,7 +205,8 @@ static_assert(sizeof(Bits) == 16 && sizeof(Decision) == 72);
 static_assert(offsetof(Slot, state) == 128 && offsetof(Slot, since) == 136);
 static_assert(offsetof(Slot, served) == 144 && offsetof(Slot, failed) == 152);
 static_assert(offsetof(Slot, begun) == 160 && offsetof(Slot, peer) == 184);
-static_assert(offsetof(Slot, histogram) == 256 && sizeof(Slot) == 1536);
+static_assert(offsetof(Slot, extended_until) == 216 && offsetof(Slot, histogram) == 256);
+static_assert(offsetof(Slot, note) == 1536 && sizeof(Slot) == 1664);
 
 // Where each part begins. The first six are fixed, the arrays follow by capacity.
 struct Segment {

@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "shm/decision.h"
 #include "shm/histogram.h"
+#include "shm/note.h"
 #include "shm/peer.h"
 #include "shm/worker_state.h"
 
@@ -43,6 +44,7 @@ struct WorkerView {
   uint64_t served = 0, failed = 0, busy_ns = 0, max_us = 0;
   bool active = false;  // has a connection in hand
   PeerWords peer{};     // of the current connection, or of the last one
+  NoteWords note{};     // likewise
 };
 
 struct DecisionView {

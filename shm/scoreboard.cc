@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "shm/bits.h"
+#include "shm/note.h"
 #include "shm/tickets.h"
 
 namespace preforkd::shm {
@@ -236,6 +237,8 @@ void Scoreboard::fold(uint32_t index, Ending ending, bool in_hand_served, Nanose
   s.busy_ns.store(0);
   s.max_us.store(0);
   s.recycle.store(0);
+  s.extended_until.store(0);
+  clear_note(s);
   for (auto& word : s.peer) word.store(0);
   for (auto& bucket : s.histogram) bucket.store(0, std::memory_order_relaxed);
   set_alive(index, false);

@@ -4,12 +4,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
-
-#include "base/log.h"
 
 namespace preforkd {
 namespace {
@@ -20,11 +17,6 @@ std::string load_error(const std::string& path, const std::string& opened) {
   std::string reason = said ? said : "unknown error";
   if (reason.starts_with(opened + ": ")) reason.erase(0, opened.size() + 2);
   return "load " + path + ": " + reason;
-}
-
-void log_from_handler(int level, const char* text) {
-  int bounded = std::clamp(level, 3, 7);
-  log({static_cast<LogLevel>(bounded), {}, 0, text ? text : ""});
 }
 
 }  // namespace
@@ -56,7 +48,7 @@ HandlerLibrary::HandlerLibrary(const std::string& path, int fd) : path_(path) {
 void HandlerLibrary::preload(const std::string& pool, const std::string& settings) {
   pool_ = pool;
   settings_ = settings;
-  host_ = {PREFORKD_ABI, sizeof host_, pool_.c_str(), settings_.c_str(), log_from_handler};
+  host_ = make_host(pool_, settings_);
   if (!handler_->preload) return;
   if (int code = handler_->preload(&host_, &state_))
     throw std::runtime_error("preload " + path_ + ": it returned " + std::to_string(code));

@@ -6,6 +6,8 @@
 
 #include <string>
 
+#include "worker/host.h"
+
 namespace preforkd {
 
 class HandlerLibrary {

@@ -110,9 +110,7 @@ Program::Program(const std::vector<std::string>& argv) : argv_(argv) {
 }
 
 std::string Program::become(const Accepted& connection, int nudge_signal) const {
-  SocketAddress local;
-  local.length = sizeof local.storage;
-  getsockname(connection.fd.get(), local.get(), &local.length);
+  const SocketAddress local = local_address(connection.fd.get());
   ucred unix_peer{};
   socklen_t size = sizeof unix_peer;
   if (local.storage.ss_family == AF_UNIX)

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 #include "shm/bits.h"
 #include "shm/doorbell.h"
+#include "shm/note.h"
 #include "shm/scoreboard.h"
 #include "shm/tickets.h"
 
@@ -50,6 +52,9 @@ void Seat::started(Nanoseconds now) {
 void Seat::begin(Nanoseconds now, const shm::PeerWords& peer) {
   {
     shm::SlotWriter writer(slot_);
+    // Before the new number: what was said of the connection before is not said of this one.
+    if (std::exchange(noted_, false)) shm::clear_note(slot_);
+    if (std::exchange(extended_, false)) slot_.extended_until.store(0);
     // `since` first: whoever reads the new number reads its time, and not that of the connection before.
     slot_.since.store(now, kRelaxed);
     slot_.begun.store(++begun_, std::memory_order_release);
@@ -94,6 +99,18 @@ void Seat::tick(Nanoseconds now) {
   shm::Word& word = segment_.shared.tick;
   uint32_t last = word.load(kRelaxed);
   if (last != second && word.compare_exchange_strong(last, second)) shm::wake_all(word);
+}
+
+void Seat::note(std::string_view text) {
+  shm::SlotWriter writer(slot_);
+  shm::store_note(slot_, text);
+  noted_ = true;
+}
+
+void Seat::extend(Nanoseconds until) {
+  shm::SlotWriter writer(slot_);
+  if (!extended_ || until > slot_.extended_until.load()) slot_.extended_until.store(until);
+  extended_ = true;
 }
 
 void Seat::done(Nanoseconds now, bool served) {
@@ -154,8 +171,11 @@ uint64_t Seat::still_accepts_from(Nanoseconds now) const {
   return still ? p.accept_from.load() : 0;
 }
 
+// Its slot first: a supervisor that takes the word finds the slot.
 void Seat::ask_for_recycling() {
+  if (std::exchange(asked_, true)) return;
   slot_.recycle.store(1);
+  segment_.shared.recycle.store(1);
   shm::ring(segment_.doorbell);
 }
 

@@ -21,6 +21,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "base/clock.h"
 #include "shm/peer.h"
@@ -37,6 +38,8 @@ class Seat {
   void started(Nanoseconds now);  // starting → idle
 
   void begin(Nanoseconds now, const shm::PeerWords& peer);  // idle, busy or retiring → busy
+  void note(std::string_view text);         // what it does with the connection in hand
+  void extend(Nanoseconds until);           // the supervisor ends that one not before then
   void done(Nanoseconds now, bool served);  // counts; the worker is busy until it says idle
   void idle(Nanoseconds now);               // busy → idle
   void retire(Nanoseconds now);             // idle or busy → retiring
@@ -48,11 +51,12 @@ class Seat {
   bool must_end(uint64_t number) const;  // the supervisor ordered the end of connection `number`
   // While leaving: the listen sockets (bit i: the i-th) on which what waits already is still served.
   uint64_t still_accepts_from(Nanoseconds now) const;
-  void ask_for_recycling();  // and rings: the supervisor has a replacement made
+  void ask_for_recycling();  // and rings, once: the supervisor has a replacement made
   void refused();            // accept failed for want of descriptors or memory
 
   uint64_t begun() const { return begun_; }
   bool is_busy() const { return busy_; }
+  bool is_serving() const { return begun_ > served_ + failed_; }  // has a connection in hand
   bool is_retiring() const { return state_ == WorkerState::kRetiring; }
   // Others, busy at this worker's last begin(), itself included.
   uint32_t busy_seen() const { return busy_seen_; }
@@ -70,6 +74,8 @@ class Seat {
   // What this worker needs to know of itself, in private memory.
   WorkerState state_ = WorkerState::kStarting;
   bool busy_ = false;
+  bool noted_ = false, extended_ = false;  // the slot says something of the connection in hand
+  bool asked_ = false;                     // to be replaced
   uint64_t begun_ = 0, served_ = 0, failed_ = 0, busy_ns_ = 0, max_us_ = 0;
   Nanoseconds began_at_ = 0;
   uint32_t busy_seen_ = 0;

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/process_title.h"
+#include "worker/host.h"
 #include "worker/signals.h"
 
 namespace preforkd {
@@ -102,6 +103,7 @@ Worker::Worker(const WorkerPlan& plan, uint32_t slot)
 }
 
 int Worker::run() {
+  host_works_for(seat_);
   if (plan_.handler && plan_.handler->has_start()) {
     if (!wait_to_start()) return 0;
     if (int code = plan_.handler->start()) {
@@ -113,7 +115,7 @@ int Worker::run() {
   seat_.started(monotonic_now());
   while (auto connection = next_connection()) {
     serve(std::move(*connection));
-    if (seat_.must_end(seat_.begun()) || served_enough() || seat_.is_one_too_many()) break;
+    if (seat_.must_end(seat_.begun()) || is_worn_out() || seat_.is_one_too_many()) break;
   }
   if (!seat_.is_retiring()) seat_.retire(monotonic_now());
   if (plan_.handler) plan_.handler->stop();
@@ -208,17 +210,20 @@ void Worker::serve(Accepted connection) {
   constexpr uint32_t kManyBusy = 256;
   if (seat_.busy_seen() >= kManyBusy) acceptor_.unregister();
 
-  preforkd_connection c{sizeof c, connection.fd.get(), connection.peer.get(),
-                        connection.peer.length, seat_.begun()};
+  SocketAddress local = local_address(connection.fd.get());
+  preforkd_connection c{
+      sizeof c,      connection.fd.get(), connection.peer.get(), connection.peer.length,
+      seat_.begun(), local.get(),         local.length};
   bool served = plan_.handler->serve(c) == 0;
   // Before the close: a client that has seen its connection end finds it counted.
   seat_.done(monotonic_now(), served);
 }
 
-bool Worker::served_enough() {
+bool Worker::is_worn_out() {
+  if (handler_is_done()) return true;
   if (recycle_at_ == 0 || seat_.begun() < recycle_from_) return false;
-  if (!asked_) seat_.ask_for_recycling();
-  asked_ = true;
+  if (plan_.settings.min_age && monotonic_now() < forked_at_ + plan_.settings.min_age) return false;
+  seat_.ask_for_recycling();
   return seat_.begun() >= recycle_at_;
 }
 

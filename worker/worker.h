@@ -65,15 +65,15 @@ class Worker {
   void wait_for_verdict();
   void back_off();
   void serve(Accepted connection);
-  bool served_enough();
+  bool is_worn_out();
 
   const WorkerPlan& plan_;
   Seat seat_;
   Acceptor acceptor_;
+  const Nanoseconds forked_at_ = monotonic_now();
   uint64_t recycle_from_ = 0;  // connections after which it asks to be replaced; 0 = never
   uint64_t recycle_at_ = 0;    // connections after which it leaves, replaced or not
-  bool on_trial_ = true;  // until it has seen that it is not
-  bool asked_ = false;
+  bool on_trial_ = true;       // until it has seen that it is not
   bool short_told_ = false;
 };
 

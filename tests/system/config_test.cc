@@ -128,11 +128,11 @@ void handlers_that_are_none() {
       {"of ABI version 0",
        handler("@HANDLERS@/abi_none.so"),
        {"3: handler: load @HANDLERS@/abi_none.so: handler ABI version 0, this preforkd supports 1 "
-        "to 1"}},
+        "to 2"}},
       {"of the next ABI version",
        handler("@HANDLERS@/abi_next.so"),
-       {"3: handler: load @HANDLERS@/abi_next.so: handler ABI version 2, this preforkd supports 1 "
-        "to 1"}},
+       {"3: handler: load @HANDLERS@/abi_next.so: handler ABI version 3, this preforkd supports 1 "
+        "to 2"}},
       {"none at all",
        one_pool(""),
        {"2: handler: missing; every pool needs a handler or a program"}},

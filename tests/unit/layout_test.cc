@@ -44,11 +44,11 @@ void parts_of_a_segment() {
   CU_ASSERT_EQUAL(bits_offset(), 5888);
 }
 
-// Of a segment of 1,024 slots, worked out by hand: 5888, + 16 · 16, + 1024 · 1536, + 256 · 72.
+// Of a segment of 1,024 slots, worked out by hand: 5888, + 16 · 16, + 1024 · 1664, + 256 · 72.
 void arrays_follow_by_capacity() {
   CU_ASSERT_EQUAL(slots_offset(1024), 6144);
-  CU_ASSERT_EQUAL(decisions_offset(1024), 1579008);
-  CU_ASSERT_EQUAL(segment_size(1024), 1597440);
+  CU_ASSERT_EQUAL(decisions_offset(1024), 1710080);
+  CU_ASSERT_EQUAL(segment_size(1024), 1728512);
   for (uint32_t capacity = kSlotsPerWord; capacity <= kMaxCapacity; capacity += kSlotsPerWord) {
     CU_ASSERT(slots_offset(capacity) >= bits_offset() + capacity / 64 * sizeof(Bits));
     CU_ASSERT_EQUAL(slots_offset(capacity) % kLine, 0);
@@ -60,7 +60,8 @@ void fields_of_a_slot() {
   CU_ASSERT_EQUAL(offsetof(Slot, pid), 0);
   CU_ASSERT_EQUAL(offsetof(Slot, state), 128);
   CU_ASSERT_EQUAL(offsetof(Slot, histogram), 256);
-  CU_ASSERT_EQUAL(sizeof(Slot), 1536);
+  CU_ASSERT_EQUAL(offsetof(Slot, note), 1536);
+  CU_ASSERT_EQUAL(sizeof(Slot), 1664);
   // Two slots share no pair of cache lines, nor do the two writers of one slot.
   CU_ASSERT_EQUAL(sizeof(Slot) % kLine, 0);
   // Readers depend on it: the counts of what is over come before the count of what was begun.
@@ -121,7 +122,7 @@ void another_size_is_refused() {
   } catch (const std::runtime_error& e) {
     said = e.what();
   }
-  CU_ASSERT(unit::same_text(said, "shared memory has 1597440 bytes, not 1695872"));
+  CU_ASSERT(unit::same_text(said, "shared memory has 1728512 bytes, not 1835136"));
 }
 
 // --- doc/SHM.md ----------------------------------------------------------------------------------
@@ -194,6 +195,7 @@ Fields declared_fields() {
           FIELD(Shared, watch),
           FIELD(Shared, tick),
           FIELD(Shared, refused),
+          FIELD(Shared, recycle),
           FIELD(Tickets, start),
           FIELD(Tickets, retire),
           FIELD(Gone, edition),
@@ -231,7 +233,9 @@ Fields declared_fields() {
           FIELD(Slot, max_us),
           FIELD(Slot, peer),
           FIELD(Slot, recycle),
+          FIELD(Slot, extended_until),
           FIELD(Slot, histogram),
+          FIELD(Slot, note),
           FIELD(Decision, sequence),
           FIELD(Decision, at),
           FIELD(Decision, action),

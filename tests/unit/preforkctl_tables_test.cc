@@ -123,11 +123,11 @@ void test_workers_table() {
     {"slot":0,"pid":99,"generation":1,"state":"idle","state_seconds":3.5,"served":20,"failed":0,
      "busy_seconds":0.0032,"age_seconds":4000,"peer":null,"later":{"a":[1]}},
     {"slot":10,"pid":123456,"generation":1,"state":"retiring","state_seconds":0.00008,"served":2000,
-     "failed":1,"busy_seconds":61,"age_seconds":273600,"peer":"[::1]:4711"}])";
+     "failed":1,"busy_seconds":61,"age_seconds":273600,"peer":"[::1]:4711","note":"GET /x"}])";
   const char* table =
-      "SLOT     PID  GEN  STATE       FOR  SERVED  FAILED    BUSY    AGE  PEER\n"
-      "   0      99    1  idle      3.5 s      20       0  3.2 ms  1h 6m  -\n"
-      "  10  123456    1  retiring  80 µs    2000       1   1m 1s  3d 4h  [::1]:4711\n";
+      "SLOT     PID  GEN  STATE       FOR  SERVED  FAILED    BUSY    AGE  PEER        NOTE\n"
+      "   0      99    1  idle      3.5 s      20       0  3.2 ms  1h 6m  -           -\n"
+      "  10  123456    1  retiring  80 µs    2000       1   1m 1s  3d 4h  [::1]:4711  GET /x\n";
   expect_text(workers_table(Json::parse(list)), table);
   expect_text(workers_table(Json{{"pool", "echo"}, {"workers", Json::parse(list)}}), table);
   expect_text(workers_table(Json::array()), "no workers\n");

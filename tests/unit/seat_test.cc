@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "shm/doorbell.h"
+#include "shm/note.h"
 #include "shm/scoreboard.h"
 #include "shm/tickets.h"
 #include "tests/unit/unit_test.h"
@@ -81,6 +82,45 @@ void a_life() {
   seat.retire(kNow + 2 * kSecond);
   CU_ASSERT(pool.is(WorkerState::kRetiring, false, false));
   CU_ASSERT_EQUAL(pool.slot().since.load(), kNow + 2 * kSecond);
+}
+
+// What is said of a connection is said of that one alone.
+void notes_and_extensions() {
+  Pool pool;
+  Seat seat = pool.started();
+  const auto noted = [&] { return shm::note_text(shm::load_note(pool.slot())); };
+  seat.begin(kNow, kPeer);
+  CU_ASSERT_TRUE(seat.is_serving());
+  seat.note("GET /x\n\xff");
+  CU_ASSERT(unit::same_text(noted(), "GET /x??"));
+  seat.note(std::string(500, 'n'));
+  CU_ASSERT_EQUAL(noted().size(), 127);
+  seat.extend(kNow + 9 * kSecond);
+  seat.extend(kNow + 5 * kSecond);
+  CU_ASSERT_EQUAL(pool.slot().extended_until.load(), kNow + 9 * kSecond);
+  seat.done(kNow + kSecond, true);
+  CU_ASSERT_FALSE(seat.is_serving());
+  seat.begin(kNow + kSecond, kPeer);
+  CU_ASSERT(unit::same_text(noted(), ""));
+  CU_ASSERT_EQUAL(pool.slot().extended_until.load(), 0);
+  seat.extend(kNow + 5 * kSecond);
+  CU_ASSERT_EQUAL(pool.slot().extended_until.load(), kNow + 5 * kSecond);
+  seat.note("last words");
+  pool.board.fold(0, shm::Ending::kCrashed, false, kNow + kSecond);
+  CU_ASSERT(unit::same_text(noted(), ""));
+  CU_ASSERT_EQUAL(pool.slot().extended_until.load(), 0);
+}
+
+// However often it asks, it rings once.
+void asks_for_recycling() {
+  Pool pool;
+  Seat seat = pool.started();
+  pool.rang();
+  seat.ask_for_recycling();
+  seat.ask_for_recycling();
+  CU_ASSERT_EQUAL(pool.rang(), 1);
+  CU_ASSERT_EQUAL(pool.slot().recycle.load(), 1);
+  CU_ASSERT_EQUAL(pool.segment().shared.recycle.load(), 1);
 }
 
 void figures_add_up() {
@@ -341,6 +381,8 @@ void nonsense_around() {
 void add_seat_tests() {
   static const unit::Test kTests[] = {
       {"a life, step by step", a_life},
+      {"notes and extensions", notes_and_extensions},
+      {"asks for recycling", asks_for_recycling},
       {"figures add up", figures_add_up},
       {"busy to busy touches no bit", busy_to_busy_touches_no_bit},
       {"a retiring one may be called back", retiring_may_be_called_back},

@@ -1,0 +1,198 @@
+// What a handler may ask of preforkd, and what preforkd does about a worker that is worn out.
+#include "base/clock.h"
+#include "tests/system/harness.h"
+#include "tests/system/load.h"
+#include "tests/system/suites.h"
+
+namespace preforkd::system_test {
+namespace {
+
+const std::string kDiary = "handler = \"@HANDLERS@/diary.so\";";
+
+std::string ask(Client& client, const std::string& order) {
+  client.send(order + "\n");
+  return client.read_line();
+}
+pid_t pid_of(Client& client) { return std::stoi(ask(client, "pid")); }
+
+// What the listing of workers says of the one that serves `client`.
+Json worker_of(Server& server, Client& client) {
+  const pid_t pid = pid_of(client);
+  for (const Json& worker : server.workers())
+    if (worker["pid"] == pid) return worker;
+  throw Failure("no worker " + std::to_string(pid) + " is listed");
+}
+
+void notes() {
+  Server server({PoolText{.serves = kDiary, .workers = "min = 1; max = 2; min_spare = 1;"}});
+  Client client(server.address());
+  expect_equal("before", worker_of(server, client)["note"], Json(nullptr));
+  ask(client, "note GET /x");
+  expect_equal("noted", worker_of(server, client)["note"], "GET /x");
+  Outcome listed = server.ctl({"workers", "echo"});
+  expect(listed.out.find("GET /x") != std::string::npos, "preforkctl workers: " + listed.out);
+  ask(client, "note \x1b[31mred \xc3\xa4\x7f");
+  expect_equal("no control characters", worker_of(server, client)["note"], "?[31mred ???");
+  ask(client, "note " + std::string(1000, 'n'));
+  expect_equal("cut", worker_of(server, client)["note"], std::string(127, 'n'));
+  ask(client, "note ");
+  expect_equal("taken back", worker_of(server, client)["note"], Json(nullptr));
+  ask(client, "note the last one");
+  client.half_close();
+  client.read_until_eof();
+  server.wait_for("/connections/served", 1);
+  for (const Json& worker : server.workers())
+    expect_equal("after the connection", worker["note"], Json(nullptr));
+  Client next(server.address());
+  expect_equal("the next one's", worker_of(server, next)["note"], Json(nullptr));
+}
+
+void addresses_and_log() {
+  Server server({PoolText{.serves = kDiary}});
+  Client client(server.address());
+  expect_equal("local", ask(client, "local"), server.address());
+  ask(client, "log dear diary");
+  server.wait_until("it is logged", kPatience,
+                    [&] { return server.log().find("dear diary") != std::string::npos; });
+}
+
+void the_first_version() {
+  Server server({PoolText{.serves = "handler = \"@HANDLERS@/abi_1.so\";"}});
+  expect(server.log().find("of the first version") != std::string::npos, "its log is written");
+  Client client(server.address());
+  expect_equal("it serves", client.read_until_eof(), "echo");
+  server.wait_for("/connections/served", 1);
+}
+
+size_t count(const std::string& text, const std::string& part) {
+  size_t found = 0;
+  for (size_t at = text.find(part); at != text.npos; at = text.find(part, at + 1)) ++found;
+  return found;
+}
+
+void slow() {
+  Server server({PoolText{.serves = kDiary, .timeouts = "slow = 0.2;"}});
+  Client quick(server.address()), client(server.address());
+  ask(client, "note SELECT 1");
+  ask(quick, "pid");
+  const std::string quick_address = quick.own_address();
+  quick.close();
+  const std::string told = "has served " + client.own_address() + " (SELECT 1) for ";
+  server.wait_until("it is logged", kPatience, [&] { return count(server.log(), told) == 1; });
+  expect(server.log().find(" ms so far (timeouts.slow)") != std::string::npos, "so far");
+  // Another one that is slow is told of, too; this one not again, and it goes on.
+  Client second(server.address());
+  ask(second, "pid");
+  server.wait_until("the second is logged", kPatience,
+                    [&] { return count(server.log(), "has served " + second.own_address()) == 1; });
+  expect_equal("once", count(server.log(), client.own_address()), size_t{1});
+  expect_equal("it goes on", ask(client, "note x"), "done");
+  expect_equal("the quick one is not told of", count(server.log(), quick_address), size_t{0});
+}
+
+void extended() {
+  Server server({PoolText{.serves = kDiary, .timeouts = "connection = 0.4;"}});
+  Client extended(server.address());
+  expect_equal("more time", ask(extended, "extend 60000"), "done");
+  Client other(server.address());
+  ask(other, "note too long");
+  expect(other.is_ended(), "one that came later is ended");
+  server.wait_for("/lifetime/timed_out", 1);
+  expect(server.log().find("(too long)") != std::string::npos, "with what it was doing");
+  expect_equal("the extended one goes on", ask(extended, "pid").empty(), false);
+  const Nanoseconds began = monotonic_now();
+  Client little(server.address());
+  expect_equal("a little more", ask(little, "extend 900"), "done");
+  expect_equal("it is not made shorter", ask(little, "extend 1"), "done");
+  expect(little.is_ended(), "it is ended when that is over, too");
+  expect(monotonic_now() - began > 850 * kMillisecond, "not before");
+  expect_equal("and that one still goes on", ask(extended, "pid").empty(), false);
+}
+
+void asked_for() {
+  Server server({PoolText{.serves = kDiary, .workers = "min = 2; max = 3; min_spare = 1;"}});
+  Client client(server.address());
+  const pid_t pid = pid_of(client);
+  ask(client, "recycle");
+  server.wait_for("/workers/total", 3);  // its replacement is there
+  expect_equal("it goes on", pid_of(client), pid);
+  client.half_close();
+  client.read_until_eof();
+  server.wait_for("/lifetime/recycled", 1);
+  expect(!is_running(pid), "it has left");
+  expect_equal("crashed", server.pool()["lifetime"]["crashed"], 0);
+  Client next(server.address());
+  expect(pid_of(next) != pid, "another one serves");
+}
+
+// Replaced one by one: of ten at most one at a time.
+void by_age() {
+  constexpr size_t kWorkers = 10;
+  Server server(
+      {PoolText{.serves = kDiary, .workers = "min = 10; max = 12; min_spare = 1; max_age = 1.0;"}});
+  server.wait_for("/workers/idle", kWorkers);
+  const std::vector<pid_t> first = server.worker_pids();
+  Client held(server.address());
+  const pid_t holder = pid_of(held);
+  server.wait_until("all but the busy one are replaced", kPatience, [&] {
+    Json workers = server.pool()["workers"];
+    expect(workers["idle"] >= kWorkers - 3, "enough of them: " + workers.dump());
+    size_t left = 0;
+    for (pid_t pid : first) left += is_running(pid);
+    return left == 1;
+  });
+  expect_equal("who is busy finishes", pid_of(held), holder);
+  held.close();
+  server.wait_until("then it goes, too", kPatience, [&] { return !is_running(holder); });
+  Json pool = server.pool();
+  expect(pool["lifetime"]["recycled"] >= kWorkers, "recycled: " + pool["lifetime"].dump());
+  expect_equal("crashed", pool["lifetime"]["crashed"], 0);
+  expect_equal("failed", pool["connections"]["failed"], 0);
+}
+
+void by_memory() {
+  Server server(
+      {PoolText{.serves = kDiary, .workers = "min = 2; max = 4; min_spare = 1; max_rss = 200;"}});
+  Client small(server.address()), big(server.address());
+  const pid_t stays = pid_of(small), goes = pid_of(big);
+  ask(big, "grow 300");
+  expect_equal("it finishes", pid_of(big), goes);
+  big.close();
+  server.wait_for("/lifetime/recycled", 1);
+  expect(!is_running(goes), "the big one has left");
+  expect_equal("the small one stays", pid_of(small), stays);
+}
+
+// A limit that every worker is above at once would have each of them replaced after every connection.
+void not_while_young() {
+  Server server({PoolText{.serves = kDiary,
+                          .workers = "min = 2; max = 4; min_spare = 1; max_rss = 1; "
+                                     "connections = 10; max_age = 0.1; min_age = 600.0;"}});
+  const std::vector<pid_t> first = server.worker_pids();
+  Load load(server.address(), 4, [](Client& client) { pid_of(client); });
+  Client held(server.address());  // somebody is busy all the time
+  pid_of(held);
+  server.wait_until("many are served", kPatience,
+                    [&] { return server.pool()["connections"]["served"] >= 500; });
+  load.stop();
+  expect_equal("error", load.error(), "");
+  expect_equal("recycled", server.pool()["lifetime"]["recycled"], 0);
+  for (pid_t pid : first) expect(is_running(pid), "it is still there");
+}
+
+}  // namespace
+
+Suite handlers_suite() {
+  return {"handlers",
+          {{"notes", notes},
+           {"addresses and log", addresses_and_log},
+           {"the first version", the_first_version},
+           {"slow", slow},
+           {"extended", extended},
+           {"asked for", asked_for},
+           {"by age", by_age},
+           {"by memory", by_memory},
+           {"not while young", not_while_young}}};
+}
+
+}  // namespace preforkd::system_test
