@@ -21,7 +21,7 @@ HARDEN := -Wl,-z,relro,-z,now
 # Fewer mappings: each is copied at each fork.
 COMPACT := -Wl,-z,noseparate-code
 
-FRESH    := daemon/workforce daemon/supervisor worker/worker worker/seat worker/acceptor shm/peer shm/note shm/doorbell shm/tickets shm/region
+FRESH    := daemon/workforce daemon/supervisor worker/worker worker/seat worker/acceptor worker/gate shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region
 PROGRAMS := preforkd preforkd-supervisor preforkd-control preforkctl
 MAINS    := daemon/main.cc daemon/supervisor_main.cc control/main.cc control/preforkctl.cc
 FOLDERS  := base shm conf systemd worker daemon control
@@ -34,7 +34,7 @@ BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
 
 # Debian packages: what every target needs, and what some need besides. What is missing is installed.
 FOR_all   := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev libcurl4-openssl-dev nlohmann-json3-dev
-FOR_test  := libcunit1-dev curl dbus git iproute2 libc6-dbg libnss-systemd netcat-openbsd procps rsync systemd valgrind
+FOR_test  := libcunit1-dev curl dbus git haproxy hitch iproute2 libc6-dbg libnss-systemd netcat-openbsd openssl procps rsync systemd valgrind
 FOR_soak  := $(FOR_test)
 FOR_tsan  := libcunit1-dev
 FOR_fuzz  := clang libclang-rt-dev llvm
@@ -152,7 +152,7 @@ install: all                              ## install under DESTDIR and PREFIX; a
 	install -D -m 644 -t $(DEST)/include/preforkd worker/include/preforkd/*
 	for n in 1 5 8; do install -D -m 644 -t $(DEST)/share/man/man$$n doc/*.$$n || exit; done
 	install -D -m 644 doc/preforkctl.bash $(DEST)/share/bash-completion/completions/preforkctl
-	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md doc/RELIABILITY.md systemd/pool-users.conf
+	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md doc/RELIABILITY.md doc/haproxy.cfg doc/hitch.conf systemd/pool-users.conf
 	install -D -m 644 systemd/preforkd.sysusers $(DEST)/lib/sysusers.d/preforkd.conf
 	install -D -m 644 -t $(DEST)/lib/systemd/catalog systemd/preforkd.catalog
 	install -D -m 644 -t $(UNITS) systemd/preforkd.socket

@@ -35,6 +35,15 @@ void check_server(const PoolSettings& pool, const KeyLines& lines, Problems& pro
                  "program: " + quote(pool.program[0]) + ": expected an absolute path");
 }
 
+void check_access(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {
+  if (pool.proxy_protocol && pool.trusted.empty() && !lines.wrong("trusted"))
+    problems.add(lines.of("proxy_protocol"),
+                 "trusted: missing; with proxy_protocol it says which proxies are believed");
+  for (const std::string& network : pool.allow)
+    if (std::find(pool.deny.begin(), pool.deny.end(), network) != pool.deny.end())
+      problems.add(lines.of("access.deny"), "access.deny: " + quote(network) + " is allowed, too");
+}
+
 void check_limits(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {
   for (const char* key : {"min", "max", "min_spare", "max_spare"})
     if (lines.wrong(path_of(Section::kWorkers, key))) return;
@@ -130,6 +139,7 @@ void check_settings(const LoadedSettings& loaded, Problems& problems) {
   for (size_t i = 0; i < settings.pools.size(); ++i) {
     check_required(loaded.pool_lines[i], problems);
     check_server(settings.pools[i], loaded.pool_lines[i], problems);
+    check_access(settings.pools[i], loaded.pool_lines[i], problems);
     check_limits(settings.pools[i], loaded.pool_lines[i], problems);
     check_user(settings.pools[i], loaded.pool_lines[i], problems);
   }

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "base/log.h"
+#include "base/networks.h"
 
 namespace preforkd {
 namespace {
@@ -11,6 +12,7 @@ namespace {
 // How many slots a pool's shared memory can have: kMaxCapacity of shm/layout.h.
 constexpr double kMaxWorkers = 65536;
 constexpr double kMaxListen = 64;
+constexpr double kMaxNetworks = 65536;
 constexpr double kMaxArguments = 4096;
 constexpr double kMaxInt = 2147483647, kMaxUnsigned = 4294967295;
 constexpr double kTenYears = 10.0 * 365 * 24 * 3600;
@@ -41,6 +43,12 @@ std::string tcp_address(const std::string& text) {
   return error;
 }
 
+std::string network(const std::string& text) {
+  std::string error;
+  parse_network(text, error);
+  return error;
+}
+
 std::string socket_path(const std::string& path) {
   if (path.empty()) return "";
   if (path.front() != '/') return "expected an absolute path or \"\"";
@@ -56,6 +64,7 @@ constexpr SectionRow kSections[] = {
     {Section::kControl, Section::kFile, "control"},
     {Section::kLog, Section::kFile, "log"},
     {Section::kPool, Section::kFile, "pools"},
+    {Section::kAccess, Section::kPool, "access"},
     {Section::kWorkers, Section::kPool, "workers"},
     {Section::kTimeouts, Section::kPool, "timeouts"},
 };
@@ -93,6 +102,18 @@ constexpr Key kKeys[] = {
    "\"\" = the daemon's user; for root, preforkd if it exists, else nobody"},
   {kPool, kString, "group", &Pool::group, kOptional, 0, 0, fine,
    "\"\" = the user's own"},
+
+  {kPool, kInteger, "per_source", &Pool::per_source, kOptional, 0, kMaxWorkers, fine,
+   "connections at once from one address (of IPv6: from one /64); 0 = no limit"},
+  {kPool, kBoolean, "proxy_protocol", &Pool::proxy_protocol, kOptional, 0, 0, fine,
+   "every connection begins with a PROXY header, version 1 or 2, that says whose it is"},
+  {kPool, kStrings, "trusted", &Pool::trusted, kOptional, 0, kMaxNetworks, network,
+   "... and comes from one of these networks; from others none is taken"},
+
+  {kAccess, kStrings, "allow", &Pool::allow, kOptional, 0, kMaxNetworks, network,
+   "networks whose clients are let in, as in \"10.0.0.0/8\"; none = all that are not denied"},
+  {kAccess, kStrings, "deny", &Pool::deny, kOptional, 0, kMaxNetworks, network,
+   "networks whose clients are refused; of two that match, the longer prefix decides"},
 
   {kWorkers, kInteger, "min", &Limits::min, kOptional, 0, kMaxWorkers, fine,
    "workers that always exist"},
@@ -188,6 +209,8 @@ std::string expectation(const Key& key) {
       return "an integer" + range;
     case Type::kSeconds:
       return "seconds" + range;
+    case Type::kBoolean:
+      return "true or false";
     case Type::kGroup:
       return "a group, { ... }";
   }

@@ -15,7 +15,7 @@
 namespace preforkd {
 
 // The groups of a file. kFile is the whole; kPool is each element of the list "pools".
-enum class Section { kFile, kControl, kLog, kPool, kWorkers, kTimeouts };
+enum class Section { kFile, kControl, kLog, kPool, kAccess, kWorkers, kTimeouts };
 
 struct SectionRow {
   Section section;
@@ -29,14 +29,15 @@ enum class Type {
   kStrings,  // an array, or a list, of strings
   kInteger,
   kSeconds,  // a float; an integer will do
-  kGroup,    // any group, kept as the text of a JSON object
+  kBoolean,
+  kGroup,  // any group, kept as the text of a JSON object
 };
 
 // Where a value lives: a member of one of the structs that Target knows.
 using Field = std::variant<std::string ControlSettings::*, std::string Settings::*,
                            std::string PoolSettings::*, std::vector<std::string> PoolSettings::*,
                            uint32_t PoolSettings::*, Nanoseconds PoolSettings::*,
-                           uint32_t Limits::*, Nanoseconds Limits::*>;
+                           bool PoolSettings::*, uint32_t Limits::*, Nanoseconds Limits::*>;
 
 enum class Presence {
   kOptional,

@@ -90,6 +90,7 @@ class Reader {
   // Each takes the value if it is good, or reports it and returns false.
   bool read(const Setting& setting, const Key& key, KeyLines& lines, uint32_t& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, Nanoseconds& value);
+  bool read(const Setting& setting, const Key& key, KeyLines& lines, bool& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, std::string& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines,
             std::vector<std::string>& value);
@@ -178,6 +179,12 @@ bool Reader::read(const Setting& setting, const Key& key, KeyLines&, Nanoseconds
   double seconds = number ? static_cast<double>(*number) : static_cast<double>(setting);
   if (!(seconds >= key.least && seconds <= key.most)) return unexpected(setting, key);
   value = time_from_seconds(seconds);
+  return true;
+}
+
+bool Reader::read(const Setting& setting, const Key& key, KeyLines&, bool& value) {
+  if (setting.getType() != Setting::TypeBoolean) return unexpected(setting, key);
+  value = setting;
   return true;
 }
 

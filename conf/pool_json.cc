@@ -12,8 +12,8 @@ namespace {
 using nlohmann::ordered_json;
 
 bool is_of_pool(const Key& key) {
-  return key.section == Section::kPool || key.section == Section::kWorkers ||
-         key.section == Section::kTimeouts;
+  return key.section != Section::kFile && key.section != Section::kControl &&
+         key.section != Section::kLog;
 }
 
 // Each takes the value if it is what pool_to_json() writes for one.
@@ -22,6 +22,11 @@ bool take(const ordered_json& json, Integer& value) {
   if (!json.is_number_unsigned() || json.get<uint64_t>() > std::numeric_limits<Integer>::max())
     return false;
   value = json.get<Integer>();
+  return true;
+}
+bool take(const ordered_json& json, bool& value) {
+  if (!json.is_boolean()) return false;
+  value = json.get<bool>();
   return true;
 }
 bool take(const ordered_json& json, std::string& value) {

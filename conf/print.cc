@@ -47,6 +47,9 @@ std::string value_text(const Key&, uint32_t value, const std::string&) {
 std::string value_text(const Key&, Nanoseconds value, const std::string&) {
   return seconds_text(value);
 }
+std::string value_text(const Key&, bool value, const std::string&) {
+  return value ? "true" : "false";
+}
 std::string value_text(const Key& key, const std::string& value, const std::string& indent) {
   return key.type == Type::kGroup ? json_text(ordered_json::parse(value), indent) : quote(value);
 }

@@ -20,7 +20,11 @@ struct PoolSettings {
   std::string handler;               // a name or a path; exactly one of handler and program is set
   std::vector<std::string> program;  // the path, then its arguments
   std::string settings = "{}";       // the handler's own settings, as a JSON object
-  std::string user, group;           // "" = see effective_user() in conf/user.h
+  std::vector<std::string> allow, deny;  // networks whose clients are let in, or not
+  uint32_t per_source = 0;               // connections at once from one address; 0 = no limit
+  bool proxy_protocol = false;           // each connection begins with a PROXY header
+  std::vector<std::string> trusted;      // ... and comes from one of these networks
+  std::string user, group;               // "" = see effective_user() in conf/user.h
   Limits limits;
   uint32_t starting = 32;  // workers that may run the handler's `start` at once
   // A worker is recycled after so many connections, at this age, when so much of it is resident (MiB); 0 =

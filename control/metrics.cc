@@ -127,6 +127,11 @@ void service_time(const PoolView& p, Samples& s) {
   s.add("_count", "", "", below);
 }
 
+void rejected(const PoolView& p, Samples& s) {
+  for (size_t i = 0; i < kRejections; ++i)
+    s.add("reason", kRejectionNames[i], p.reading.figures.rejected[i]);
+}
+
 constexpr PoolRow kPoolRows[] = {
     {"preforkd_pool_state", Type::kGauge, "", "1 for the state that the pool is in.", state},
     {"preforkd_pool_generation", Type::kGauge, "", "The generation that serves new connections.",
@@ -151,7 +156,7 @@ constexpr PoolRow kPoolRows[] = {
     {"preforkd_connections_failed", Type::kCounter, "",
      "Connections that ended by an error, a crash or a deadline.", sum<&Figures::failed>},
     {"preforkd_connections_rejected", Type::kCounter, "",
-     "Connections turned away before they were served.", sum<&Figures::rejected>},
+     "Connections turned away before they were served, by reason.", rejected},
     {"preforkd_connections_timed_out", Type::kCounter, "",
      "Of the failed, those that took longer than timeouts.connection.", sum<&Figures::timed_out>},
     {"preforkd_connections_active", Type::kGauge, "", "Connections in hand now.",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "control/explain.h"
 #include "shm/peer.h"
@@ -30,6 +31,12 @@ Json service_time(const shm::Figures& figures) {
   auto times = service_times(figures);
   if (!times) return {{"p50", nullptr}, {"p90", nullptr}, {"p99", nullptr}, {"max", nullptr}};
   return {{"p50", times->p50}, {"p90", times->p90}, {"p99", times->p99}, {"max", times->max}};
+}
+
+Json rejected_by(const shm::Figures& figures) {
+  Json reasons = Json::object();
+  for (size_t i = 0; i < kRejections; ++i) reasons[kRejectionNames[i]] = figures.rejected[i];
+  return reasons;
 }
 
 Json generations(const PoolFacts& facts) {
@@ -66,7 +73,8 @@ Json pool_object(const PoolView& pool) {
        {{"accepted", pool.accepted()},
         {"served", f.served},
         {"failed", f.failed},
-        {"rejected", f.rejected},
+        {"rejected", std::accumulate(f.rejected.begin(), f.rejected.end(), uint64_t{0})},
+        {"rejected_by", rejected_by(f)},
         {"active", pool.active}}},
       {"utilization", utilization(pool)},
       {"peak_busy", pool.peak_busy},

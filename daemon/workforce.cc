@@ -377,6 +377,8 @@ Nanoseconds Workforce::check_connection(uint32_t slot, Nanoseconds now) {
   uint64_t number = s.begun.load();
   const Nanoseconds since = std::min<Nanoseconds>(s.since.load(), now);  // whatever the slot says
   const Nanoseconds slow = plan_.settings.slow_timeout, timeout = plan_.settings.connection_timeout;
+  // Not one yet: its PROXY header is waited for. It begins anew then.
+  if (!in_hand(slot, number)) return now + plan_.settings.first_deadline();
   Nanoseconds next = kNever;
   if (slow && records_[slot].slow_told != number) {
     next = since + slow;

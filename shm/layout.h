@@ -14,6 +14,7 @@
 //   Tickets      the two semaphores
 //   Gone         sums over the workers that are gone, twice; the supervisor's
 //   Bits[]       who is idle, who is busy; a bit has one owner, a word has 64
+//   Admission[]  whose connection each worker has, where sources are limited
 //   Slot[]       the truth about each worker; one writer each
 //   Decision[]   why the pool grew and shrank; a ring, the supervisor's
 //
@@ -28,6 +29,7 @@
 #include <cstdint>
 
 #include "shm/histogram.h"
+#include "shm/rejection.h"
 #include "shm/worker_state.h"
 
 namespace preforkd::shm {
@@ -100,7 +102,9 @@ struct alignas(kLine) Shared {
   Word tick;  // second (CLOCK_MONOTONIC, low 32 bits) of the last connection; control waits on it
   Word refused;  // accepts that failed for want of descriptors or memory (EMFILE, ENOBUFS, ...)
   Word recycle;  // 1: a worker has asked to be replaced since the supervisor last exchanged it
-  uint8_t reserved[108];
+  Word reserved1;
+  Long admissions;  // + 1 with each that is admitted; shm/admissions.h
+  uint8_t reserved[96];
 };
 
 // Protocol: shm/tickets.h.
@@ -114,7 +118,8 @@ struct alignas(kLine) Tickets {
 // sums as plain integers in private memory, and copies them here whole.
 template <class Number>
 struct TotalsOf {
-  Number served, failed, rejected;                       // connections
+  Number served, failed;                                 // connections
+  Number rejected[kRejections];                          // connections; by shm/rejection.h
   Number forked, retired, crashed, timed_out, recycled;  // workers; timed_out: connections ended
   Number busy_ns;                                        // time spent serving
   Number worker_ns;                                      // time existed
@@ -149,6 +154,14 @@ struct Bits {
   Long idle, busy;
 };
 
+// The slot's worker writes it; the supervisor clears it when it has reaped that worker. Close together: whoever
+// is admitted looks at all of them. Protocol and interleavings: shm/admissions.h.
+struct Admission {
+  Long source;  // base/networks.h: source_of()
+  Word state;   // 0 none, 1 pending, 2 admitted
+  Word reserved;
+};
+
 struct alignas(kLine) Slot {
   // The supervisor's part: before fork, orders to this one worker, after reap.
   Word pid;  // for show only
@@ -175,7 +188,8 @@ struct alignas(kLine) Slot {
   Word reserved2;
   Long
       extended_until;  // CLOCK_MONOTONIC: the connection in hand may take until then; 0: as configured
-  uint8_t reserved3[32];
+  Word rejected[kRejections];  // connections that it turned away; shm/rejection.h
+  uint8_t reserved3[12];
 
   alignas(kLine) Word histogram[kHistogramBuckets];
   alignas(kLine) Long note[kNoteWords];  // what it is doing with the connection in hand; shm/note.h
@@ -198,14 +212,15 @@ struct Decision {
 
 static_assert(sizeof(Header) == 128 && sizeof(Doorbell) == 128 && sizeof(Published) == 128);
 static_assert(sizeof(Shared) == 128 && sizeof(Tickets) == 128);
-static_assert(sizeof(Totals) == 2544 && offsetof(Totals, histogram) == 104);
+static_assert(sizeof(Totals) == 2576 && offsetof(Totals, histogram) == 136);
 static_assert(sizeof(Totals) == sizeof(TotalsOf<uint64_t>));
-static_assert(offsetof(Gone, totals) == 128 && sizeof(Gone) == 5248);
-static_assert(sizeof(Bits) == 16 && sizeof(Decision) == 72);
+static_assert(offsetof(Gone, totals) == 128 && sizeof(Gone) == 5376);
+static_assert(sizeof(Bits) == 16 && sizeof(Admission) == 16 && sizeof(Decision) == 72);
 static_assert(offsetof(Slot, state) == 128 && offsetof(Slot, since) == 136);
 static_assert(offsetof(Slot, served) == 144 && offsetof(Slot, failed) == 152);
 static_assert(offsetof(Slot, begun) == 160 && offsetof(Slot, peer) == 184);
-static_assert(offsetof(Slot, extended_until) == 216 && offsetof(Slot, histogram) == 256);
+static_assert(offsetof(Slot, extended_until) == 216 && offsetof(Slot, rejected) == 224);
+static_assert(offsetof(Slot, histogram) == 256);
 static_assert(offsetof(Slot, note) == 1536 && sizeof(Slot) == 1664);
 
 // Where each part begins. The first six are fixed, the arrays follow by capacity.
@@ -219,12 +234,15 @@ struct Segment {
 };
 static_assert(offsetof(Segment, doorbell) == 128 && offsetof(Segment, published) == 256);
 static_assert(offsetof(Segment, shared) == 384 && offsetof(Segment, tickets) == 512);
-static_assert(offsetof(Segment, gone) == 640 && sizeof(Segment) == 5888);
+static_assert(offsetof(Segment, gone) == 640 && sizeof(Segment) == 6016);
 
 constexpr size_t bits_offset() { return sizeof(Segment); }
+constexpr size_t in_lines(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
+constexpr size_t admissions_offset(uint32_t capacity) {
+  return bits_offset() + in_lines(size_t{capacity} / kSlotsPerWord * sizeof(Bits));
+}
 constexpr size_t slots_offset(uint32_t capacity) {
-  return bits_offset() +
-         (size_t{capacity} / kSlotsPerWord * sizeof(Bits) + kLine - 1) / kLine * kLine;
+  return admissions_offset(capacity) + in_lines(size_t{capacity} * sizeof(Admission));
 }
 constexpr size_t decisions_offset(uint32_t capacity) {
   return slots_offset(capacity) + size_t{capacity} * sizeof(Slot);

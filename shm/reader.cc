@@ -46,7 +46,7 @@ void add_totals(Snapshot& s, const Totals& t, Nanoseconds now) {
   Figures& f = s.figures;
   f.served = value(t.served);
   f.failed = value(t.failed);
-  f.rejected = value(t.rejected);
+  for (size_t i = 0; i < kRejections; ++i) f.rejected[i] = value(t.rejected[i]);
   f.forked = value(t.forked);
   f.retired = value(t.retired);
   f.crashed = value(t.crashed);
@@ -88,6 +88,7 @@ void add_slot(Snapshot& s, const Slot& slot, uint32_t index, Nanoseconds now) {
   Figures& f = s.figures;
   f.served += w.served;
   f.failed += w.failed;
+  for (size_t i = 0; i < kRejections; ++i) f.rejected[i] += value(slot.rejected[i]);
   f.busy_ns += w.busy_ns;
   f.worker_ns += elapsed(now, w.forked_at);
   f.max_us = std::max(f.max_us, w.max_us);
@@ -100,7 +101,7 @@ void add_slot(Snapshot& s, const Slot& slot, uint32_t index, Nanoseconds now) {
 Figures& Figures::operator+=(const Figures& o) {
   served += o.served;
   failed += o.failed;
-  rejected += o.rejected;
+  for (size_t i = 0; i < kRejections; ++i) rejected[i] += o.rejected[i];
   forked += o.forked;
   retired += o.retired;
   crashed += o.crashed;

@@ -19,6 +19,7 @@
 #include "shm/histogram.h"
 #include "shm/note.h"
 #include "shm/peer.h"
+#include "shm/rejection.h"
 #include "shm/worker_state.h"
 
 namespace preforkd::shm {
@@ -27,7 +28,8 @@ namespace preforkd::shm {
 // keep the sums of those that are over. (`worker_ns`, `busy_ns` and `at_max_ns` include what is still
 // going on at the moment of reading.)
 struct Figures {
-  uint64_t served = 0, failed = 0, rejected = 0;  // connections
+  uint64_t served = 0, failed = 0;               // connections
+  std::array<uint64_t, kRejections> rejected{};  // connections, by reason
   uint64_t forked = 0, retired = 0, crashed = 0, timed_out = 0, recycled = 0;
   uint64_t busy_ns = 0, worker_ns = 0, at_max_ns = 0;
   uint64_t max_us = 0;  // the one that is not a sum

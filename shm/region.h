@@ -36,6 +36,9 @@ class Mapping {
   Slot& slot(uint32_t index) const {
     return reinterpret_cast<Slot*>(base_ + slots_offset(capacity_))[index];
   }
+  Admission& admission(uint32_t slot) const {
+    return reinterpret_cast<Admission*>(base_ + admissions_offset(capacity_))[slot];
+  }
   Decision& decision(uint64_t number) const {
     return reinterpret_cast<Decision*>(base_ + decisions_offset(capacity_))[number % kDecisions];
   }

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "shm/admissions.h"
 #include "shm/bits.h"
 #include "shm/note.h"
 #include "shm/tickets.h"
@@ -183,6 +184,7 @@ void Scoreboard::add_up(const Slot& s, const Last& last, bool in_hand_served, Na
   const uint64_t forked_at = s.forked_at.load();
   sums_.served += s.served.load() + (last.active && in_hand_served);
   sums_.failed += s.failed.load() + (last.active && !in_hand_served);
+  for (size_t i = 0; i < kRejections; ++i) sums_.rejected[i] += s.rejected[i].load();
   sums_.busy_ns += s.busy_ns.load() + in_hand_ns;
   sums_.worker_ns += now > forked_at ? now - forked_at : 0;
   sums_.max_us = std::max(sums_.max_us, s.max_us.load());
@@ -238,7 +240,9 @@ void Scoreboard::fold(uint32_t index, Ending ending, bool in_hand_served, Nanose
   s.max_us.store(0);
   s.recycle.store(0);
   s.extended_until.store(0);
+  for (auto& count : s.rejected) count.store(0);
   clear_note(s);
+  end_admission(mapping_, index);
   for (auto& word : s.peer) word.store(0);
   for (auto& bucket : s.histogram) bucket.store(0, std::memory_order_relaxed);
   set_alive(index, false);

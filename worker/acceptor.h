@@ -25,6 +25,7 @@ namespace preforkd {
 struct Accepted {
   UniqueFd fd;  // blocking, CLOEXEC
   SocketAddress peer;
+  SocketAddress local;  // of length 0 until somebody asks the kernel, or a proxy has said it
 };
 
 class Acceptor {

@@ -110,14 +110,13 @@ Program::Program(const std::vector<std::string>& argv) : argv_(argv) {
 }
 
 std::string Program::become(const Accepted& connection, int nudge_signal) const {
-  const SocketAddress local = local_address(connection.fd.get());
   ucred unix_peer{};
   socklen_t size = sizeof unix_peer;
-  if (local.storage.ss_family == AF_UNIX)
+  if (connection.local.storage.ss_family == AF_UNIX)
     getsockopt(connection.fd.get(), SOL_SOCKET, SO_PEERCRED, &unix_peer, &size);
 
   std::vector<std::string> environment = environment_;
-  for (auto& entry : connection_environment(local, connection.peer, unix_peer))
+  for (auto& entry : connection_environment(connection.local, connection.peer, unix_peer))
     environment.push_back(std::move(entry));
   auto argv = pointers(argv_), envp = pointers(environment);
 

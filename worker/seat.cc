@@ -62,13 +62,32 @@ void Seat::begin(Nanoseconds now, const shm::PeerWords& peer) {
     began_at_ = now;
     move_to(WorkerState::kBusy);
   }
-  if (!busy_) {
-    busy_ = true;
-    bits_.busy.fetch_or(bit_);
-    bits_.idle.fetch_and(~bit_);
-    count_and_ring();
-  }
+  become_busy();
   tick(now);
+}
+
+void Seat::receive(Nanoseconds now, const shm::PeerWords& peer) {
+  {
+    shm::SlotWriter writer(slot_);
+    slot_.since.store(now, kRelaxed);
+    for (size_t i = 0; i < peer.size(); ++i) slot_.peer[i].store(peer[i], kRelaxed);
+    move_to(WorkerState::kBusy);
+  }
+  become_busy();
+}
+
+void Seat::reject(Rejection reason) {
+  shm::SlotWriter writer(slot_);
+  shm::Word& count = slot_.rejected[static_cast<size_t>(reason)];
+  count.store(count.load(kRelaxed) + 1);
+}
+
+void Seat::become_busy() {
+  if (busy_) return;
+  busy_ = true;
+  bits_.busy.fetch_or(bit_);
+  bits_.idle.fetch_and(~bit_);
+  count_and_ring();
 }
 
 // One pass over the bitmaps: who is idle, who is busy, and whether the supervisor wants to know.

@@ -26,6 +26,7 @@
 #include "base/clock.h"
 #include "shm/peer.h"
 #include "shm/region.h"
+#include "shm/rejection.h"
 
 namespace preforkd {
 
@@ -37,6 +38,9 @@ class Seat {
   bool wait_to_start();
   void started(Nanoseconds now);  // starting → idle
 
+  // Busy with a connection that may yet be refused: it is not counted before begin().
+  void receive(Nanoseconds now, const shm::PeerWords& peer);
+  void reject(Rejection reason);                            // counts
   void begin(Nanoseconds now, const shm::PeerWords& peer);  // idle, busy or retiring → busy
   void note(std::string_view text);         // what it does with the connection in hand
   void extend(Nanoseconds until);           // the supervisor ends that one not before then
@@ -63,6 +67,7 @@ class Seat {
 
  private:
   void move_to(WorkerState state);
+  void become_busy();
   void count_and_ring();
   void tick(Nanoseconds now);
 

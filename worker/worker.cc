@@ -89,7 +89,10 @@ void install_inherited_signals(void (*on_term_in_supervisor)(int)) {
 }
 
 Worker::Worker(const WorkerPlan& plan, uint32_t slot)
-    : plan_(plan), seat_(plan.mapping, slot), acceptor_(plan.listen_sockets) {
+    : plan_(plan),
+      seat_(plan.mapping, slot),
+      gate_(plan.gate, plan.mapping, slot, seat_),
+      acceptor_(plan.listen_sockets) {
   set_process_title(plan.title, plan.comm);
   take_over_signals(plan, seat_);
   // The supervisor is not dumpable; a worker may be, so that a handler's crash leaves a core.
@@ -145,7 +148,10 @@ std::optional<Accepted> Worker::next_connection() {
       wait_for_verdict();
       continue;
     }
-    if (auto connection = acceptor_.try_accept()) return connection;
+    if (auto connection = acceptor_.try_accept()) {
+      if (gate_.lets_in(*connection)) return connection;
+      continue;
+    }
     if (int error = acceptor_.broken()) throw SysError("accept", error);
     if (seat_.is_busy()) go_idle();
     if (acceptor_.short_of()) {
@@ -166,6 +172,7 @@ std::optional<Accepted> Worker::last_accept(bool leaving, uint64_t from) {
   acceptor_.unregister();
   seat_.retire(monotonic_now());
   auto connection = acceptor_.try_accept(from);
+  while (connection && !gate_.lets_in(*connection)) connection = acceptor_.try_accept(from);
   if (connection && !leaving) acceptor_.register_for_wake();
   return connection;
 }
@@ -192,6 +199,7 @@ void Worker::back_off() {
 }
 
 void Worker::serve(Accepted connection) {
+  if (connection.local.length == 0) connection.local = local_address(connection.fd.get());
   shm::PeerWords peer = shm::pack_peer(connection.peer.get());
   if (connection.peer.storage.ss_family == AF_UNIX) {
     ucred who{};
@@ -210,13 +218,13 @@ void Worker::serve(Accepted connection) {
   constexpr uint32_t kManyBusy = 256;
   if (seat_.busy_seen() >= kManyBusy) acceptor_.unregister();
 
-  SocketAddress local = local_address(connection.fd.get());
   preforkd_connection c{
-      sizeof c,      connection.fd.get(), connection.peer.get(), connection.peer.length,
-      seat_.begun(), local.get(),         local.length};
+      sizeof c,      connection.fd.get(),    connection.peer.get(),  connection.peer.length,
+      seat_.begun(), connection.local.get(), connection.local.length};
   bool served = plan_.handler->serve(c) == 0;
   // Before the close: a client that has seen its connection end finds it counted.
   seat_.done(monotonic_now(), served);
+  gate_.left();
 }
 
 bool Worker::is_worn_out() {

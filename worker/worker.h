@@ -28,6 +28,7 @@
 #include "conf/settings.h"
 #include "shm/region.h"
 #include "worker/acceptor.h"
+#include "worker/gate.h"
 #include "worker/handler_library.h"
 #include "worker/program.h"
 #include "worker/seat.h"
@@ -44,6 +45,8 @@ struct WorkerPlan {
   pid_t supervisor;
   std::string title = "preforkd: worker " + settings.name;  // made once: a worker allocates nothing
   char comm[16] = "preforkd-worker";
+
+  GateRules gate{settings};
 
   int nudge_signal() const { return program ? SIGURG : SIGUSR1; }
 };
@@ -69,6 +72,7 @@ class Worker {
 
   const WorkerPlan& plan_;
   Seat seat_;
+  Gate gate_;
   Acceptor acceptor_;
   const Nanoseconds forked_at_ = monotonic_now();
   uint64_t recycle_from_ = 0;  // connections after which it asks to be replaced; 0 = never

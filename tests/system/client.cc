@@ -28,8 +28,8 @@ double left_until(Nanoseconds deadline) {
 
 }  // namespace
 
-Client::Client(const std::string& address) {
-  if (!connect(address)) throw Failure("connect " + address + ": " + std::strerror(errno));
+Client::Client(const std::string& address, const std::string& from) {
+  if (!connect(address, from)) throw Failure("connect " + address + ": " + std::strerror(errno));
 }
 
 std::optional<Client> Client::try_connect(const std::string& address) {
@@ -38,13 +38,17 @@ std::optional<Client> Client::try_connect(const std::string& address) {
   return client;
 }
 
-bool Client::connect(const std::string& address) {
+bool Client::connect(const std::string& address, const std::string& from) {
   std::string error;
   auto parsed = parse_listen_address(address, error);
   if (!parsed) throw Failure("address " + address + ": " + error);
   SocketAddress to = resolve(*parsed);
   fd_.reset(socket(to.get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd_.is_open()) throw SysError("make socket", errno);
+  if (!from.empty()) {
+    const SocketAddress own = resolve(*parse_listen_address(from + ":0", error));
+    if (bind(fd_.get(), own.get(), own.length) < 0) throw SysError("bind " + from, errno);
+  }
   // A blocking connect with a deadline: SO_SNDTIMEO bounds it, also where the accept queue is full.
   timeval patience{static_cast<time_t>(kPatience), 0};
   setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);

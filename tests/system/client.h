@@ -14,7 +14,8 @@ inline constexpr double kPatience = 15;  // seconds; the machine may be loaded b
 class Client {
  public:
   // "127.0.0.1:7007", "[::1]:7007", "unix:/path", "unix:@name".
-  explicit Client(const std::string& address);
+  // `from`: the address to come from, of all that are this machine's ("127.0.0.2"); "": the kernel chooses.
+  explicit Client(const std::string& address, const std::string& from = "");
   // Nothing if it is refused (or, for a Unix socket, not there).
   static std::optional<Client> try_connect(const std::string& address);
 
@@ -36,7 +37,7 @@ class Client {
 
  private:
   Client() = default;
-  bool connect(const std::string& address);
+  bool connect(const std::string& address, const std::string& from = "");
   bool readable(double seconds);
 
   UniqueFd fd_;

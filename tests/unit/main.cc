@@ -5,6 +5,7 @@
 
 // Weak: null in a program that has a part of them only (Makefile: threads).
 [[gnu::weak]] void add_address_tests();
+[[gnu::weak]] void add_admissions_tests();
 [[gnu::weak]] void add_backlog_tests();
 [[gnu::weak]] void add_breaker_tests();
 [[gnu::weak]] void add_channel_tests();
@@ -15,9 +16,11 @@
 [[gnu::weak]] void add_layout_tests();
 [[gnu::weak]] void add_listener_tests();
 [[gnu::weak]] void add_loop_tests();
+[[gnu::weak]] void add_networks_tests();
 [[gnu::weak]] void add_notify_tests();
 [[gnu::weak]] void add_preforkctl_tests();
 [[gnu::weak]] void add_program_tests();
+[[gnu::weak]] void add_proxy_protocol_tests();
 [[gnu::weak]] void add_scaler_tests();
 [[gnu::weak]] void add_scoreboard_tests();
 [[gnu::weak]] void add_seat_tests();
@@ -30,12 +33,12 @@ namespace {
 
 // Those that fork the most come first: what the others leave in the heap makes each fork slower.
 constexpr void (*kSuites[])() = {
-    add_doorbell_tests,  add_tickets_tests,      add_scoreboard_tests, add_seat_tests,
-    add_session_tests,   add_shm_threads_tests,  add_program_tests,    add_channel_tests,
-    add_loop_tests,      add_backlog_tests,      add_listener_tests,   add_layout_tests,
-    add_histogram_tests, add_worker_state_tests, add_scaler_tests,     add_breaker_tests,
-    add_address_tests,   add_conf_tests,         add_control_tests,    add_preforkctl_tests,
-    add_notify_tests,
+    add_doorbell_tests,   add_tickets_tests,   add_scoreboard_tests,   add_seat_tests,
+    add_admissions_tests, add_session_tests,   add_shm_threads_tests,  add_program_tests,
+    add_channel_tests,    add_loop_tests,      add_backlog_tests,      add_listener_tests,
+    add_layout_tests,     add_histogram_tests, add_worker_state_tests, add_scaler_tests,
+    add_breaker_tests,    add_address_tests,   add_conf_tests,         add_control_tests,
+    add_preforkctl_tests, add_notify_tests,    add_networks_tests,     add_proxy_protocol_tests,
 };
 
 bool run(const char* only) {

@@ -1,0 +1,129 @@
+#include "base/networks.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+
+namespace preforkd {
+namespace {
+
+constexpr int kNone = -1;
+
+int bits_of(const IpAddress& address) { return address.v6 ? 128 : 32; }
+
+bool same_prefix(const IpAddress& a, const IpAddress& b, int bits) {
+  const auto whole = static_cast<size_t>(bits / 8);
+  if (std::memcmp(a.bytes.data(), b.bytes.data(), whole) != 0) return false;
+  const int rest = bits % 8;
+  return rest == 0 || (a.bytes[whole] ^ b.bytes[whole]) >> (8 - rest) == 0;
+}
+
+// The same with all bits behind the first `prefix` cleared.
+IpAddress masked(IpAddress address, int prefix) {
+  for (int bit = prefix; bit < bits_of(address); ++bit)
+    address.bytes[static_cast<size_t>(bit / 8)] &= static_cast<uint8_t>(~(0x80 >> bit % 8));
+  return address;
+}
+
+std::optional<IpAddress> parse_ip(std::string_view text) {
+  IpAddress address;
+  const std::string copy(text);
+  if (inet_pton(AF_INET, copy.c_str(), address.bytes.data()) == 1) return address;
+  address.v6 = true;
+  if (inet_pton(AF_INET6, copy.c_str(), address.bytes.data()) == 1) return address;
+  return std::nullopt;
+}
+
+std::string text_of(const Network& network) {
+  char text[INET6_ADDRSTRLEN] = "";
+  inet_ntop(network.address.v6 ? AF_INET6 : AF_INET, network.address.bytes.data(), text,
+            sizeof text);
+  return std::string(text) + "/" + std::to_string(network.prefix);
+}
+
+int longest_match(const std::vector<Network>& networks, const IpAddress& address) {
+  int longest = kNone;
+  for (const Network& network : networks)
+    if (network.contains(address)) longest = std::max<int>(longest, network.prefix);
+  return longest;
+}
+
+}  // namespace
+
+std::optional<IpAddress> ip_of(const SocketAddress& address) {
+  IpAddress ip;
+  if (address.storage.ss_family == AF_INET) {
+    const auto* in = reinterpret_cast<const sockaddr_in*>(&address.storage);
+    std::memcpy(ip.bytes.data(), &in->sin_addr, sizeof in->sin_addr);
+    return ip;
+  }
+  if (address.storage.ss_family != AF_INET6) return std::nullopt;
+  const auto* in = reinterpret_cast<const sockaddr_in6*>(&address.storage);
+  if (IN6_IS_ADDR_V4MAPPED(&in->sin6_addr)) {
+    std::memcpy(ip.bytes.data(), &in->sin6_addr.s6_addr[12], 4);
+    return ip;
+  }
+  ip.v6 = true;
+  std::memcpy(ip.bytes.data(), &in->sin6_addr, sizeof in->sin6_addr);
+  return ip;
+}
+
+uint64_t source_of(const IpAddress& address) {
+  uint64_t source = 0;
+  for (size_t i = 0; i < (address.v6 ? 8 : 4); ++i) source = source << 8 | address.bytes[i];
+  return address.v6 ? source : source | uint64_t{0xffff} << 32;
+}
+
+bool Network::contains(const IpAddress& one) const {
+  return one.v6 == address.v6 && same_prefix(one, address, prefix);
+}
+
+std::optional<Network> parse_network(std::string_view text, std::string& error) {
+  const size_t slash = text.find('/');
+  const auto address = parse_ip(text.substr(0, slash));
+  if (!address) {
+    error = "expected an address or a network, as in \"10.0.0.0/8\" or \"2001:db8::/32\"";
+    return std::nullopt;
+  }
+  int prefix = bits_of(*address);
+  if (slash != text.npos) {
+    const std::string_view digits = text.substr(slash + 1);
+    const auto [end, wrong] = std::from_chars(digits.data(), digits.data() + digits.size(), prefix);
+    const bool number = wrong == std::errc{} && end == digits.data() + digits.size() &&
+                        !digits.starts_with('-') && (digits == "0" || !digits.starts_with('0'));
+    if (!number || prefix > bits_of(*address)) {
+      error =
+          "expected a prefix from 0 to " + std::to_string(bits_of(*address)) + " after the \"/\"";
+      return std::nullopt;
+    }
+  }
+  Network network{masked(*address, prefix), static_cast<uint8_t>(prefix)};
+  if (network.address != *address) {
+    error = "expected no bits behind the prefix; did you mean \"" + text_of(network) + "\"?";
+    return std::nullopt;
+  }
+  return network;
+}
+
+std::vector<Network> parse_networks(const std::vector<std::string>& texts) {
+  std::vector<Network> networks;
+  std::string ignored;
+  for (const std::string& text : texts)
+    if (auto network = parse_network(text, ignored)) networks.push_back(*network);
+  return networks;
+}
+
+bool contains(const std::vector<Network>& networks, const IpAddress& address) {
+  return longest_match(networks, address) != kNone;
+}
+
+bool AccessList::lets_in(const IpAddress& address) const {
+  const int allowed = longest_match(allow, address), denied = longest_match(deny, address);
+  if (allowed == kNone && denied == kNone) return allow.empty();
+  return allowed > denied;
+}
+
+}  // namespace preforkd

@@ -1,0 +1,52 @@
+// Which addresses a list of networks means. Pure: nothing is looked up.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/address.h"
+
+namespace preforkd {
+
+// An IP address without its port. An IPv4 client of a socket that takes both is an IPv4 address.
+struct IpAddress {
+  bool v6 = false;
+  std::array<uint8_t, 16> bytes{};  // network order; of IPv4 the first four
+
+  bool operator==(const IpAddress&) const = default;
+};
+std::optional<IpAddress> ip_of(const SocketAddress& address);  // nothing: of another family
+
+// Where a client comes from, as far as it can be told from others: an IPv4 address, or the /64 of an IPv6
+// address (a household or a machine has at least that many). No two are equal, but for ::ffff:0:0/96's, which
+// no client has.
+uint64_t source_of(const IpAddress& address);
+
+struct Network {
+  IpAddress address;
+  uint8_t prefix = 0;  // bits that count; all others are 0
+
+  bool contains(const IpAddress& one) const;
+  bool operator==(const Network&) const = default;
+};
+
+// "10.0.0.0/8", "2001:db8::/32", or one address. On error nothing, and what was expected in `error`.
+std::optional<Network> parse_network(std::string_view text, std::string& error);
+
+// Those of a list that parse.
+std::vector<Network> parse_networks(const std::vector<std::string>& texts);
+bool contains(const std::vector<Network>& networks, const IpAddress& address);
+
+// Who may connect: the longest prefix that matches decides; where none does, everybody may if nobody is
+// allowed by name.
+struct AccessList {
+  std::vector<Network> allow, deny;
+
+  bool lets_in(const IpAddress& address) const;
+};
+
+}  // namespace preforkd

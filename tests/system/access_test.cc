@@ -1,0 +1,363 @@
+// Who may connect: networks, connections from one source, PROXY headers; what real proxies say of a client.
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "tests/system/harness.h"
+#include "tests/system/suites.h"
+
+namespace preforkd::system_test {
+namespace {
+
+using namespace std::string_literals;
+
+const std::string kDiary = "handler = \"@HANDLERS@/diary.so\";";
+
+std::string ask(Client& client, const std::string& order) {
+  client.send(order + "\n");
+  return client.read_line();
+}
+
+// The peer that preforkd shows for the worker that serves `client`.
+std::string shown_peer(Server& server, Client& client) {
+  const pid_t pid = std::stoi(ask(client, "pid"));
+  for (const Json& worker : server.workers())
+    if (worker["pid"] == pid) return worker["peer"];
+  throw Failure("no worker " + std::to_string(pid));
+}
+
+void expect_rejected(Server& server, const std::string& reason, int count) {
+  server.wait_for("/connections/rejected_by/" + reason, count);
+}
+void expect_logged(Server& server, const std::string& text) {
+  server.wait_until("the log has: " + text, kPatience,
+                    [&] { return server.log().find(text) != std::string::npos; });
+}
+void expect_well(Server& server, const std::string& greeting = "") {
+  Client client(server.address());
+  client.send(greeting);
+  expect(!ask(client, "pid").empty(), "it serves");
+  Json pool = server.pool();
+  expect_equal("state", pool["state"], "running");
+  expect_equal("failed", pool["connections"]["failed"], 0);
+  expect_equal("crashed", pool["lifetime"]["crashed"], 0);
+}
+
+// Clients on this machine have all of 127.0.0.0/8 to come from.
+Client from(const std::string& source, const std::string& address) {
+  return Client(address, source);
+}
+
+void networks() {
+  Server server({PoolText{.listen = "\"127.0.0.1:0\", \"[::1]:0\"",
+                          .serves = kDiary,
+                          .more = "access = { allow = [ \"127.0.0.0/8\", \"127.0.5.6\" ]; "
+                                  "deny = [ \"127.0.5.0/24\" ]; };"}});
+  for (const char* good : {"127.0.0.9", "127.0.5.6", "127.0.6.5"}) {
+    Client client = from(good, server.address());
+    expect_equal(std::string(good) + " is let in", ask(client, "local"), server.address());
+  }
+  expect(from("127.0.5.7", server.address()).is_ended(), "127.0.5.7 is not");
+  expect_rejected(server, "denied", 1);
+  expect_logged(server, "refused 127.0.5.7:");
+  expect(Client(server.address("echo", 1)).is_ended(), "nor is ::1, which nobody allowed");
+  expect_rejected(server, "denied", 2);
+  server.wait_for("/connections/served", 3);
+  expect_equal("accepted", server.pool()["connections"]["accepted"], 3);
+  expect_equal("rejected", server.pool()["connections"]["rejected"], 2);
+  expect_well(server);
+  Answer metrics = server.request("GET", "/metrics");
+  expect(
+      metrics.body.find("preforkd_connections_rejected_total{pool=\"echo\",reason=\"denied\"} 2") !=
+          std::string::npos,
+      "metrics tell it by reason");
+}
+
+// A list is taken in by a reload.
+void reloaded() {
+  PoolText text{.serves = kDiary};
+  Server server({text});
+  text.listen = "\"" + server.address() + "\"";
+  text.more = "access = { deny = [ \"127.0.0.1\" ]; };";
+  server.write_config(config_of({text}));
+  expect_equal("reload", server.ctl({"reload"}).code, 0);
+  expect(Client(server.address()).is_ended(), "127.0.0.1 is refused now");
+  Client other = from("127.0.0.2", server.address());
+  expect(!ask(other, "pid").empty(), "127.0.0.2 is not");
+}
+
+void per_source() {
+  Server server(
+      {PoolText{.serves = kDiary, .workers = "min = 8; max = 16;", .more = "per_source = 3;"}});
+  std::vector<Client> held;
+  for (int i = 0; i < 3; ++i) held.push_back(from("127.0.0.2", server.address()));
+  for (Client& client : held) ask(client, "pid");
+  expect(from("127.0.0.2", server.address()).is_ended(), "a fourth is refused");
+  expect_rejected(server, "per_source", 1);
+  expect_logged(server, "it has 3 connections already");
+  Client other = from("127.0.0.3", server.address());
+  ask(other, "pid");
+  // A place is free as soon as a client has seen its connection end, and when its worker was killed.
+  held.back().half_close();
+  held.back().read_until_eof();
+  held.back() = from("127.0.0.2", server.address());
+  const pid_t victim = std::stoi(ask(held.back(), "pid"));
+  kill(victim, SIGKILL);
+  expect(held.back().is_ended(), "its connection is gone");
+  server.wait_for("/lifetime/crashed", 1);
+  held.back() = from("127.0.0.2", server.address());
+  expect(!ask(held.back(), "pid").empty(), "and there is room again");
+}
+
+// A burst from one address: as many are served as may be, and no more.
+void a_burst_from_one_source() {
+  Server server(
+      {PoolText{.serves = kDiary, .workers = "min = 16; max = 32;", .more = "per_source = 5;"}});
+  std::vector<Client> burst;
+  for (int i = 0; i < 20; ++i) burst.push_back(from("127.0.0.2", server.address()));
+  server.wait_until("all have their answer", kPatience, [&] {
+    Json connections = server.pool()["connections"];
+    return connections["active"] == 5 && connections["rejected"] == 15;
+  });
+}
+
+const std::string kBehindProxy = "proxy_protocol = true; trusted = [ \"127.0.0.0/24\" ];";
+
+std::string version_2(const std::string& rest, char command = '\x21', char family = '\x11') {
+  return "\r\n\r\n\0\r\nQUIT\n"s + command + family + static_cast<char>(rest.size() >> 8) +
+         static_cast<char>(rest.size() & 0xff) + rest;
+}
+const std::string kFromTo = "\xc0\x00\x02\x01\xc6\x33\x64\x02\x10\x92\x01\xbb"s;  // 192.0.2.1:4242
+
+void proxy_headers() {
+  Server server(
+      {PoolText{.serves = kDiary,
+                .more = kBehindProxy + "access = { deny = [ \"192.0.2.9\" ]; }; per_source = 1;"}});
+  Client one(server.address());
+  one.send("PROXY TCP4 192.0.2.1 198.51.100.2 4242 443\r\n");
+  expect_equal("local", ask(one, "local"), "198.51.100.2:443");
+  expect_equal("peer", shown_peer(server, one), "192.0.2.1:4242");
+  // Access and sources are the client's, not the proxy's.
+  Client denied(server.address()), second(server.address());
+  denied.send("PROXY TCP4 192.0.2.9 198.51.100.2 4242 443\r\nlocal\n");
+  expect(denied.is_ended(), "a denied client of the proxy");
+  expect_rejected(server, "denied", 1);
+  second.send(version_2(kFromTo + "\x20\x00\x05hallo"s));
+  expect(second.is_ended(), "a second one of that source");
+  expect_rejected(server, "per_source", 1);
+  one.half_close();
+  one.read_until_eof();
+
+  Client two(server.address());
+  two.send(version_2(kFromTo + "\x20\x00\x05hallo"s));  // with an extension
+  expect_equal("version 2: local", ask(two, "local"), "198.51.100.2:443");
+  expect_equal("version 2: peer", shown_peer(server, two), "192.0.2.1:4242");
+  // In pieces, with what follows in the same segment as the last one.
+  const std::string pieces = "PROXY TCP4 192.0.2.3 198.51.100.2 4242 443\r\nlocal\n";
+  Client slow(server.address());
+  for (char byte : pieces) slow.send({&byte, 1});
+  expect_equal("in pieces", slow.read_line(), "198.51.100.2:443");
+  Client health(server.address());
+  health.send(version_2("", '\x20', '\0'));
+  expect_equal("LOCAL: its own", ask(health, "local"), server.address());
+  health.close();
+  server.wait_for("/connections/active", 2);
+  Client unknown(server.address());
+  unknown.send("PROXY UNKNOWN\r\n");
+  expect_equal("UNKNOWN: its own", ask(unknown, "local"), server.address());
+}
+
+void bad_headers() {
+  Server server({PoolText{.serves = kDiary, .more = kBehindProxy}});
+  const struct {
+    std::string bytes, why;
+    bool shut;
+  } kRows[] = {
+      {"PROXY TCP4 192.0.2.1 198.51", "it ended before it was whole", true},
+      {"PROXY ", "it ended before it was whole", true},
+      {"", "it ended before it was whole", true},
+      {version_2(kFromTo).substr(0, 20), "it ended before it was whole", true},
+      {"GET / HTTP/1.1\r\n\r\n", "it does not begin with one", false},
+      {"PROXY TCP4 " + std::string(200, '1'), "no end of line within 107 bytes", false},
+      {"PROXY TCP4 192.0.2.1 198.51.100.2 4242 99999\r\n", "expected two ports", false},
+      {"PROXY TCP4 192.0.2.1 198.51.100.2 4242 443\nlocal\n", "a line feed by itself", false},
+      {version_2(kFromTo.substr(0, 11)), "too short for its addresses", false},
+      {version_2(kFromTo, '\x31'), "expected version 1 or 2", false},
+      {version_2(std::string(60000, 'x')), "longer than 16 KiB", false},
+  };
+  int count = 0;
+  for (const auto& row : kRows) {
+    Client client(server.address());
+    client.send(row.bytes);
+    if (row.shut) client.half_close();
+    expect(client.is_ended(), "refused: " + row.why);
+    expect_rejected(server, "proxy_header", ++count);
+  }
+  // (Each worker says a reason once in ten seconds.)
+  expect_logged(server, "PROXY header: it ended before it was whole");
+  expect(from("127.0.1.1", server.address()).is_ended(), "not a trusted one, whatever it says");
+  Client forged = from("127.0.1.1", server.address());
+  try {
+    forged.send("PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\nlocal\n");
+  } catch (const Failure&) {  // closed already
+  }
+  expect(forged.is_ended(), "nor one that says that it is");
+  expect_rejected(server, "untrusted", 2);
+  expect_logged(server, "not one of the trusted proxies");
+  expect_well(server, "PROXY UNKNOWN\r\n");
+}
+
+// Whoever sends nothing holds a worker for 5 s and no longer; the pool grows meanwhile.
+void silent_headers() {
+  Server server({PoolText{
+      .serves = kDiary, .workers = "min = 1; max = 8; min_spare = 1;", .more = kBehindProxy}});
+  std::vector<Client> silent;
+  for (int i = 0; i < 4; ++i) silent.emplace_back(server.address());
+  server.wait_for("/workers/busy", 4);
+  expect_well(server, "PROXY UNKNOWN\r\n");
+  expect_rejected(server, "proxy_header", 4);
+  expect_logged(server, "PROXY header: not whole within 5 s");
+  for (Client& client : silent) expect(client.is_ended(), "it is closed");
+  server.wait_for("/workers/busy", 0);
+  expect_equal("accepted", server.pool()["connections"]["accepted"], 1);
+}
+
+// What a program per connection sees of it.
+void environment() {
+  Server server({PoolText{.serves = "program = [ \"/usr/bin/env\" ];", .more = kBehindProxy}});
+  Client client(server.address());
+  client.send("PROXY TCP6 2001:db8::1 2001:db8::2 4242 443\r\n");
+  const std::string said = client.read_until_eof();
+  for (const char* variable :
+       {"PROTO=TCP\n", "TCPREMOTEIP=2001:db8::1\n", "TCPREMOTEPORT=4242\n",
+        "TCPLOCALIP=2001:db8::2\n", "TCPLOCALPORT=443\n", "REMOTE_ADDR=2001:db8::1\n"})
+    expect(said.find(variable) != std::string::npos, variable + (" in " + said));
+}
+
+// --- real proxies --------------------------------------------------------------------------------
+
+// A file of ours, as a user would adapt it. (The tests run in the repository.)
+std::string with(const std::string& path,
+                 const std::vector<std::pair<std::string, std::string>>& changes) {
+  std::string text = file_text(path);
+  for (const auto& [from, to] : changes) {
+    const size_t at = text.find(from);
+    if (at == text.npos) throw Failure(path + " has no " + from);
+    text.replace(at, from.size(), to);
+  }
+  return text;
+}
+
+int free_port() {
+  Server probe({PoolText{}});
+  return probe.port();
+}
+
+class Proxy {
+ public:
+  Proxy(const TestFolder& folder, const std::vector<std::string>& argv, const std::string& address)
+      : log_(folder.file("proxy.log")), pid_(start(argv, log_)) {
+    wait_until(argv[0] + " listens on " + address, kPatience, [&] {
+      if (!is_running(pid_)) throw Failure(argv[0] + " has ended: " + file_text(log_));
+      return Client::try_connect(address).has_value();
+    });
+  }
+  ~Proxy() {
+    kill(pid_, SIGTERM);
+    wait_for_child(pid_, kPatience);
+  }
+  Proxy(const Proxy&) = delete;
+  Proxy& operator=(const Proxy&) = delete;
+
+ private:
+  static pid_t start(const std::vector<std::string>& argv, const std::string& log) {
+    UniqueFd out(open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+    return spawn({.argv = argv, .out = out.get(), .err = out.get()});
+  }
+  const std::string log_;
+  const pid_t pid_;
+};
+
+void behind_haproxy(const std::string& send_proxy) {
+  Server server({PoolText{.serves = kDiary, .more = kBehindProxy}});
+  TestFolder folder;
+  const std::string address = "127.0.0.1:" + std::to_string(free_port());
+  const std::string config =
+      folder.write("haproxy.cfg", with("doc/haproxy.cfg", {{"0.0.0.0:8007", address},
+                                                           {"127.0.0.1:7007", server.address()},
+                                                           {"send-proxy-v2", send_proxy}}));
+  Proxy haproxy(folder, {"/usr/sbin/haproxy", "-db", "-f", config}, address);
+  Client client = from("127.0.7.7", address);
+  expect_equal("local", ask(client, "local"), address);
+  expect_equal("peer", shown_peer(server, client), client.own_address());
+}
+void haproxy_version_1() { behind_haproxy("send-proxy"); }
+void haproxy_version_2() { behind_haproxy("send-proxy-v2 check inter 200ms"); }
+
+// TLS: hitch ends it, and says whose connection it was.
+void hitch() {
+  Server server({PoolText{.serves = kDiary, .more = kBehindProxy}});
+  TestFolder folder;
+  const std::string key = folder.file("key.pem"), certificate = folder.file("certificate.pem");
+  Outcome made =
+      run({"openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+           "-nodes", "-days", "1", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate});
+  expect_equal("openssl: " + made.err, made.code, 0);
+  const int port = free_port();
+  const std::string address = "127.0.0.1:" + std::to_string(port);
+  const std::string both = folder.write("site.pem", file_text(key) + file_text(certificate));
+  const std::string config = folder.write(
+      "hitch.conf",
+      with("doc/hitch.conf", {{"[0.0.0.0]:8443", "[127.0.0.1]:" + std::to_string(port)},
+                              {":7007", ":" + std::to_string(server.port())},
+                              {"/etc/hitch/site.pem", both},
+                              {is_root() ? "" : "user = \"nobody\"", ""}}));
+  Proxy hitch(folder, {"/usr/sbin/hitch", "--config", config}, address);
+  // A client that speaks TLS, asks, and says where it comes from.
+  int in[2], out[2];
+  if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0) throw SysError("make pipe", errno);
+  UniqueFd in_write(in[1]), out_read(out[0]);
+  const pid_t tls =
+      spawn({.argv = {"openssl", "s_client", "-quiet", "-verify_quiet", "-connect", address},
+             .in = UniqueFd(in[0]).get(),
+             .out = UniqueFd(out[1]).get()});
+  const std::string orders = "note over TLS\nlocal\n";
+  expect_equal("orders", write(in_write.get(), orders.data(), orders.size()),
+               static_cast<ssize_t>(orders.size()));
+  server.wait_until("a worker serves it", kPatience, [&] {
+    for (const Json& worker : server.workers())
+      if (worker["note"] == "over TLS") {
+        const std::string peer = worker["peer"];
+        expect(peer.starts_with("127.0.0.1:"), "its peer: " + peer);
+        return true;
+      }
+    return false;
+  });
+  in_write.reset();
+  kill(tls, SIGTERM);
+  wait_for_child(tls, kPatience);
+  char said[256] = "";
+  expect(read(out_read.get(), said, sizeof said - 1) > 0, "it is answered");
+  expect(std::string(said).find(address) != std::string::npos,
+         "with hitch's address: " + std::string(said));
+}
+
+}  // namespace
+
+Suite access_suite() {
+  return {"access",
+          {{"networks", networks},
+           {"a list is reloaded", reloaded},
+           {"per source", per_source},
+           {"a burst from one source", a_burst_from_one_source},
+           {"PROXY headers", proxy_headers},
+           {"bad PROXY headers", bad_headers},
+           {"silent PROXY headers", silent_headers},
+           {"environment", environment},
+           {"haproxy send-proxy", haproxy_version_1},
+           {"haproxy send-proxy-v2", haproxy_version_2},
+           {"hitch", hitch}}};
+}
+
+}  // namespace preforkd::system_test

@@ -1,0 +1,58 @@
+// Who is let in: what stands between the accept and the handler. In this order:
+//
+//   1. `access`, by the address that connected. Behind a proxy: that must be one of `trusted`.
+//   2. The PROXY header, which replaces the addresses of the connection for all that follows, the handler and
+//      the environment included. It must be whole within 5 s: a proxy sends it at once. Meanwhile
+//      the worker is busy, so that the pool grows when many are waited for.
+//   3. `access` again, by the client's own address.
+//   4. `per_source` (shm/admissions.h).
+//
+// Who is refused is closed, and counted by reason (shm/rejection.h); the log has one of each reason in 10 s from
+// each worker. Clients of Unix sockets have no address: the permissions of the socket's file are what decides.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/networks.h"
+#include "conf/settings.h"
+#include "shm/region.h"
+#include "shm/rejection.h"
+#include "worker/acceptor.h"
+#include "worker/seat.h"
+
+namespace preforkd {
+
+// Made of a pool's settings, once, in the supervisor.
+struct GateRules {
+  AccessList access;
+  std::vector<Network> trusted;
+  bool proxy_protocol = false;
+  uint32_t per_source = 0;  // 0: no limit
+
+  explicit GateRules(const PoolSettings& settings);
+};
+
+// One in each worker.
+class Gate {
+ public:
+  Gate(const GateRules& rules, const shm::Mapping& mapping, uint32_t slot, Seat& seat)
+      : rules_(rules), mapping_(mapping), slot_(slot), seat_(seat) {}
+
+  // False: it is refused. The addresses in it become the client's own.
+  bool lets_in(Accepted& connection);
+  void left();  // the one that was let in last
+
+ private:
+  bool refuse(const Accepted& connection, Rejection reason, const std::string& why);
+  bool read_header(Accepted& connection);
+
+  const GateRules& rules_;
+  const shm::Mapping& mapping_;
+  const uint32_t slot_;
+  Seat& seat_;
+  bool admitted_ = false;
+  Nanoseconds told_at_[kRejections] = {};
+};
+
+}  // namespace preforkd
