@@ -34,7 +34,7 @@ BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
 
 # Debian packages: what every target needs, and what some need besides. What is missing is installed.
 FOR_all   := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev libcurl4-openssl-dev nlohmann-json3-dev
-FOR_test  := libcunit1-dev curl dbus git haproxy hitch iproute2 libc6-dbg libnss-systemd netcat-openbsd openssl procps rsync systemd valgrind
+FOR_test  := libcunit1-dev curl dbus dropbear-bin git haproxy hitch iproute2 libc6-dbg libnss-systemd netcat-openbsd openssl procps rsync systemd ucspi-tcp valgrind
 FOR_soak  := $(FOR_test)
 FOR_tsan  := libcunit1-dev
 FOR_fuzz  := clang libclang-rt-dev llvm

@@ -1,5 +1,6 @@
 #include "worker/handler_library.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,6 +18,15 @@ std::string load_error(const std::string& path, const std::string& opened) {
   std::string reason = said ? said : "unknown error";
   if (reason.starts_with(opened + ": ")) reason.erase(0, opened.size() + 2);
   return "load " + path + ": " + reason;
+}
+
+size_t threads_of_this_process() {
+  DIR* tasks = opendir("/proc/self/task");
+  if (!tasks) return 1;
+  size_t count = 0;
+  while (const dirent* entry = readdir(tasks)) count += entry->d_name[0] != '.';
+  closedir(tasks);
+  return count;
 }
 
 }  // namespace
@@ -52,6 +62,10 @@ void HandlerLibrary::preload(const std::string& pool, const std::string& setting
   if (!handler_->preload) return;
   if (int code = handler_->preload(&host_, &state_))
     throw std::runtime_error("preload " + path_ + ": it returned " + std::to_string(code));
+  if (const size_t threads = threads_of_this_process(); threads > 1)
+    throw std::runtime_error("preload " + path_ + ": it left " + std::to_string(threads - 1) +
+                             (threads == 2 ? " thread" : " threads") +
+                             " behind, which no worker would have: make them in start");
 }
 
 }  // namespace preforkd

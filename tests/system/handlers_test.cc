@@ -1,6 +1,9 @@
 // What a handler may ask of preforkd, and what preforkd does about a worker that is worn out.
+#include <signal.h>
+#include <unistd.h>
+
 #include "base/clock.h"
-#include "tests/system/harness.h"
+#include "tests/system/conditions.h"
 #include "tests/system/load.h"
 #include "tests/system/suites.h"
 
@@ -64,12 +67,6 @@ void the_first_version() {
   server.wait_for("/connections/served", 1);
 }
 
-size_t count(const std::string& text, const std::string& part) {
-  size_t found = 0;
-  for (size_t at = text.find(part); at != text.npos; at = text.find(part, at + 1)) ++found;
-  return found;
-}
-
 void slow() {
   Server server({PoolText{.serves = kDiary, .timeouts = "slow = 0.2;"}});
   Client quick(server.address()), client(server.address());
@@ -78,16 +75,18 @@ void slow() {
   const std::string quick_address = quick.own_address();
   quick.close();
   const std::string told = "has served " + client.own_address() + " (SELECT 1) for ";
-  server.wait_until("it is logged", kPatience, [&] { return count(server.log(), told) == 1; });
+  server.wait_until("it is logged", kPatience,
+                    [&] { return occurrences(server.log(), told) == 1; });
   expect(server.log().find(" ms so far (timeouts.slow)") != std::string::npos, "so far");
   // Another one that is slow is told of, too; this one not again, and it goes on.
   Client second(server.address());
   ask(second, "pid");
-  server.wait_until("the second is logged", kPatience,
-                    [&] { return count(server.log(), "has served " + second.own_address()) == 1; });
-  expect_equal("once", count(server.log(), client.own_address()), size_t{1});
+  server.wait_until("the second is logged", kPatience, [&] {
+    return occurrences(server.log(), "has served " + second.own_address()) == 1;
+  });
+  expect_equal("once", occurrences(server.log(), client.own_address()), size_t{1});
   expect_equal("it goes on", ask(client, "note x"), "done");
-  expect_equal("the quick one is not told of", count(server.log(), quick_address), size_t{0});
+  expect_equal("the quick one is not told of", occurrences(server.log(), quick_address), size_t{0});
 }
 
 void extended() {
@@ -180,6 +179,127 @@ void not_while_young() {
   for (pid_t pid : first) expect(is_running(pid), "it is still there");
 }
 
+// --- bad handlers --------------------------------------------------------------------------------
+
+void expect_logged(Server& server, const std::string& text) {
+  server.wait_until("the log has: " + text, kPatience,
+                    [&] { return server.log().find(text) != std::string::npos; });
+}
+
+// Whatever it does while it serves: its client's connection ends, it is counted, the log says what it was, and
+// others are served.
+void bad_serve() {
+  Server server({PoolText{.serves = unruly(), .workers = "min = 2; max = 4; min_spare = 1;"}});
+  server.forgive_reports();  // of a stack that was overrun
+  const struct {
+    char order;
+    const char* said;  // "": nothing
+    bool crashes;
+  } kRows[] = {
+      {'c', "killed by signal 6 (Aborted) while serving", true},
+      {'x', "exited with status 3 while serving", true},
+      {'e', "exited with status 0 while serving", true},
+      {'o', are_sanitized() ? "exited with status" : "killed by signal 11 (Segmentation fault)",
+       true},
+      {'g', "", false}};
+  int failed = 0, crashed = 0;
+  for (const auto& row : kRows) {
+    const std::string of = std::string(" of ") + row.order;
+    Client client(server.address());
+    client.send({&row.order, 1});
+    expect(client.is_ended(), "the connection" + of);
+    server.wait_for("/connections/failed", ++failed);
+    server.wait_for("/lifetime/crashed", crashed += row.crashes);
+    if (row.said[0]) expect_logged(server, row.said);
+    Client next(server.address());
+    expect(pid_serving(next) > 0, "another is served after one" + of);
+  }
+  server.wait_for("/state", "running");
+}
+
+// Its own connection is served; the worker then finds that it can accept no more, and says so.
+void closed_descriptors() {
+  Server server({PoolText{.serves = unruly(), .workers = "min = 2; max = 4; min_spare = 1;"}});
+  Client client(server.address());
+  client.send("d");
+  expect(client.is_ended(), "its connection");
+  server.wait_for("/lifetime/crashed", 1);
+  expect_logged(server, "accept: Bad file descriptor");
+  for (int i = 0; i < 8; ++i) {
+    Client next(server.address());
+    expect(pid_serving(next) > 0, "others are served");
+  }
+}
+
+// The child has the connection, and its client waits for it; it is ended with the daemon at the latest.
+void left_children() {
+  Server server({PoolText{.serves = unruly(), .workers = "min = 1; max = 4; min_spare = 1;"}});
+  Client client(server.address());
+  const pid_t pid = pid_serving(client);
+  client.send("k");
+  server.wait_for("/connections/served", 1);
+  const auto children = children_of(pid);
+  expect_equal("children", children.size(), size_t{1});
+  Client next(server.address());
+  expect(pid_serving(next) > 0, "others are served");
+  next.close();
+  expect_equal("recycle", server.ctl({"recycle", "echo"}).code, 0);
+  Client last(server.address());
+  expect(pid_serving(last) != pid, "by others");
+  last.close();
+  server.signal(SIGTERM);
+  expect_equal("exit", server.wait_exit(), 0);
+  for (pid_t child : children) expect(!is_running(child), "the child is gone");
+}
+
+void bad_preload() {
+  const struct {
+    const char *setting, *said;
+  } kRows[] = {
+      {"fail_preload = true;", "it returned 1"},
+      {"thread_preload = true;",
+       "it left 1 thread behind, which no worker would have: make them in start"},
+      {"crash_preload = true;", "killed by signal 6"},
+      {"exit_preload = true;", "exited with status 0"},
+  };
+  PoolText text{.serves = unruly()};
+  Server server({text});
+  text.listen = "\"" + server.address() + "\"";
+  for (const auto& row : kRows) {
+    text.serves = unruly(row.setting);
+    server.write_config(config_of({text}));
+    Outcome reload = server.ctl({"reload"});
+    expect_equal(row.setting, reload.code, 1);
+    expect(reload.err.find(row.said) != std::string::npos, "says why: " + reload.err);
+    Client client(server.address());
+    expect(pid_serving(client) > 0, "the old ones serve");
+  }
+  server.wait_for("/state", "running");
+}
+
+void bad_start_and_stop() {
+  TestFolder folder;
+  const std::string crash = folder.write("crash", "");
+  Server server({PoolText{.serves = unruly("crash_while = \"" + crash + "\";"),
+                          .workers = "min = 2; max = 4; min_spare = 1;"}},
+                {.wait_until_ready = false});
+  server.wait_for("/state", "degraded");
+  expect_logged(server, "killed by signal 6 (Aborted) while starting");
+  unlink(crash.c_str());
+  server.wait_for("/state", "running");
+  Client client(server.address());
+  expect(pid_serving(client) > 0, "it serves");
+
+  Server other({PoolText{.serves = unruly("crash_stop = true;"),
+                         .workers = "min = 2; max = 4; min_spare = 1;"}});
+  expect_equal("recycle", other.ctl({"recycle", "echo"}).code, 0);
+  other.wait_for("/lifetime/crashed", 2);
+  expect_logged(other, "killed by signal 6 (Aborted)");
+  other.wait_for("/state", "running");
+  Client next(other.address());
+  expect(pid_serving(next) > 0, "the new ones serve");
+}
+
 }  // namespace
 
 Suite handlers_suite() {
@@ -192,7 +312,12 @@ Suite handlers_suite() {
            {"asked for", asked_for},
            {"by age", by_age},
            {"by memory", by_memory},
-           {"not while young", not_while_young}}};
+           {"not while young", not_while_young},
+           {"bad serve", bad_serve},
+           {"closed descriptors", closed_descriptors},
+           {"left children", left_children},
+           {"bad preload", bad_preload},
+           {"bad start and stop", bad_start_and_stop}}};
 }
 
 }  // namespace preforkd::system_test

@@ -211,6 +211,18 @@ void a_program_that_ignores_term() {
   server.wait_for("/lifetime/timed_out", 1);
 }
 
+// Its client has its end; the worker is busy with it until its time is over.
+void a_program_that_closes_and_stays() {
+  Server server(
+      {program(R"("/bin/sh", "-c", "exec <&- >&-; exec sleep 1000")", "connection = 0.5;")});
+  expect(Client(server.address()).is_ended(), "the client sees the end");
+  server.wait_for("/lifetime/timed_out", 1);
+  expect_contains("the log", server.log(), "(timeouts.connection)");
+  server.wait_for("/connections/failed", 1);
+  server.wait_for("/workers/busy", 0);
+  server.wait_for("/state", "running");
+}
+
 // It asked for that, and has it until the daemon ends.
 void a_child_in_a_session_of_its_own() {
   pid_t child = 0;
@@ -241,6 +253,7 @@ Suite program_suite() {
            {"a program that is gone", a_program_that_is_gone},
            {"its children end with it", its_children_end_with_it},
            {"a program that ignores TERM", a_program_that_ignores_term},
+           {"a program that closes 0 and 1 and stays", a_program_that_closes_and_stays},
            {"a child in a session of its own", a_child_in_a_session_of_its_own}}};
 }
 

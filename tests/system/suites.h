@@ -27,6 +27,8 @@ Suite clients_suite();
 Suite control_abuse_suite();
 Suite git_suite();
 Suite rsync_suite();
+Suite ssh_suite();
+Suite tcpserver_suite();
 Suite echo_load_suite();
 Suite systemd_suite();
 Suite notify_suite();
@@ -40,7 +42,7 @@ inline std::vector<Suite> all_suites() {
           upgrade_suite(), deaths_suite(),       recycle_suite(),   stop_suite(),
           program_suite(), handlers_suite(),     access_suite(),    idle_suite(),
           config_suite(),  resources_suite(),    clients_suite(),   control_abuse_suite(),
-          git_suite(),     rsync_suite(),        echo_load_suite(), systemd_suite(),
+          git_suite(),     rsync_suite(), ssh_suite(), tcpserver_suite(),        echo_load_suite(), systemd_suite(),
           notify_suite(),  instructions_suite(), hostile_suite(),   leaks_suite(),
           valgrind_suite()};
 }

@@ -3,12 +3,15 @@
 //   p  answers with its pid, a line          c  aborts                  s  spins for ever
 //   n  answers with the connection's number  x  exits with status 3     b  blocks in read for ever
 //   f  ends the connection as failed         t  ignores TERM, and blocks for ever
+//   e  calls exit(0)                         o  overruns its stack      d  closes all descriptors but 0 to 2
+//   g  returns garbage                       k  forks a child, leaves it the connection, and returns
 //   l  looks for leaks, and answers with 1 if there are any (in a build with AddressSanitizer)
 //
 // Settings: start_ms: `start` takes so long; start_while: a path: it lasts as long as that exists; crash_while:
 // the same, and it aborts; starts: a path: `start` appends '+' when it begins and '-' when it is over;
 // die_after_ms: each worker dies so long after its start, by SIGALRM; fail_preload: preload refuses;
-// crash_preload: it aborts.
+// crash_preload: it aborts; exit_preload: it calls exit(0); thread_preload: it leaves a thread behind;
+// crash_stop: `stop` aborts.
 #include <fcntl.h>
 #include <preforkd/handler.h>
 #include <signal.h>
@@ -20,6 +23,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/lsan_interface.h>
@@ -30,6 +34,7 @@ namespace {
 struct Settings {
   long start_ms = 0, die_after_ms = 0;
   std::string crash_while, start_while, starts;
+  bool crash_stop = false;
 };
 
 int preload(const preforkd_host* host, void** state) {
@@ -39,9 +44,11 @@ int preload(const preforkd_host* host, void** state) {
     return 1;
   }
   if (json.value("crash_preload", false)) abort();
-  *state = new Settings{json.value("start_ms", 0L), json.value("die_after_ms", 0L),
+  if (json.value("exit_preload", false)) std::exit(0);
+  if (json.value("thread_preload", false)) std::thread([] { pause(); }).detach();
+  *state = new Settings{json.value("start_ms", 0L),    json.value("die_after_ms", 0L),
                         json.value("crash_while", ""), json.value("start_while", ""),
-                        json.value("starts", "")};
+                        json.value("starts", ""),      json.value("crash_stop", false)};
   return 0;
 }
 
@@ -75,6 +82,24 @@ void block() {
   for (;;) pause();
 }
 
+// (Written to, so that no compiler makes a loop of it.)
+int overrun(volatile char* above, int times) {
+  volatile char here[4096];
+  here[0] = *above;
+  return times == 0 ? 0 : overrun(here, times - 1) + here[0];
+}
+
+// Whoever started it does not reap it; it goes by itself if nobody ends it.
+void leave_a_child() {
+  if (fork() != 0) return;
+  alarm(60);
+  block();
+}
+
+void stop(void* state) {
+  if (static_cast<const Settings*>(state)->crash_stop) abort();
+}
+
 int serve(void*, const preforkd_connection* c) {
   for (char order; recv(c->fd, &order, 1, 0) == 1;) {
     switch (order) {
@@ -95,6 +120,20 @@ int serve(void*, const preforkd_connection* c) {
         abort();
       case 'x':
         _exit(3);
+      case 'e':
+        std::exit(0);
+      case 'o': {
+        volatile char top = 1;
+        return overrun(&top, 1 << 20);
+      }
+      case 'd':
+        for (int fd = 3; fd < 1024; ++fd) close(fd);
+        return 0;
+      case 'g':
+        return -2147483647 - 1;
+      case 'k':
+        leave_a_child();
+        return 0;
       case 's':
         for (volatile bool forever = true; forever;) {
         }
@@ -113,5 +152,4 @@ int serve(void*, const preforkd_connection* c) {
 
 }  // namespace
 
-PREFORKD_HANDLER = {PREFORKD_ABI, sizeof(preforkd_handler), "unruly", preload, start, serve,
-                    nullptr};
+PREFORKD_HANDLER = {PREFORKD_ABI, sizeof(preforkd_handler), "unruly", preload, start, serve, stop};
