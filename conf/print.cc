@@ -56,6 +56,21 @@ std::string value_text(const Key&, const std::vector<std::string>& value, const 
   return out + " ]";
 }
 
+std::string value_text(const Key&, bool value, const std::string&) {
+  return value ? "true" : "false";
+}
+std::string value_text(const Key&, int32_t value, const std::string&) {
+  return integer_text(value);
+}
+std::string value_text(const Key&, ResourceLimit value, const std::string&) {
+  if (!value.is_set()) return quote("");
+  if (value.value == ResourceLimit::kUnlimited) return quote("unlimited");
+  return integer_text(static_cast<long long>(value.value));
+}
+std::string value_text(const Key&, const Environment& value, const std::string& indent) {
+  return json_text(ordered_json(value), indent);
+}
+
 void print_key(const Key& key, Target target, const std::string& indent, std::string& out) {
   std::visit(
       [&](auto member) {
