@@ -271,6 +271,13 @@ void few_descriptors() {
   for (unsigned i = 0; i < kClients; ++i) clients.emplace_back(server.address());
   for (Client& client : clients) expect_equal("nofile", ask(client, "limit nofile"), "16 16");
   server.wait_for("/connections/active", kClients);
+  auto limit_of = [](pid_t pid) {
+    const std::string limits = file_text("/proc/" + std::to_string(pid) + "/limits");
+    const size_t at = limits.find("Max open files");
+    if (at == limits.npos) throw Failure("no limits of " + std::to_string(pid));
+    return limits.substr(at, limits.find('\n', at) - at);
+  };
+  expect_equal("the supervisor's", limit_of(server.supervisor()), limit_of(server.pid()));
   clients.clear();
   expect_exact_figures(server, "echo", kClients);
   // Too few to accept anybody; and just enough.
