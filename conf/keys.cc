@@ -15,6 +15,7 @@ constexpr double kMaxListen = 64;
 constexpr double kMaxNetworks = 65536;
 constexpr double kMaxArguments = 4096;
 constexpr double kMaxInt = 2147483647, kMaxUnsigned = 4294967295;
+constexpr double kMaxKeepalive = 32767;  // of TCP_KEEPIDLE
 constexpr double kTenYears = 10.0 * 365 * 24 * 3600;
 constexpr double kTenMilliseconds = 0.01;  // for times of which none at all makes no sense
 
@@ -55,6 +56,17 @@ std::string socket_path(const std::string& path) {
   return address("unix:" + path);
 }
 
+std::string folder(const std::string& path) {
+  return path.empty() || path.front() == '/' ? "" : "expected an absolute path or \"\"";
+}
+
+std::string variable(const std::string& name) {
+  constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_";
+  bool good = !name.empty() && kLetters.find(name.front()) != kLetters.npos;
+  for (char c : name) good = good && (kLetters.find(c) != kLetters.npos || (c >= '0' && c <= '9'));
+  return good ? "" : "expected a name of letters, digits and _";
+}
+
 std::string log_level(const std::string& name) {
   LogLevel ignored;
   return log_level_from_name(name, ignored) ? "" : "expected error, warning, notice, info or debug";
@@ -67,12 +79,15 @@ constexpr SectionRow kSections[] = {
     {Section::kAccess, Section::kPool, "access"},
     {Section::kWorkers, Section::kPool, "workers"},
     {Section::kTimeouts, Section::kPool, "timeouts"},
+    {Section::kTcp, Section::kPool, "tcp"},
+    {Section::kRlimits, Section::kPool, "rlimits"},
 };
 
 using enum Section;
 using enum Type;
 using enum Presence;
 using Pool = PoolSettings;
+using Process = ProcessSettings;
 
 // clang-format off
 constexpr Key kKeys[] = {
@@ -102,6 +117,12 @@ constexpr Key kKeys[] = {
    "\"\" = the daemon's user; for root, preforkd if it exists, else nobody"},
   {kPool, kString, "group", &Pool::group, kOptional, 0, 0, fine,
    "\"\" = the user's own"},
+  {kPool, kString, "working_directory", &Process::working_directory, kOptional, 0, 0, folder,
+   "where its processes run; \"\" = where the daemon does"},
+  {kPool, kEnvironment, "environment", &Process::environment, kOptional, 0, 0, variable,
+   "variables, besides those of the daemon"},
+  {kPool, kInteger, "nice", &Process::nice, kOptional, -20, 19, fine,
+   "added to the daemon's own; above 0: others come first"},
 
   {kPool, kInteger, "per_source", &Pool::per_source, kOptional, 0, kMaxWorkers, fine,
    "connections at once from one address (of IPv6: from one /64); 0 = no limit"},
@@ -144,6 +165,36 @@ constexpr Key kKeys[] = {
    "for one connection, after which its worker is killed; 0 = none"},
   {kTimeouts, kSeconds, "drain", &Pool::drain_timeout, kOptional, 0, kTenYears, fine,
    "for connections in progress when the pool stops"},
+
+  {kTcp, kBoolean, "nodelay", &TcpOptions::nodelay, kOptional, 0, 0, fine,
+   "small answers are sent at once (TCP_NODELAY)"},
+  {kTcp, kInteger, "keepalive", &TcpOptions::keepalive, kOptional, 0, kMaxKeepalive, fine,
+   "a client silent for so many seconds is asked whether it is there; 0 = off"},
+  {kTcp, kInteger, "defer_accept", &TcpOptions::defer_accept, kOptional, 0, kMaxKeepalive, fine,
+   "a client is accepted when it sends, or after about so many seconds; 0 = off"},
+  {kTcp, kInteger, "fast_open", &TcpOptions::fast_open, kOptional, 0, kMaxInt, fine,
+   "how many may wait that sent data with their SYN; 0 = off"},
+  {kTcp, kBoolean, "reuse_port", &TcpOptions::reuse_port, kOptional, 0, 0, fine,
+   "other processes of the daemon's user may listen on the same port"},
+
+  {kRlimits, kLimit, "as", &ResourceLimits::as, kOptional, 0, 0, fine,
+   "bytes of address space"},
+  {kRlimits, kLimit, "core", &ResourceLimits::core, kOptional, 0, 0, fine,
+   "bytes of a core file"},
+  {kRlimits, kLimit, "cpu", &ResourceLimits::cpu, kOptional, 0, 0, fine,
+   "seconds of processor time"},
+  {kRlimits, kLimit, "data", &ResourceLimits::data, kOptional, 0, 0, fine,
+   "bytes of data"},
+  {kRlimits, kLimit, "fsize", &ResourceLimits::fsize, kOptional, 0, 0, fine,
+   "bytes of a file that is written"},
+  {kRlimits, kLimit, "memlock", &ResourceLimits::memlock, kOptional, 0, 0, fine,
+   "bytes locked into memory"},
+  {kRlimits, kLimit, "nofile", &ResourceLimits::nofile, kOptional, 0, 0, fine,
+   "descriptors"},
+  {kRlimits, kLimit, "nproc", &ResourceLimits::nproc, kOptional, 0, 0, fine,
+   "processes of the pool's user"},
+  {kRlimits, kLimit, "stack", &ResourceLimits::stack, kOptional, 0, 0, fine,
+   "bytes of stack"},
 };
 // clang-format on
 
@@ -211,8 +262,12 @@ std::string expectation(const Key& key) {
       return "seconds" + range;
     case Type::kBoolean:
       return "true or false";
+    case Type::kLimit:
+      return "an integer of at least 0, \"unlimited\" or \"\"";
     case Type::kGroup:
       return "a group, { ... }";
+    case Type::kEnvironment:
+      return "a group of strings, { NAME = \"value\"; ... }";
   }
   return "";
 }

@@ -15,7 +15,7 @@
 namespace preforkd {
 
 // The groups of a file. kFile is the whole; kPool is each element of the list "pools".
-enum class Section { kFile, kControl, kLog, kPool, kAccess, kWorkers, kTimeouts };
+enum class Section { kFile, kControl, kLog, kPool, kAccess, kWorkers, kTimeouts, kTcp, kRlimits };
 
 struct SectionRow {
   Section section;
@@ -27,17 +27,21 @@ std::span<const SectionRow> sections();
 enum class Type {
   kString,
   kStrings,  // an array, or a list, of strings
-  kInteger,
-  kSeconds,  // a float; an integer will do
   kBoolean,
-  kGroup,  // any group, kept as the text of a JSON object
+  kInteger,
+  kSeconds,      // a float; an integer will do
+  kLimit,        // an integer, "unlimited" (or -1), or "": it stays as it is
+  kGroup,        // any group, kept as the text of a JSON object
+  kEnvironment,  // a group of strings
 };
 
 // Where a value lives: a member of one of the structs that Target knows.
-using Field = std::variant<std::string ControlSettings::*, std::string Settings::*,
-                           std::string PoolSettings::*, std::vector<std::string> PoolSettings::*,
-                           uint32_t PoolSettings::*, Nanoseconds PoolSettings::*,
-                           bool PoolSettings::*, uint32_t Limits::*, Nanoseconds Limits::*>;
+using Field = std::variant<
+    std::string ControlSettings::*, std::string Settings::*, std::string PoolSettings::*,
+    std::vector<std::string> PoolSettings::*, uint32_t PoolSettings::*, Nanoseconds PoolSettings::*,
+    bool PoolSettings::*, uint32_t Limits::*, Nanoseconds Limits::*, bool TcpOptions::*,
+    uint32_t TcpOptions::*, std::string ProcessSettings::*, Environment ProcessSettings::*,
+    int32_t ProcessSettings::*, ResourceLimit ResourceLimits::*>;
 
 enum class Presence {
   kOptional,
@@ -52,7 +56,7 @@ struct Key {
   Field field;
   Presence presence;
   double least, most;  // of a number; of kStrings, how many
-  // Of a string, or of each of kStrings: what is wrong with it, or "".
+  // Of a string, of each of kStrings, or of each name in kEnvironment: what is wrong with it, or "".
   std::string (*complaint)(const std::string&);
   std::string_view help;
 };
@@ -78,6 +82,18 @@ struct Target {
   template <class T>
   T& operator()(T Limits::*member) const {
     return pool->limits.*member;
+  }
+  template <class T>
+  T& operator()(T TcpOptions::*member) const {
+    return pool->tcp.*member;
+  }
+  template <class T>
+  T& operator()(T ProcessSettings::*member) const {
+    return pool->process.*member;
+  }
+  template <class T>
+  T& operator()(T ResourceLimits::*member) const {
+    return pool->process.limits.*member;
   }
 };
 

@@ -90,10 +90,15 @@ class Reader {
   // Each takes the value if it is good, or reports it and returns false.
   bool read(const Setting& setting, const Key& key, KeyLines& lines, uint32_t& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, Nanoseconds& value);
-  bool read(const Setting& setting, const Key& key, KeyLines& lines, bool& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, std::string& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines,
             std::vector<std::string>& value);
+  bool read(const Setting& setting, const Key& key, KeyLines& lines, bool& value);
+  bool read(const Setting& setting, const Key& key, KeyLines& lines, int32_t& value);
+  bool read(const Setting& setting, const Key& key, KeyLines& lines, ResourceLimit& value);
+  bool read(const Setting& setting, const Key& key, KeyLines& lines, Environment& value);
+  template <class Integer>
+  bool read_integer(const Setting& setting, const Key& key, Integer& value);
   bool acceptable(const Setting& setting, const Key& key, const std::string& text);
   bool read_json(const Setting& setting, const std::string& path, ordered_json& value);
 
@@ -164,12 +169,41 @@ void Reader::read_key(const Setting& setting, const Key& key, Target target, Key
                             key.field);
 }
 
-bool Reader::read(const Setting& setting, const Key& key, KeyLines&, uint32_t& value) {
+template <class Integer>
+bool Reader::read_integer(const Setting& setting, const Key& key, Integer& value) {
   auto number = integer(setting);
   if (!number) return unexpected(setting, key);
   auto real = static_cast<double>(*number);
   if (real < key.least || real > key.most) return unexpected(setting, key);
-  value = static_cast<uint32_t>(*number);
+  value = static_cast<Integer>(*number);
+  return true;
+}
+
+bool Reader::read(const Setting& setting, const Key& key, KeyLines&, uint32_t& value) {
+  return read_integer(setting, key, value);
+}
+
+bool Reader::read(const Setting& setting, const Key& key, KeyLines&, int32_t& value) {
+  return read_integer(setting, key, value);
+}
+
+bool Reader::read(const Setting& setting, const Key& key, KeyLines&, bool& value) {
+  if (setting.getType() != Setting::TypeBoolean) return unexpected(setting, key);
+  value = static_cast<bool>(setting);
+  return true;
+}
+
+bool Reader::read(const Setting& setting, const Key& key, KeyLines&, ResourceLimit& value) {
+  if (setting.getType() == Setting::TypeString) {
+    const std::string_view word = setting.c_str();
+    if (!word.empty() && word != "unlimited") return unexpected(setting, key);
+    value.value = word.empty() ? ResourceLimit::kInherited : ResourceLimit::kUnlimited;
+    return true;
+  }
+  auto number = integer(setting);
+  if (!number || *number < -1) return unexpected(setting, key);
+  // As setrlimit(2) and its users write it: -1 is RLIM_INFINITY.
+  value.value = *number < 0 ? ResourceLimit::kUnlimited : static_cast<uint64_t>(*number);
   return true;
 }
 
@@ -179,12 +213,6 @@ bool Reader::read(const Setting& setting, const Key& key, KeyLines&, Nanoseconds
   double seconds = number ? static_cast<double>(*number) : static_cast<double>(setting);
   if (!(seconds >= key.least && seconds <= key.most)) return unexpected(setting, key);
   value = time_from_seconds(seconds);
-  return true;
-}
-
-bool Reader::read(const Setting& setting, const Key& key, KeyLines&, bool& value) {
-  if (setting.getType() != Setting::TypeBoolean) return unexpected(setting, key);
-  value = setting;
   return true;
 }
 
@@ -223,6 +251,26 @@ bool Reader::read(const Setting& setting, const Key& key, KeyLines& lines,
       lines.keys[element_path(path, value.size())] = {element.getSourceLine()};
       value.push_back(element.c_str());
     }
+  }
+  return good;
+}
+
+bool Reader::read(const Setting& setting, const Key& key, KeyLines&, Environment& value) {
+  if (!setting.isGroup()) return unexpected(setting, key);
+  value.clear();
+  bool good = true;
+  for (int i = 0; i < setting.getLength(); ++i) {
+    const Setting& variable = setting[i];
+    const std::string name = variable.getName();
+    const std::string path = path_of(key.section, key.name) + "." + name;
+    if (!acceptable(variable, key, name))
+      good = false;
+    else if (variable.getType() != Setting::TypeString)
+      good = unexpected(variable, path, "a string");
+    else if (!is_utf8(variable.c_str()))
+      good = not_utf8(variable, path);
+    else
+      value[name] = variable.c_str();
   }
   return good;
 }

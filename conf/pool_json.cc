@@ -1,5 +1,6 @@
 #include "conf/pool_json.h"
 
+#include <concepts>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -16,8 +17,14 @@ bool is_of_pool(const Key& key) {
          key.section != Section::kLog;
 }
 
+template <class T>
+const T& json_of(const T& value) {
+  return value;
+}
+uint64_t json_of(ResourceLimit limit) { return limit.value; }
+
 // Each takes the value if it is what pool_to_json() writes for one.
-template <class Integer>
+template <std::unsigned_integral Integer>
 bool take(const ordered_json& json, Integer& value) {
   if (!json.is_number_unsigned() || json.get<uint64_t>() > std::numeric_limits<Integer>::max())
     return false;
@@ -29,6 +36,12 @@ bool take(const ordered_json& json, bool& value) {
   value = json.get<bool>();
   return true;
 }
+bool take(const ordered_json& json, int32_t& value) {
+  if (!json.is_number_integer() || json != json.get<int32_t>()) return false;
+  value = json.get<int32_t>();
+  return true;
+}
+bool take(const ordered_json& json, ResourceLimit& limit) { return take(json, limit.value); }
 bool take(const ordered_json& json, std::string& value) {
   if (!json.is_string()) return false;
   value = json.get<std::string>();
@@ -37,6 +50,12 @@ bool take(const ordered_json& json, std::string& value) {
 bool take(const ordered_json& json, std::vector<std::string>& value) {
   bool good = json.is_array();
   for (const ordered_json& element : json) good = good && take(element, value.emplace_back());
+  return good;
+}
+bool take(const ordered_json& json, Environment& value) {
+  bool good = json.is_object();
+  if (good)
+    for (const auto& [name, text] : json.items()) good = good && take(text, value[name]);
   return good;
 }
 
@@ -48,7 +67,7 @@ std::string pool_to_json(const PoolSettings& pool) {
   ordered_json json = ordered_json::object();
   for (const Key& key : keys()) {
     if (!is_of_pool(key)) continue;
-    std::visit([&](auto member) { json[path_of(key.section, key.name)] = target(member); },
+    std::visit([&](auto member) { json[path_of(key.section, key.name)] = json_of(target(member)); },
                key.field);
   }
   return json.dump();

@@ -47,9 +47,6 @@ std::string value_text(const Key&, uint32_t value, const std::string&) {
 std::string value_text(const Key&, Nanoseconds value, const std::string&) {
   return seconds_text(value);
 }
-std::string value_text(const Key&, bool value, const std::string&) {
-  return value ? "true" : "false";
-}
 std::string value_text(const Key& key, const std::string& value, const std::string& indent) {
   return key.type == Type::kGroup ? json_text(ordered_json::parse(value), indent) : quote(value);
 }
@@ -57,6 +54,21 @@ std::string value_text(const Key&, const std::vector<std::string>& value, const 
   std::string out = "[";
   for (const std::string& element : value) out += (out.size() > 1 ? ", " : " ") + quote(element);
   return out + " ]";
+}
+
+std::string value_text(const Key&, bool value, const std::string&) {
+  return value ? "true" : "false";
+}
+std::string value_text(const Key&, int32_t value, const std::string&) {
+  return integer_text(value);
+}
+std::string value_text(const Key&, ResourceLimit value, const std::string&) {
+  if (!value.is_set()) return quote("");
+  if (value.value == ResourceLimit::kUnlimited) return quote("unlimited");
+  return integer_text(static_cast<long long>(value.value));
+}
+std::string value_text(const Key&, const Environment& value, const std::string& indent) {
+  return json_text(ordered_json(value), indent);
 }
 
 void print_key(const Key& key, Target target, const std::string& indent, std::string& out) {

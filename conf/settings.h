@@ -10,8 +10,21 @@
 #include "base/address.h"
 #include "base/clock.h"
 #include "base/limits.h"
+#include "base/process_settings.h"
 
 namespace preforkd {
+
+// Options of the TCP sockets that a pool listens on; who is accepted there inherits nodelay and keepalive.
+struct TcpOptions {
+  bool nodelay = false;
+  uint32_t keepalive = 0;  // seconds of silence before the peer is asked; 0 = it never is
+  uint32_t defer_accept =
+      0;  // seconds that a client may be silent before it is accepted anyway; 0 = at once
+  uint32_t fast_open = 0;   // how many may wait with data in their SYN; 0 = off
+  bool reuse_port = false;  // while it is bound, so it cannot change afterwards
+
+  bool operator==(const TcpOptions&) const = default;
+};
 
 struct PoolSettings {
   std::string name;
@@ -25,6 +38,8 @@ struct PoolSettings {
   bool proxy_protocol = false;           // each connection begins with a PROXY header
   std::vector<std::string> trusted;      // ... and comes from one of these networks
   std::string user, group;               // "" = see effective_user() in conf/user.h
+  ProcessSettings process;
+  TcpOptions tcp;
   Limits limits;
   uint32_t starting = 32;  // workers that may run the handler's `start` at once
   // A worker is recycled after so many connections, at this age, when so much of it is resident (MiB); 0 =

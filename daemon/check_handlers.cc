@@ -10,12 +10,12 @@ namespace {
 
 constexpr int kCheckSeconds = 10;  // for loading it; meanwhile the daemon does nothing else
 
-// What `preforkd-supervisor --check` says of one pool; "" if it has nothing to say.
-std::string trouble_of(const Paths& paths, PoolSettings pool) {
+// What `preforkd-supervisor --check` says of one pool; "" if it has nothing to say. Throws SettingError.
+std::string trouble_of(const Paths& paths, const PoolSettings& settings) {
   std::string error;
-  auto user = effective_user(pool.user, pool.group, error);
+  auto user = effective_user(settings.user, settings.group, error);
   if (!user) return "";  // reported already, on the line of `user` or `group`
-  if (!pool.handler.empty()) pool.handler = paths.handler_file(pool.handler);
+  const PoolSettings pool = settings_for_supervisor(paths, settings);
   UniqueFd document = make_document(pool_to_json(pool));
   UniqueFd handler = open_handler(pool);
   Launch what;
@@ -25,6 +25,7 @@ std::string trouble_of(const Paths& paths, PoolSettings pool) {
   what.argv = args.to_argv("preforkd: check " + pool.name);
   what.descriptors = {-1, document.get(), -1, handler.get()};
   what.user = *user;
+  what.process = pool.process;
   Finished finished = launch_and_wait(what, kCheckSeconds);
   if (finished.status == 0) return "";
   std::string said = finished.output.substr(0, finished.output.find('\n'));
@@ -42,7 +43,12 @@ void check_handlers(const Paths& paths, const LoadedSettings& loaded,
     const char* key = pool.program.empty() ? "handler" : "program";
     const std::string& file = pool.program.empty() ? pool.handler : pool.program[0];
     if (file.empty() || (!pool.program.empty() && file[0] != '/')) continue;  // reported already
-    std::string trouble = trouble_of(paths, pool);
+    std::string trouble;
+    try {
+      trouble = trouble_of(paths, pool);
+    } catch (const SettingError& e) {
+      errors.push_back(loaded.where(i, e.key()) + ": " + e.key() + ": " + e.what());
+    }
     if (!trouble.empty()) errors.push_back(loaded.where(i, key) + ": " + key + ": " + trouble);
   }
 }

@@ -78,8 +78,7 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
   for (const auto& [pool, listeners] : stored)
     all_stored.insert(all_stored.end(), listeners.begin(), listeners.end());
   for (const PoolSettings& pool : settings_.pools) {
-    opened_.push_back(open_listeners(pool.listen, static_cast<int>(pool.backlog), stored[pool.name],
-                                     all_stored, inherited_, errors));
+    opened_.push_back(open_listeners(pool, stored[pool.name], all_stored, inherited_, errors));
     used.insert(used.end(), opened_.back().begin(), opened_.back().end());
   }
   for (const auto& [pool, listeners] : stored)

@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,16 +24,27 @@ namespace {
 constexpr size_t kMostOutput = 64 * 1024;
 
 struct Trouble {
-  char step[16];
+  char step[512];
+  char key[32];  // that is to blame; "": none is
   int error;
 };
 
-std::vector<std::string> child_environment() {
+Trouble trouble(const std::string& step, int error, const std::string& key = "") {
+  Trouble t{};
+  step.copy(t.step, sizeof t.step - 1);
+  key.copy(t.key, sizeof t.key - 1);
+  t.error = error;
+  return t;
+}
+
+std::vector<std::string> child_environment(const Environment& more) {
   std::vector<std::string> kept;
+  for (const auto& [name, value] : more) kept.push_back(name + "=" + value);
   for (char** e = environ; *e; ++e) {
     std::string_view entry = *e, name = entry.substr(0, entry.find('='));
     if (std::find(std::begin(kSystemdVariables), std::end(kSystemdVariables), name) ==
-        std::end(kSystemdVariables))
+            std::end(kSystemdVariables) &&
+        !more.contains(std::string(name)))
       kept.emplace_back(entry);
   }
   return kept;
@@ -54,13 +66,7 @@ void close_on_exec_from(int first) {
 // In the child. Returns only on failure. `report` moves out of the way with the other descriptors.
 Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executable, int& report,
                char* const* argv, char* const* environment) {
-  auto trouble = [](const char* step) {
-    Trouble t{};
-    std::strncpy(t.step, step, sizeof t.step - 1);
-    t.error = errno;
-    return t;
-  };
-  if (setsid() < 0) return trouble("session");
+  if (setsid() < 0) return trouble("session", errno);
   for (int s = 1; s < NSIG; ++s) signal(s, SIG_DFL);
   sigset_t none;
   sigemptyset(&none);
@@ -71,31 +77,40 @@ Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executa
   const int first_other = 3 + static_cast<int>(sources.size());
   for (int& fd : sources)
     if (fd >= 0 && (fd = fcntl(fd, F_DUPFD_CLOEXEC, first_other)) < 0)
-      return trouble("descriptors");
+      return trouble("descriptors", errno);
   int moved = fcntl(report, F_DUPFD_CLOEXEC, first_other);
   executable = fcntl(executable, F_DUPFD_CLOEXEC, first_other);
-  if (moved < 0 || executable < 0) return trouble("descriptors");
+  if (moved < 0 || executable < 0) return trouble("descriptors", errno);
   report = moved;
-  if (what.output >= 0 && dup2(what.output, 1) < 0) return trouble("descriptors");
+  if (what.output >= 0 && dup2(what.output, 1) < 0) return trouble("descriptors", errno);
   int null = open("/dev/null", O_RDONLY);
-  if (null < 0 || dup2(null, 0) < 0) return trouble("descriptors");
+  if (null < 0 || dup2(null, 0) < 0) return trouble("descriptors", errno);
   for (size_t i = 0; i < sources.size(); ++i) {
     int target = 3 + static_cast<int>(i);
     if (sources[i] < 0)
       close(target);
     else if (dup2(sources[i], target) < 0)
-      return trouble("descriptors");
+      return trouble("descriptors", errno);
   }
   // What is ours is CLOEXEC already, but a parent may have left us something.
   close_on_exec_from(first_other);
 
+  // Higher limits and a higher priority take root; whether the folder may be entered is the user's matter.
+  const ProcessSettings& process = what.process;
+  if (auto no = make_room_for(process.limits))
+    return trouble(no->what, no->error, "rlimits." + no->name);
+  if (process.nice && setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + process.nice) < 0)
+    return trouble("change nice by " + std::to_string(process.nice), errno, "nice");
   if (what.user.change) {
-    if (setgroups(groups.size(), groups.data()) < 0) return trouble("groups");
-    if (setresgid(what.user.gid, what.user.gid, what.user.gid) < 0) return trouble("group");
-    if (setresuid(what.user.uid, what.user.uid, what.user.uid) < 0) return trouble("user");
+    if (setgroups(groups.size(), groups.data()) < 0) return trouble("groups", errno);
+    if (setresgid(what.user.gid, what.user.gid, what.user.gid) < 0) return trouble("group", errno);
+    if (setresuid(what.user.uid, what.user.uid, what.user.uid) < 0) return trouble("user", errno);
   }
+  const std::string& folder = process.working_directory;
+  if (!folder.empty() && chdir(folder.c_str()) < 0)
+    return trouble("change to " + folder, errno, "working_directory");
   syscall(SYS_execveat, executable, "", argv, environment, AT_EMPTY_PATH);
-  return trouble("exec");
+  return trouble("exec", errno);
 }
 
 // The user's supplementary groups, with the primary group that the settings name.
@@ -122,7 +137,7 @@ Child launch(const Launch& what) {
   if (pipe2(ends, O_CLOEXEC) < 0) throw SysError(verb + ": pipe", errno);
   UniqueFd from_child(ends[0]), to_parent(ends[1]);
   auto groups = what.user.change ? groups_of(what.user) : std::vector<gid_t>{};
-  auto environment = child_environment();
+  auto environment = child_environment(what.process.environment);
   auto argv = pointers(what.argv), envp = pointers(environment);
 
   Child child;
@@ -141,6 +156,7 @@ Child launch(const Launch& what) {
   while (n < 0 && errno == EINTR);
   if (n == sizeof t) {
     waitpid(child.pid, nullptr, 0);
+    if (*t.key) throw SettingError(t.key, t.step, t.error);
     throw SysError(verb + ": " + t.step, t.error);
   }
   child.pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, child.pid, 0)));

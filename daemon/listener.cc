@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -42,6 +43,35 @@ void bind_or_throw(int fd, const SocketAddress& address, const ListenAddress& wa
   throw SysError(verb, error);
 }
 
+struct Option {
+  const char* key;
+  int level, name;
+  int (*value)(const TcpOptions&);
+};
+// Accepted sockets inherit the first three. Of reuse_port see Listener::open.
+constexpr Option kOptions[] = {
+    {"nodelay", IPPROTO_TCP, TCP_NODELAY, [](const TcpOptions& o) { return int{o.nodelay}; }},
+    {"keepalive", IPPROTO_TCP, TCP_KEEPIDLE,
+     [](const TcpOptions& o) { return static_cast<int>(o.keepalive); }},
+    {"keepalive", SOL_SOCKET, SO_KEEPALIVE,
+     [](const TcpOptions& o) { return int{o.keepalive > 0}; }},
+    {"defer_accept", IPPROTO_TCP, TCP_DEFER_ACCEPT,
+     [](const TcpOptions& o) { return static_cast<int>(o.defer_accept); }},
+    {"fast_open", IPPROTO_TCP, TCP_FASTOPEN,
+     [](const TcpOptions& o) { return static_cast<int>(o.fast_open); }},
+};
+
+// Those that are not as they were. What a kernel does not have, it has switched off.
+void set_tcp_options(int fd, const std::string& address, const std::optional<TcpOptions>& was,
+                     const TcpOptions& wanted) {
+  for (const Option& option : kOptions) {
+    const int value = option.value(wanted);
+    if (was && option.value(*was) == value) continue;
+    if (setsockopt(fd, option.level, option.name, &value, sizeof value) < 0 && value != 0)
+      throw SysError(std::string("set tcp.") + option.key + " of " + address, errno);
+  }
+}
+
 }  // namespace
 
 Listener::Listener(UniqueFd fd, bool inherited) : fd_(std::move(fd)), inherited_(inherited) {
@@ -73,7 +103,7 @@ void Listener::remove_path() {
   unlink_path_.clear();
 }
 
-Listener Listener::open(const ListenAddress& wanted, int backlog) {
+Listener Listener::open(const ListenAddress& wanted, int backlog, const TcpOptions& options) {
   SocketAddress address = resolve(wanted);
   const std::string text = to_string(address);
   const int family = address.storage.ss_family;
@@ -84,11 +114,17 @@ Listener Listener::open(const ListenAddress& wanted, int backlog) {
   if (family != AF_UNIX) setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   // "[::]:80" and "0.0.0.0:80" are two addresses, whatever net.ipv6.bindv6only says.
   if (family == AF_INET6) setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+  if (family != AF_UNIX) {
+    if (options.reuse_port && setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) < 0)
+      throw SysError("set tcp.reuse_port of " + text, errno);
+    set_tcp_options(fd.get(), text, TcpOptions{}, options);
+  }
   bind_or_throw(fd.get(), address, wanted);
   const bool on_disk = family == AF_UNIX && wanted.path.front() == '/';
   if (on_disk && chmod(wanted.path.c_str(), 0666) < 0) throw SysError("chmod " + text, errno);
   if (listen(fd.get(), backlog) < 0) throw SysError("listen " + text, errno);
   Listener listener(std::move(fd), false);
+  listener.options_ = options;
   if (on_disk) listener.note_path(wanted.path);
   return listener;
 }
@@ -100,12 +136,15 @@ Listener Listener::adopt(UniqueFd fd, const std::string& name) {
       getsockopt(fd.get(), SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_STREAM)
     throw std::runtime_error("systemd:" + name + ": not a listening stream socket");
   fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
-  return Listener(std::move(fd), true);
+  Listener listener(std::move(fd), true);
+  listener.options_ = TcpOptions{};
+  return listener;
 }
 
 Listener Listener::recover(UniqueFd fd, const std::string& stored_as, const std::string& wanted) {
   Listener listener = adopt(std::move(fd), wanted);
   listener.inherited_ = false;
+  listener.options_.reset();
   listener.stored_as_ = stored_as;
   listener.wanted_ = wanted;
   const std::string on_disk = "unix:/";
@@ -157,6 +196,19 @@ void Listener::set_backlog(int backlog) {
   if (!inherited_) listen(fd_.get(), backlog);
 }
 
+void Listener::set_options(const TcpOptions& wanted) {
+  if (!address_.starts_with("unix:")) set_tcp_options(fd_.get(), address_, options_, wanted);
+  options_ = wanted;
+}
+
+bool Listener::cannot_have(const TcpOptions& wanted) const {
+  int reuse_port = 0;
+  socklen_t size = sizeof reuse_port;
+  return !inherited_ && !address_.starts_with("unix:") &&
+         getsockopt(fd_.get(), SOL_SOCKET, SO_REUSEPORT, &reuse_port, &size) == 0 &&
+         (reuse_port != 0) != wanted.reuse_port;
+}
+
 bool contains(const Listeners& listeners, const std::shared_ptr<Listener>& one) {
   return std::find(listeners.begin(), listeners.end(), one) != listeners.end();
 }
@@ -180,15 +232,16 @@ Listeners known(const std::string& text, bool from_systemd, const Listeners& own
 
 }  // namespace
 
-Listeners open_listeners(const std::vector<std::string>& listen, int backlog, const Listeners& own,
-                         const Listeners& others, std::vector<InheritedSocket>& inherited,
+Listeners open_listeners(const PoolSettings& pool, const Listeners& own, const Listeners& others,
+                         std::vector<InheritedSocket>& inherited,
                          std::vector<std::string>& errors) {
   Listeners listeners;
-  auto add = [&listeners](Listener listener, const std::string& wanted) {
+  auto add = [&](Listener listener, const std::string& wanted) {
+    listener.set_options(pool.tcp);
     listener.opened_for(wanted);
     listeners.push_back(std::make_shared<Listener>(std::move(listener)));
   };
-  for (const std::string& text : listen) {
+  for (const std::string& text : pool.listen) {
     try {
       std::string error;
       auto address = parse_listen_address(text, error);
@@ -199,7 +252,7 @@ Listeners open_listeners(const std::vector<std::string>& listen, int backlog, co
         listeners.push_back(std::move(listener));
       if (listeners.size() > before) continue;
       if (!from_systemd) {
-        add(Listener::open(*address, backlog), text);
+        add(Listener::open(*address, static_cast<int>(pool.backlog), pool.tcp), text);
         continue;
       }
       for (auto& socket : inherited)

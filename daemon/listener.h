@@ -5,11 +5,13 @@
 #include <sys/types.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/address.h"
 #include "base/fd.h"
+#include "conf/settings.h"
 #include "daemon/takeover.h"
 #include "systemd/inherited.h"
 
@@ -19,8 +21,8 @@ class Listener {
  public:
   // Non-blocking, CLOEXEC, listening. Throws SysError "bind ADDRESS: reason". A stale Unix socket at the path
   // is replaced, one that somebody listens on is not; the new one may be connected to by everybody (0666),
-  // as a TCP port may.
-  static Listener open(const ListenAddress& address, int backlog);
+  // as a TCP port may. `options` are those of a TCP socket.
+  static Listener open(const ListenAddress& address, int backlog, const TcpOptions& options = {});
   // One that systemd passed. Throws std::runtime_error if it is no listening stream socket.
   static Listener adopt(UniqueFd fd, const std::string& name);
   // One of our own that a daemon before us left in systemd's store, opened for this entry of `listen`.
@@ -45,6 +47,14 @@ class Listener {
   const std::string& wanted() const { return wanted_; }
   void opened_for(const std::string& wanted) { wanted_ = wanted; }
   void set_backlog(int backlog);  // from now on; of an inherited one it is systemd's matter
+  // From now on, and without another socket: all but reuse_port, which a socket has from its bind on. Of an
+  // inherited one those that were never asked for stay as systemd made them. Throws SysError "set tcp.KEY of
+  // ADDRESS: reason".
+  void set_options(const TcpOptions& wanted);
+  // Those that set_options() has made before, in the image before an upgrade in place.
+  void has_options(const TcpOptions& options) { options_ = options; }
+  // Whether it is a TCP socket of our own that is bound otherwise.
+  bool cannot_have(const TcpOptions& wanted) const;
   ino_t inode() const { return inode_; }
   // Inherited, or stored: somebody else has it, and neither step of stopping touches it.
   bool outlives_us() const { return inherited_ || !stored_as_.empty(); }
@@ -69,7 +79,8 @@ class Listener {
   bool inherited_ = false;
   std::string stored_as_;
   std::string address_, wanted_;
-  std::string unlink_path_;  // "" = nothing to remove
+  std::string unlink_path_;            // "" = nothing to remove
+  std::optional<TcpOptions> options_;  // that we have set; nothing: not known
   ino_t unlink_inode_ = 0;
   ino_t inode_ = 0;
 };
@@ -79,10 +90,9 @@ using Listeners = std::vector<std::shared_ptr<Listener>>;
 bool contains(const Listeners& listeners, const std::shared_ptr<Listener>& one);
 
 // All listeners of one pool's `listen`: those that it has already (`own`) or may take over from other pools
-// (`others`), and new ones for the rest. `inherited` loses the ones that are taken. Adds what failed to
-// `errors`, one complete message each.
-Listeners open_listeners(const std::vector<std::string>& listen, int backlog, const Listeners& own,
-                         const Listeners& others, std::vector<InheritedSocket>& inherited,
-                         std::vector<std::string>& errors);
+// (`others`), as they are, and new ones for the rest. `inherited` loses the ones that are taken. Adds what
+// failed to `errors`, one complete message each.
+Listeners open_listeners(const PoolSettings& pool, const Listeners& own, const Listeners& others,
+                         std::vector<InheritedSocket>& inherited, std::vector<std::string>& errors);
 
 }  // namespace preforkd

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 
 #include "base/document.h"
 #include "conf/pool_json.h"
@@ -16,13 +17,12 @@ namespace preforkd {
 std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& owner,
                                               const Paths& paths, const PoolPlan& plan,
                                               const Incarnation& incarnation) {
-  PoolSettings settings = plan.settings;
+  PoolSettings settings = settings_for_supervisor(paths, plan.settings);
   const uint32_t capacity =
       shm::capacity_for(std::max(settings.limits.max, incarnation.limits.max));
   shm::SegmentFds segment = shm::create_segment(capacity);
   auto [ours, theirs] = Channel::make_pair();
   settings.limits = incarnation.limits;
-  if (!settings.handler.empty()) settings.handler = paths.handler_file(settings.handler);
   UniqueFd document = make_document(pool_to_json(settings));
   UniqueFd handler = open_handler(settings);
 
@@ -45,9 +45,19 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
                         [](const auto& listener) { return !listener->outlives_us(); });
   for (const auto& listener : sockets) what.descriptors.push_back(listener->fd());
   what.user = plan.user;
+  what.process = settings.process;
   return std::make_unique<Generation>(loop, owner, incarnation.number, capacity, settings.name,
                                       launch(what), std::move(ours), std::move(segment.read_only),
                                       std::move(sockets));
+}
+
+PoolSettings settings_for_supervisor(const Paths& paths, const PoolSettings& settings) {
+  PoolSettings given = settings;
+  if (given.handler.empty()) return given;
+  given.handler = paths.handler_file(given.handler);
+  if (!given.process.working_directory.empty())
+    given.handler = std::filesystem::absolute(given.handler).string();
+  return given;
 }
 
 UniqueFd open_handler(const PoolSettings& settings) {

@@ -33,6 +33,9 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
                                               const Paths& paths, const PoolPlan& plan,
                                               const Incarnation& incarnation);
 
+// As a supervisor gets them, which may run elsewhere: with the path of the handler's file.
+PoolSettings settings_for_supervisor(const Paths& paths, const PoolSettings& settings);
+
 // The file of its handler, which its user may not be able to reach; nothing for a program.
 UniqueFd open_handler(const PoolSettings& settings);
 

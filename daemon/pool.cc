@@ -46,8 +46,25 @@ Pool::~Pool() {
 // --- generations ---------------------------------------------------------------------------------
 
 void Pool::start() {
+  set_socket_options();
   launch();
   set_state(PoolState::kStarting);
+}
+
+// As the plan has them, for sockets that were there before it, too.
+void Pool::set_socket_options() {
+  for (const auto& listener : plan_.listeners) {
+    listener->set_backlog(static_cast<int>(plan_.settings.backlog));
+    try {
+      listener->set_options(plan_.settings.tcp);
+    } catch (const std::exception& e) {
+      log_line(LogLevel::kWarning, e.what());
+    }
+    if (listener->cannot_have(plan_.settings.tcp))
+      log_line(
+          LogLevel::kWarning,
+          listener->address() + " was bound otherwise: tcp.reuse_port takes a stop and a start");
+  }
 }
 
 void Pool::launch() {
@@ -396,6 +413,7 @@ void Pool::promote(const Listeners& dropped) {
   GenerationOwner& owner = *this;
   g.belongs_to(owner);
   plan_ = trial->plan();
+  set_socket_options();
   limits_ = trial->limits();
   capacity_ = g.capacity();
   launched_at_ = monotonic_now();
@@ -424,8 +442,7 @@ void Pool::adopt(PoolPlan plan, const Listeners& dropped) {
   for (const auto& listener : dropped) listener->give_up();
   const Limits limits = plan.settings.limits;
   plan_ = std::move(plan);
-  for (const auto& listener : plan_.listeners)
-    listener->set_backlog(static_cast<int>(plan_.settings.backlog));
+  set_socket_options();
   if (!(limits == limits_)) set_limits(limits, 0, {});
 }
 

@@ -105,6 +105,7 @@ class Pool final : private GenerationOwner {
   void on_supervisor_death(uint32_t generation, int status) override;
 
   void launch();
+  void set_socket_options();
   void launch_again();
   void restart_later();
   void watch_listeners(uint32_t generation);

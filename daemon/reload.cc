@@ -33,6 +33,7 @@ bool need_new_processes(const PoolPlan& a, const PoolPlan& b) {
   PoolSettings was = a.settings;
   was.limits = b.settings.limits;
   was.backlog = b.settings.backlog;
+  was.tcp = b.settings.tcp;
   return !(was == b.settings) || a.listeners != b.listeners || a.user.uid != b.user.uid ||
          a.user.gid != b.user.gid;
 }
@@ -100,15 +101,20 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
             "pool " + settings.name +
             ", taken out of the configuration, still serves who waits: try again");
       // A recycled pool keeps the limits that were set since the file was read.
-      r.plans.push_back(plan_for(
-          settings,
-          open_listeners(settings.listen, static_cast<int>(settings.backlog),
-                         pool ? pool->listeners() : Listeners{}, r.before, inherited_, errors)));
+      r.plans.push_back(
+          plan_for(settings, open_listeners(settings, pool ? pool->listeners() : Listeners{},
+                                            r.before, inherited_, errors)));
     } catch (const std::exception& e) {
       errors.emplace_back(e.what());
       return;
     }
     const PoolPlan& plan = r.plans.back();
+    if (!pool || pool->settings().tcp.reuse_port != settings.tcp.reuse_port)
+      for (const auto& listener : plan.listeners)
+        if (listener->cannot_have(settings.tcp))
+          errors.push_back(r.loaded.where(r.plans.size() - 1, "tcp.reuse_port") +
+                           ": tcp.reuse_port: " + listener->address() +
+                           " is bound already: it is changed by a stop and a start only");
     r.returning.push_back(leaver);
     r.added.push_back(pool || leaver ? nullptr : make_pool(plan));
     bool changed =
@@ -143,6 +149,9 @@ void Daemon::start_trials() {
       pool.try_out(r.plans[i], limits, [this, i](const std::string& why) { on_verdict(i, why); });
       ++r.undecided;
       tried += (tried.empty() ? ": trying out " : ", ") + r.plans[i].settings.name;
+    } catch (const SettingError& e) {
+      std::string where = r.recycling ? "" : r.loaded.where(i, e.key()) + ": ";
+      r.trouble = where + "pool " + r.plans[i].settings.name + ": " + e.what();
     } catch (const std::exception& e) {
       r.trouble = std::string("pool ") + r.plans[i].settings.name + ": " + e.what();
     }

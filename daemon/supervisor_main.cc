@@ -12,6 +12,7 @@
 
 #include "base/document.h"
 #include "base/error.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/process_title.h"
 #include "conf/pool_json.h"
@@ -38,6 +39,14 @@ void say_failed(Channel& daemon, const std::string& text) {
   report.type = ReportType::kFailed;
   text.copy(report.text, sizeof report.text - 1);
   daemon.send_struct(report);
+}
+
+// A worker has copies of this process's descriptors but for the channel, whose number is one of the two that it
+// needs: to wait with, and for a connection. With one only it would wait for ever, and serve nobody.
+void expect_enough_descriptors(const ResourceLimit& nofile) {
+  UniqueFd next(fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0));
+  if (nofile.is_set() && static_cast<uint64_t>(next.get()) >= nofile.value)
+    throw SysError("limit nofile to " + std::to_string(nofile.value), EMFILE);
 }
 
 int check(const PoolSettings& settings) {
@@ -92,6 +101,7 @@ int check(const PoolSettings& settings) {
     log_target = &supervisor;
     set_log_sink([](const LogLine& line) { log_target->send_log(line); });
     if (handler) handler->preload(settings.name, settings.settings);
+    expect_enough_descriptors(settings.process.limits.nofile);
     // 6. Until every worker is gone.
     std::exit(supervisor.run());
   } catch (const std::exception& e) {

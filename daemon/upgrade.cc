@@ -158,7 +158,10 @@ void Daemon::take_over(const DaemonRecord& r) {
   PoolOwner& owner = *this;
   for (size_t i = 0; i < r.pools.size(); ++i) {
     Listeners listeners;
-    for (size_t at : r.pools[i].listeners) listeners.push_back(all.at(at));
+    for (size_t at : r.pools[i].listeners) {
+      all.at(at)->has_options(settings_.pools.at(i).tcp);
+      listeners.push_back(all.at(at));
+    }
     pools_.push_back(std::make_unique<Pool>(loop_, owner, paths_,
                                             plan_for(settings_.pools.at(i), std::move(listeners)),
                                             level, r.pools[i], all));

@@ -97,6 +97,7 @@ Worker::Worker(const WorkerPlan& plan, uint32_t slot)
   take_over_signals(plan, seat_);
   // The supervisor is not dumpable; a worker may be, so that a handler's crash leaves a core.
   prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+  live_within(plan.settings.process.limits);
   if (plan.program) setpgid(0, 0);  // so that its children can be ended with it
   // ±10 %: it asks for its replacement within the last tenth, and has a tenth more to wait for it. Of
   // fewer than 10 connections the limit is exact.

@@ -99,6 +99,13 @@ void unknown_keys() {
       {pool("") + "\ncontrl = { };", "f:2: contrl: unknown key; did you mean \"control\"?"},
       {pool("") + "\nlog = { colour = true; };", "f:2: log.colour: unknown key"},
       {pool("x = 1;"), "f:1: x: unknown key"},
+      {pool("tcp = {\n no_delay = true; };"),
+       "f:2: tcp.no_delay: unknown key; did you mean \"nodelay\"?"},
+      {pool("nodelay = true;"), "f:1: nodelay: unknown key here; it belongs into \"tcp\""},
+      {pool("rlimits = { nofiles = 1; };"),
+       "f:1: rlimits.nofiles: unknown key; did you mean \"nofile\"?"},
+      {pool("core = 0;"), "f:1: core: unknown key here; it belongs into \"rlimits\""},
+      {pool("enviroment = { };"), "f:1: enviroment: unknown key; did you mean \"environment\"?"},
   });
 }
 
@@ -122,6 +129,27 @@ void types_and_ranges() {
        "f:1: timeouts.drain: expected seconds from 0 to 315360000, not -0.5\n"
        "f:2: timeouts.start: expected seconds from 0.01 to 315360000, not inf\n"
        "f:3: timeouts.connection: expected seconds from 0 to 315360000, not 1e+09"},
+      {pool("tcp = { nodelay = 1;\n keepalive = true;\n reuse_port = \"yes\";\n defer_accept = -1; "
+            "};"),
+       "f:1: tcp.nodelay: expected true or false, not 1\n"
+       "f:2: tcp.keepalive: expected an integer from 0 to 32767, not true\n"
+       "f:3: tcp.reuse_port: expected true or false, not \"yes\"\n"
+       "f:4: tcp.defer_accept: expected an integer from 0 to 32767, not -1"},
+      {pool("nice = 20;"), "f:1: nice: expected an integer from -20 to 19, not 20"},
+      {pool("nice = -21;"), "f:1: nice: expected an integer from -20 to 19, not -21"},
+      {pool("rlimits = { nofile = -2;\n core = \"infinite\";\n cpu = 1.5; };"),
+       "f:1: rlimits.nofile: expected an integer of at least 0, \"unlimited\" or \"\", not -2\n"
+       "f:2: rlimits.core: expected an integer of at least 0, \"unlimited\" or \"\", not "
+       "\"infinite\"\n"
+       "f:3: rlimits.cpu: expected an integer of at least 0, \"unlimited\" or \"\", not 1.5"},
+      {pool("environment = \"A=1\";"),
+       "f:1: environment: expected a group of strings, { NAME = \"value\"; ... }, not \"A=1\""},
+      {pool("environment = { A = 1;\n A-B = \"x\";\n C = \"\\xff\"; };"),
+       "f:1: environment.A: expected a string, not 1\n"
+       "f:2: environment: \"A-B\": expected a name of letters, digits and _\n"
+       "f:3: environment.C: expected UTF-8"},
+      {pool("working_directory = \"srv\";"),
+       "f:1: working_directory: \"srv\": expected an absolute path or \"\""},
       {pool("timeouts = 5;"), "f:1: timeouts: expected a group, { ... }, not 5"},
       {pool("workers = ( );"), "f:1: workers: expected a group, { ... }, not a list"},
       {pool("settings = [ ];"), "f:1: settings: expected a group, { ... }, not an array"},
@@ -308,6 +336,18 @@ void what_is_right() {
   CU_ASSERT(p.connection_timeout == kSecond * 3 / 2 && p.drain_timeout == kMicrosecond);
   CU_ASSERT(p.start_timeout == 315360000 * kSecond);
   expect_text(p.settings, R"({"z":1,"a":[1.0,"x",[true],{}],"big":5000000000,"n":{"e":[]}})");
+  p = good(pool(R"(working_directory = "/srv"; environment = { A = "b c"; B_2 = ""; }; nice = -5;
+      tcp = { nodelay = true; keepalive = 60; defer_accept = 5; fast_open = 7; reuse_port = true; };
+      rlimits = { core = 0; nofile = 1024; as = -1; stack = "unlimited"; cpu = "";
+                  data = 9223372036854775807L; };)"))
+          .settings.pools.at(0);
+  CU_ASSERT(p.process.working_directory == "/srv" && p.process.nice == -5);
+  CU_ASSERT(p.process.environment == (Environment{{"A", "b c"}, {"B_2", ""}}));
+  CU_ASSERT(p.tcp == (TcpOptions{true, 60, 5, 7, true}));
+  const ResourceLimits& limits = p.process.limits;
+  CU_ASSERT(limits.core.value == 0 && limits.nofile.value == 1024);
+  CU_ASSERT(limits.as.value == ResourceLimit::kUnlimited && limits.stack == limits.as);
+  CU_ASSERT(!limits.cpu.is_set() && !limits.fsize.is_set() && limits.data.value == INT64_MAX);
   good(pool("workers = { connections = 4294967295L; }; group = \"\"; user = \"\";") +
        "control = { web = \"\"; socket = \"/run/a.sock\"; };");
 }
@@ -377,6 +417,13 @@ void printed_reads_back() {
     a.limits.shrink_after = time_from_seconds(0.01 + random() / 13.7);
     a.drain_timeout = time_from_seconds(random() / 1e9);
     a.connections = static_cast<uint32_t>(random());
+    a.process.working_directory = "/" + hard_text(random);
+    a.process.environment = {{"A", hard_text(random)}, {"b_2", hard_text(random)}};
+    a.process.nice = static_cast<int32_t>(random() % 40) - 20;
+    a.process.limits.data.value = random() * uint64_t{2147483648};
+    a.process.limits.core.value = random() % 2 ? ResourceLimit::kUnlimited : random();
+    b.tcp = {random() % 2 == 0, static_cast<uint32_t>(random() % 32768), 1,
+             static_cast<uint32_t>(random() % 2147483648), random() % 2 == 0};
     expect_round_trip(settings);
   }
   std::string deep = std::string(2000, '(') + std::string(2000, ')');
@@ -412,6 +459,16 @@ void json_refuses() {
   expect_text(refused(with("[\"127.0.0.1:1\"]", "[\"127.0.0.1:1\",2]")),
               "read pool settings: listen: wrong type");
   expect_text(refused(with("[\"127.0.0.1:1\"]", "5")), "read pool settings: listen: wrong type");
+  expect_text(refused(with("\"tcp.nodelay\":false", "\"tcp.nodelay\":0")),
+              "read pool settings: tcp.nodelay: wrong type");
+  for (const char* nice : {"1.5", "4294967296", "-4294967296", "true", "\"1\""})
+    expect_text(refused(with("\"nice\":0", std::string("\"nice\":") + nice)),
+                "read pool settings: nice: wrong type");
+  for (const char* environment : {"[]", "{\"A\":1}", "\"A=1\""})
+    expect_text(refused(with("\"environment\":{}", std::string("\"environment\":") + environment)),
+                "read pool settings: environment: wrong type");
+  expect_text(refused(with("\"rlimits.nofile\":", "\"rlimits.nofile\":-")),
+              "read pool settings: rlimits.nofile: wrong type");
   expect_text(refused(with("\"echo\"", "{}")), "read pool settings: handler: wrong type");
 }
 

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -191,6 +192,85 @@ void adopts_what_listens() {
   CU_ASSERT_EQUAL(connect_error(listener.address()), 0);
 }
 
+PoolSettings pool(std::vector<std::string> listen, const TcpOptions& tcp = {}) {
+  PoolSettings settings;
+  settings.listen = std::move(listen);
+  settings.tcp = tcp;
+  return settings;
+}
+
+int option(const Listener& listener, int level, int name) {
+  int value = -1;
+  socklen_t size = sizeof value;
+  CU_ASSERT_EQUAL(getsockopt(listener.fd(), level, name, &value, &size), 0);
+  return value;
+}
+
+// What was never asked for stays as systemd made it.
+void sets_options_of_what_it_adopts() {
+  UniqueFd socket = bare_listen_socket();
+  const int on = 1;
+  CU_ASSERT_EQUAL(setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on), 0);
+  Listener listener = Listener::adopt(std::move(socket), "web");
+  auto are = [&](int nodelay, int keepalive) {
+    CU_ASSERT_EQUAL(option(listener, IPPROTO_TCP, TCP_NODELAY), nodelay);
+    CU_ASSERT_EQUAL(option(listener, SOL_SOCKET, SO_KEEPALIVE), keepalive);
+  };
+  listener.set_options({});
+  are(1, 0);
+  listener.set_options({.keepalive = 60});
+  are(1, 1);
+  CU_ASSERT_EQUAL(option(listener, IPPROTO_TCP, TCP_KEEPIDLE), 60);
+  listener.set_options({});
+  are(1, 0);
+  listener.set_options({.nodelay = true});
+  listener.set_options({});
+  are(0, 0);
+  CU_ASSERT_FALSE(listener.cannot_have({.reuse_port = true}));  // that is systemd's matter
+}
+
+void options_of_a_pool() {
+  const TcpOptions all{true, 60, 5, 7, true};
+  std::vector<std::string> errors;
+  std::vector<InheritedSocket> none;
+  unit::Folder folder;
+  auto listeners = open_listeners(
+      pool({"127.0.0.1:0", "[::1]:0", "unix:" + (folder / "sock")}, all), {}, {}, none, errors);
+  CU_ASSERT(errors.empty());
+  CU_ASSERT_EQUAL_FATAL(listeners.size(), 3);
+  for (const auto& listener : listeners) CU_ASSERT_FALSE(listener->cannot_have(all));
+  listeners.back()->set_options({});  // does nothing to a Unix socket
+  CU_ASSERT_FALSE(listeners.back()->cannot_have({}));
+  listeners.pop_back();
+  for (const auto& listener : listeners) {
+    CU_ASSERT_EQUAL(option(*listener, IPPROTO_TCP, TCP_NODELAY), 1);
+    CU_ASSERT_EQUAL(option(*listener, SOL_SOCKET, SO_KEEPALIVE), 1);
+    CU_ASSERT_EQUAL(option(*listener, IPPROTO_TCP, TCP_KEEPIDLE), 60);
+    CU_ASSERT_EQUAL(option(*listener, IPPROTO_TCP, TCP_FASTOPEN), 7);
+    CU_ASSERT(option(*listener, IPPROTO_TCP, TCP_DEFER_ACCEPT) >= 5);
+    CU_ASSERT_EQUAL(option(*listener, SOL_SOCKET, SO_REUSEPORT), 1);
+    CU_ASSERT_TRUE(listener->cannot_have({}));
+    // Another one on the same port.
+    auto twin = Listener::open(parsed(listener->address()), 16, all);
+    CU_ASSERT(unit::same_text(twin.address(), listener->address()));
+    listener->set_options({});
+    CU_ASSERT_EQUAL(option(*listener, IPPROTO_TCP, TCP_NODELAY), 0);
+    CU_ASSERT_EQUAL(option(*listener, SOL_SOCKET, SO_KEEPALIVE), 0);
+    CU_ASSERT_EQUAL(option(*listener, IPPROTO_TCP, TCP_FASTOPEN), 0);
+    CU_ASSERT_EQUAL(option(*listener, IPPROTO_TCP, TCP_DEFER_ACCEPT), 0);
+  }
+}
+
+// Of one that was stored nothing is known: everything is set.
+void sets_all_options_of_what_it_recovers() {
+  UniqueFd socket = bare_listen_socket();
+  const int on = 1;
+  CU_ASSERT_EQUAL(setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on), 0);
+  Listener listener = Listener::recover(std::move(socket), "preforkd/a/b", "127.0.0.1:0");
+  listener.set_options({});
+  CU_ASSERT_EQUAL(option(listener, IPPROTO_TCP, TCP_NODELAY), 0);
+}
+
 void adopts_nothing_else() {
   int pipe_ends[2];
   CU_ASSERT_EQUAL_FATAL(pipe2(pipe_ends, O_CLOEXEC), 0);
@@ -215,8 +295,8 @@ void a_pools_listeners() {
   inherited.push_back({bare_listen_socket(), "web"});
   std::vector<std::string> errors;
   auto listeners = open_listeners(
-      {"127.0.0.1:0", "systemd:web", "systemd:none", "nonsense", "unix:/nonexistent/sock"}, 16, {},
-      {}, inherited, errors);
+      pool({"127.0.0.1:0", "systemd:web", "systemd:none", "nonsense", "unix:/nonexistent/sock"}),
+      {}, {}, inherited, errors);
   CU_ASSERT_EQUAL(listeners.size(), 3);  // two sockets share a name
   CU_ASSERT(!inherited[0].fd.is_open() && inherited[1].fd.is_open() && !inherited[2].fd.is_open());
   CU_ASSERT_EQUAL_FATAL(errors.size(), 3);
@@ -227,14 +307,14 @@ void a_pools_listeners() {
 
   // A reload: the same entries mean the same sockets; another one means another.
   errors.clear();
-  auto again = open_listeners({"systemd:web", "127.0.0.1:0", "[::1]:0"}, 16, listeners, {},
+  auto again = open_listeners(pool({"systemd:web", "127.0.0.1:0", "[::1]:0"}), listeners, {},
                               inherited, errors);
   CU_ASSERT(errors.empty());
   CU_ASSERT_EQUAL_FATAL(again.size(), 4);
   CU_ASSERT(again[0] == listeners[1] && again[1] == listeners[2] && again[2] == listeners[0]);
   CU_ASSERT_FALSE(contains(listeners, again[3]));
   // From another pool by its address only: port 0 is any port.
-  auto other = open_listeners({listeners[0]->address(), "127.0.0.1:0", "systemd:web"}, 16, {},
+  auto other = open_listeners(pool({listeners[0]->address(), "127.0.0.1:0", "systemd:web"}), {},
                               listeners, inherited, errors);
   CU_ASSERT(errors.empty());
   CU_ASSERT_EQUAL_FATAL(other.size(), 4);
@@ -258,6 +338,9 @@ void add_listener_tests() {
       {"a released one is let live", a_released_one_is_let_live},
       {"gives up for all copies", gives_up_for_all_copies},
       {"adopts what listens", adopts_what_listens},
+      {"sets options of what it adopts", sets_options_of_what_it_adopts},
+      {"sets all options of what it recovers", sets_all_options_of_what_it_recovers},
+      {"options of a pool", options_of_a_pool},
       {"adopts nothing else", adopts_nothing_else},
       {"a pool's listeners, and every error", a_pools_listeners},
   };
