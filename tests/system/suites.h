@@ -19,6 +19,7 @@ Suite recycle_suite();
 Suite stop_suite();
 Suite program_suite();
 Suite handlers_suite();
+Suite examples_suite();
 Suite idle_suite();
 Suite config_suite();
 Suite resources_suite();
@@ -40,7 +41,8 @@ inline std::vector<Suite> all_suites() {
           program_suite(),      handlers_suite(),  idle_suite(),          config_suite(),
           resources_suite(),    clients_suite(),   control_abuse_suite(), git_suite(),
           rsync_suite(),        echo_load_suite(), systemd_suite(),       notify_suite(),
-          instructions_suite(), hostile_suite(),   leaks_suite(),         valgrind_suite()};
+          instructions_suite(), examples_suite(),  hostile_suite(),       leaks_suite(),
+          valgrind_suite()};
 }
 
 }  // namespace preforkd::system_test
