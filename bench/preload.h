@@ -21,10 +21,9 @@ inline void have_each_suggest(const std::string& port) {
   for (int i = 0; i < kSpellWorkers; i++) {
     clients.push_back(tcp_socket());
     int fd = clients.back().get();
-    sockaddr_in address = loopback_address(INADDR_LOOPBACK, static_cast<uint16_t>(std::stoi(port)));
     const timeval patience{10, 0};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+    if (connect_to_loopback(fd, static_cast<uint16_t>(std::stoi(port))) != 0)
       throw SysError("connect to spell", errno);
     if (send(fd, question.data(), question.size(), MSG_NOSIGNAL) < 0)
       throw SysError("ask spell", errno);

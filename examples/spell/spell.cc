@@ -1,7 +1,7 @@
 // spell: says which words are spelt right. A client sends words, a line each, and is answered by a line each:
 //
 //   hello                 ok
-//   helo                  no: hello, helot, help
+//   recieve               no: receive, relieve, reverie
 //   xqzzv                 no
 //   (an empty line)       error: a word was expected
 //   (100 bytes or more)   error: longer than 99 bytes

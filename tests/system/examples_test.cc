@@ -19,31 +19,44 @@
 namespace preforkd::system_test {
 namespace {
 
-// Built once for all tests here, outside of the sources.
-std::string example(const std::string& name) {
-  struct Examples {
-    Examples() {
-      install_under(folder.file("root"));
-      const auto sources = std::filesystem::path(__FILE__).parent_path() / "../../examples";
-      std::filesystem::copy(sources, folder.file("examples"),
-                            std::filesystem::copy_options::recursive);
-      Outcome made = run({"env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL",
-                          "PKG_CONFIG_PATH=" + folder.file("root/usr/local/lib/pkgconfig"),
-                          "PKG_CONFIG_SYSROOT_DIR=" + folder.file("root"), "make", "-s", "-C",
-                          folder.file("examples"), "clean", "all"},
-                         120);
-      if (made.code != 0 || !made.err.empty()) throw Failure("make examples: " + made.err);
-    }
-    TestFolder folder;
-  };
-  static Examples examples;
-  return examples.folder.file("examples/" + name + "/" + name + ".so");
-}
+// The sources of examples/ and README.md, as text of a stranger who has installed preforkd.
+const std::filesystem::path kSources = std::filesystem::path(__FILE__).parent_path() / "../..";
+
+// What was installed, and the examples built against it: once for all tests here, outside of the sources.
+class Examples {
+ public:
+  static const Examples& built() {
+    static const Examples examples;
+    return examples;
+  }
+  std::string handler(const std::string& name) const {
+    return folder_.file("examples/" + name + "/" + name + ".so");
+  }
+  // As in a shell of somebody whose pkg-config finds what was installed.
+  void must(const std::string& in, const std::string& command) const {
+    const std::string installed = folder_.file("root");
+    Outcome done = run({"env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "-C", in,
+                        "PKG_CONFIG_PATH=" + installed + "/usr/local/lib/pkgconfig",
+                        "PKG_CONFIG_SYSROOT_DIR=" + installed, "sh", "-c", command},
+                       120);
+    if (done.code != 0 || !done.err.empty()) throw Failure(command + ": " + done.err);
+  }
+
+ private:
+  Examples() {
+    install_under(folder_.file("root"));
+    std::filesystem::copy(kSources / "examples", folder_.file("examples"),
+                          std::filesystem::copy_options::recursive);
+    must(folder_.file("examples"), "make -s clean all");
+  }
+  TestFolder folder_;
+};
 
 PoolText example_pool(const std::string& name, const std::string& workers,
                       const std::string& settings = "") {
   return {.name = name,
-          .serves = "handler = \"" + example(name) + "\"; settings = { " + settings + "};",
+          .serves = "handler = \"" + Examples::built().handler(name) + "\"; settings = { " +
+                    settings + "};",
           .workers = workers};
 }
 
@@ -62,6 +75,29 @@ uint64_t largest_private_kb(Server& server, const std::string& pool) {
 std::string ask(Client& client, const std::string& line) {
   client.send(line + "\n");
   return client.read_line();
+}
+
+// --- README.md
+
+// What stands there, indented, from the line that begins so to the one that ends so.
+std::string from_readme(const std::string& begin, const std::string& end) {
+  const std::string text = file_text(kSources / "README.md");
+  const size_t from = text.find("\n    " + begin), to = text.find(end + "\n", from);
+  if (from == text.npos || to == text.npos) throw Failure("README.md has no " + begin);
+  return text.substr(from, to + end.size() - from) + "\n";
+}
+
+void readme() {
+  TestFolder folder;
+  folder.write("mine.cc", from_readme("#include <preforkd/handler.hpp>", "});"));
+  const std::string command = from_readme("$ c++ ", "mine.cc");
+  Examples::built().must(folder.path(), command.substr(command.find("c++")));
+  Server server({PoolText{.serves = "handler = \"" + folder.file("mine.so") + "\";"}});
+  Client client(server.address());
+  expect_equal("a line", ask(client, "hello"), "you said: hello");
+  expect_contains("its note", server.ctl({"workers", "echo"}).out, "hello");
+  client.half_close();
+  expect_equal("the end", client.read_until_eof(), "");
 }
 
 // --- spell
@@ -376,7 +412,8 @@ void throws_in_stop() {
 
 Suite examples_suite() {
   return {"examples",
-          {{"spell", spell},
+          {{"README.md", readme},
+           {"spell", spell},
            {"spell without a dictionary", spell_without_dictionary},
            {"spell shares its dictionary", spell_shares_its_dictionary},
            {"accumulate in parallel", accumulate_in_parallel},

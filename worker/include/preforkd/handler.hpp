@@ -137,8 +137,8 @@ struct HandlerGlue {
 
 }  // namespace preforkd
 
-// Makes a class derived from preforkd::Handler, with a default constructor, the handler of this shared object. Once, in
-// one source file, outside of any namespace.
+// Makes a class derived from preforkd::Handler the handler of this shared object: one with a default constructor, and
+// what it overrides public. Once, in one source file, outside of any namespace.
 #define PREFORKD_REGISTER(Type)                                  \
   PREFORKD_HANDLER = {PREFORKD_ABI,                              \
                       sizeof(struct preforkd_handler),           \

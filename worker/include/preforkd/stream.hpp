@@ -30,7 +30,8 @@ namespace preforkd {
 // nothing sensible left to do with the connection than to return: how much of a read_exactly or of a write_all
 // went through is not known.
 
-// Something else than the three below: the system refused, as in "write: No buffer space available".
+// Something else than the three below: the system refused, as in "write: No buffer space available". A handler may throw
+// it itself for what a client does wrong: leaving `serve`, it is no error in the log.
 class StreamError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
