@@ -19,10 +19,7 @@
 namespace preforkd::system_test {
 namespace {
 
-// The sources of examples/ and README.md, as text of a stranger who has installed preforkd.
-const std::filesystem::path kSources = std::filesystem::path(__FILE__).parent_path() / "../..";
-
-// What was installed, and the examples built against it: once for all tests here, outside of the sources.
+// What was installed, and the examples that came with it, built against it: once for all tests here.
 class Examples {
  public:
   static const Examples& built() {
@@ -30,7 +27,7 @@ class Examples {
     return examples;
   }
   std::string handler(const std::string& name) const {
-    return folder_.file("examples/" + name + "/" + name + ".so");
+    return examples() + "/" + name + "/" + name + ".so";
   }
   // As in a shell of somebody whose pkg-config finds what was installed.
   void must(const std::string& in, const std::string& command) const {
@@ -45,10 +42,12 @@ class Examples {
  private:
   Examples() {
     install_under(folder_.file("root"));
-    std::filesystem::copy(kSources / "examples", folder_.file("examples"),
-                          std::filesystem::copy_options::recursive);
-    must(folder_.file("examples"), "make -s clean all");
+    must(examples(), "make -s");
   }
+  std::string examples() const {
+    return folder_.file("root/usr/local/share/doc/preforkd/examples");
+  }
+
   TestFolder folder_;
 };
 
@@ -81,7 +80,8 @@ std::string ask(Client& client, const std::string& line) {
 
 // What stands there, indented, from the line that begins so to the one that ends so.
 std::string from_readme(const std::string& begin, const std::string& end) {
-  const std::string text = file_text(kSources / "README.md");
+  const auto path = std::filesystem::path(__FILE__).parent_path() / "../../README.md";
+  const std::string text = file_text(path);
   const size_t from = text.find("\n    " + begin), to = text.find(end + "\n", from);
   if (from == text.npos || to == text.npos) throw Failure("README.md has no " + begin);
   return text.substr(from, to + end.size() - from) + "\n";
