@@ -34,7 +34,8 @@ BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
 
 # Debian packages: what every target needs, and what some need besides. What is missing is installed.
 FOR_all   := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev libcurl4-openssl-dev nlohmann-json3-dev
-FOR_test  := libcunit1-dev curl dbus dropbear-bin git haproxy hitch iproute2 libc6-dbg libnss-systemd netcat-openbsd openssl procps rsync systemd ucspi-tcp valgrind
+FOR_test  := libcunit1-dev curl dbus dropbear-bin git haproxy hitch hunspell-en-us iproute2 libc6-dbg libhunspell-dev libnss-systemd netcat-openbsd openssl pkgconf procps rsync systemd ucspi-tcp valgrind
+FOR_bench := hunspell-en-us libhunspell-dev ucspi-tcp
 FOR_soak  := $(FOR_test)
 FOR_tsan  := libcunit1-dev
 FOR_fuzz  := clang libclang-rt-dev llvm
@@ -69,7 +70,7 @@ fuzz: deps                                ## let each fuzzer try for FUZZ_SECOND
 fuzzers: $(FUZZERS)
 
 bench: deps                               ## measure, and write bench/RESULTS.md
-	@$(PARALLEL) all $(BENCHES)
+	@$(PARALLEL) all $(BENCHES) $(OUT)/examples/spell/spell.so
 	bench/run $(CURDIR)/$(OUT)
 
 $(OUT)/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
@@ -82,7 +83,8 @@ $(OUT)/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/shm.a $(O
 $(OUT)/preforkctl: $(OUT)/control/preforkctl.o $(OUT)/control.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lcurl
 $(OUT)/%.so: $(OUT)/%.o
-	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) -shared -o $@ $^
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) -shared -o $@ $^ $(LIBS_$(*F))
+LIBS_spell := -lhunspell
 $(OUT)/tests/system/handlers/pidfds.so: $(OUT)/base.a
 # preforkd itself, but for one function.
 $(IMAGES): %: %.o $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
@@ -132,7 +134,7 @@ deps:                                     ## install from Debian what is missing
 	$$sudo apt-get update -qq && \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
-SOURCES = $(shell find $(FOLDERS) handlers tests bench -name '*.cc' -o -name '*.h' -o -name '*.hpp' -o -name '*.c')
+SOURCES = $(shell find $(FOLDERS) handlers examples tests bench -name '*.cc' -o -name '*.h' -o -name '*.hpp' -o -name '*.c')
 format:                                   ## lay out every source as .clang-format says
 	clang-format -i $(SOURCES)
 lint: deps                                ## check layout, includes, units, sources (ONLY=units picks one)
@@ -145,6 +147,7 @@ model: deps                               ## check the models of doorbell and re
 
 DEST  := $(DESTDIR)$(PREFIX)
 UNITS := $(DEST)/lib/systemd/system
+VERSION = $(shell sed -n 's/.*kVersion.*"\(.*\)".*/\1/p' base/version.h)
 install: all                              ## install under DESTDIR and PREFIX; an existing configuration is kept
 	install -D -t $(DEST)/bin $(OUT)/preforkd $(OUT)/preforkctl
 	install -D -t $(DEST)/lib/preforkd $(OUT)/preforkd-supervisor $(OUT)/preforkd-control
@@ -153,6 +156,8 @@ install: all                              ## install under DESTDIR and PREFIX; a
 	for n in 1 5 8; do install -D -m 644 -t $(DEST)/share/man/man$$n doc/*.$$n || exit; done
 	install -D -m 644 doc/preforkctl.bash $(DEST)/share/bash-completion/completions/preforkctl
 	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md doc/RELIABILITY.md doc/haproxy.cfg doc/hitch.conf systemd/pool-users.conf
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' worker/preforkd.pc.in | install -D -m 644 /dev/stdin $(DEST)/lib/pkgconfig/preforkd.pc
+	find examples -type f ! -name '*.so' -exec install -D -m 644 {} $(DEST)/share/doc/preforkd/{} \;
 	install -D -m 644 systemd/preforkd.sysusers $(DEST)/lib/sysusers.d/preforkd.conf
 	install -D -m 644 -t $(DEST)/lib/systemd/catalog systemd/preforkd.catalog
 	install -D -m 644 -t $(UNITS) systemd/preforkd.socket

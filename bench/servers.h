@@ -56,6 +56,7 @@ struct PoolShape {
   int min, max;
   double shrink_after = 2;
   int min_spare = 2, max_spare = 8;
+  std::string handler = "echo", settings = "";
 };
 
 class Preforkd {
@@ -100,12 +101,13 @@ class Preforkd {
  private:
   std::string write_configuration(const PoolShape& shape) {
     std::string path = folder_.file("preforkd.conf");
-    std::ofstream(path)
-        << "control = { web = \"127.0.0.1:0\"; };\n"
-        << "pools = ( { name = \"echo\"; listen = [ \"127.0.0.1:0\" ]; handler = \"echo\";\n"
-        << "  workers = { min = " << shape.min << "; max = " << shape.max
-        << "; min_spare = " << shape.min_spare << "; max_spare = " << shape.max_spare
-        << "; shrink_after = " << shape.shrink_after << "; }; } );\n";
+    std::ofstream(path) << "control = { web = \"127.0.0.1:0\"; };\n"
+                        << "pools = ( { name = \"echo\"; listen = [ \"127.0.0.1:0\" ]; handler = \""
+                        << shape.handler << "\"; settings = { " << shape.settings << " };\n"
+                        << "  workers = { min = " << shape.min << "; max = " << shape.max
+                        << "; min_spare = " << shape.min_spare
+                        << "; max_spare = " << shape.max_spare
+                        << "; shrink_after = " << shape.shrink_after << "; }; } );\n";
     return path;
   }
 

@@ -10,6 +10,7 @@
 #include <iostream>
 #include <string>
 
+#include "bench/preload.h"
 #include "bench/report.h"
 #include "bench/rest.h"
 #include "bench/speed.h"
@@ -23,8 +24,9 @@ struct Benchmark {
   void (*run)(const std::string& build, Report& report);
 };
 constexpr Benchmark kBenchmarks[] = {
-    {"burst", burst},   {"throughput", throughput}, {"idle", idle},
-    {"memory", memory}, {"held-wave", held_wave},   {"short-wave", short_wave},
+    {"burst", burst},           {"throughput", throughput}, {"idle", idle},
+    {"memory", memory},         {"spell", spell},           {"held-wave", held_wave},
+    {"short-wave", short_wave},
 };
 
 int usage() {

@@ -1,4 +1,4 @@
-// preforkd's programs in a folder of their own, where one can be replaced while it runs.
+// preforkd installed: by `make install`, or its programs alone in a folder, where one can be replaced while it runs.
 #pragma once
 
 #include <filesystem>
@@ -7,6 +7,15 @@
 #include "tests/system/harness.h"
 
 namespace preforkd::system_test {
+
+// What is built is installed as it is, whatever make has to say of the sources (-o all); PREFIX is /usr/local.
+inline void install_under(const std::string& root) {
+  const std::string folder = std::filesystem::path(built("preforkd")).parent_path();
+  Outcome made = run({"env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "make", "-s", "-o", "all",
+                      "install", "OUT=" + folder, "DESTDIR=" + root},
+                     60);
+  if (made.code != 0) throw Failure("make install: " + made.err);
+}
 
 class Installation {
  public:

@@ -1,6 +1,7 @@
 #include "tests/system/machine.h"
 
 #include "tests/system/conditions.h"
+#include "tests/system/installation.h"
 
 namespace preforkd::system_test {
 namespace {
@@ -13,12 +14,7 @@ std::unique_ptr<Machine> Machine::boot(bool shares_loopback) {
   std::unique_ptr<Machine> machine(new Machine);
   machine->shares_loopback_ = shares_loopback;
   const std::string root = machine->installed_.path();
-  // What is built is installed as it is, whatever make has to say of the sources (-o all).
-  const std::string folder = std::filesystem::path(built("preforkd")).parent_path();
-  Outcome made = run({"env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "make", "-s", "-o", "all",
-                      "install", "OUT=" + folder, "DESTDIR=" + root},
-                     60);
-  if (made.code != 0) throw Failure("make install: " + made.err);
+  install_under(root);
   Outcome up = machine->sysd(
       {"up", root + "/usr/local:/usr/local", root + "/etc/preforkd:/etc/preforkd"}, 60);
   if (up.code == kCannotHere) return skip(up.err), nullptr;

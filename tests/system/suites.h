@@ -21,6 +21,7 @@ Suite stop_suite();
 Suite program_suite();
 Suite handlers_suite();
 Suite access_suite();
+Suite examples_suite();
 Suite idle_suite();
 Suite config_suite();
 Suite resources_suite();
@@ -45,7 +46,8 @@ inline std::vector<Suite> all_suites() {
           idle_suite(),          config_suite(),    resources_suite(), clients_suite(),
           control_abuse_suite(), git_suite(),       rsync_suite(),     ssh_suite(),
           tcpserver_suite(),     echo_load_suite(), systemd_suite(),   notify_suite(),
-          instructions_suite(),  hostile_suite(),   leaks_suite(),     valgrind_suite()};
+          instructions_suite(),  examples_suite(),  hostile_suite(),   leaks_suite(),
+          valgrind_suite()};
 }
 
 }  // namespace preforkd::system_test

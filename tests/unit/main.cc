@@ -26,6 +26,7 @@
 [[gnu::weak]] void add_seat_tests();
 [[gnu::weak]] void add_session_tests();
 [[gnu::weak]] void add_shm_threads_tests();
+[[gnu::weak]] void add_stream_tests();
 [[gnu::weak]] void add_tickets_tests();
 [[gnu::weak]] void add_worker_state_tests();
 
@@ -39,6 +40,7 @@ constexpr void (*kSuites[])() = {
     add_layout_tests,     add_histogram_tests, add_worker_state_tests, add_scaler_tests,
     add_breaker_tests,    add_address_tests,   add_conf_tests,         add_control_tests,
     add_preforkctl_tests, add_notify_tests,    add_networks_tests,     add_proxy_protocol_tests,
+    add_stream_tests,
 };
 
 bool run(const char* only) {
