@@ -57,6 +57,7 @@ struct PoolShape {
   double shrink_after = 2;
   int min_spare = 2, max_spare = 8;
   std::string handler = "echo", settings = "";
+  std::string program = "";  // instead of the handler
 };
 
 class Preforkd {
@@ -102,8 +103,10 @@ class Preforkd {
   std::string write_configuration(const PoolShape& shape) {
     std::string path = folder_.file("preforkd.conf");
     std::ofstream(path) << "control = { web = \"127.0.0.1:0\"; };\n"
-                        << "pools = ( { name = \"echo\"; listen = [ \"127.0.0.1:0\" ]; handler = \""
-                        << shape.handler << "\"; settings = { " << shape.settings << " };\n"
+                        << "pools = ( { name = \"echo\"; listen = [ \"127.0.0.1:0\" ]; "
+                        << (shape.program.empty() ? "handler = \"" + shape.handler + "\""
+                                                  : "program = [ \"" + shape.program + "\" ]")
+                        << "; settings = { " << shape.settings << " };\n"
                         << "  workers = { min = " << shape.min << "; max = " << shape.max
                         << "; min_spare = " << shape.min_spare
                         << "; max_spare = " << shape.max_spare
@@ -142,6 +145,17 @@ class Bare {
   std::string port_;
 };
 
+// For servers that cannot be given port 0: what the kernel chose for a moment is free for the next one too.
+inline std::string free_port() {
+  UniqueFd fd = tcp_socket();
+  sockaddr_in address = loopback_address(INADDR_LOOPBACK, 0);
+  socklen_t size = sizeof address;
+  auto* generic = reinterpret_cast<sockaddr*>(&address);
+  if (bind(fd.get(), generic, size) != 0 || getsockname(fd.get(), generic, &size) != 0)
+    throw SysError("bind 127.0.0.1:0", errno);
+  return std::to_string(ntohs(address.sin_port));
+}
+
 // Apache with mpm_prefork as it is without any setting of the pool (5 servers at the start, 5 to 10
 // spare, at most 256). A connection that was answered is kept open, and keeps its process.
 class Apache {
@@ -162,17 +176,6 @@ class Apache {
   pid_t pid() const { return child_.pid(); }
 
  private:
-  // Apache cannot be given port 0. What the kernel chose for a moment is free for the next one too.
-  static std::string free_port() {
-    UniqueFd fd = tcp_socket();
-    sockaddr_in address = loopback_address(INADDR_LOOPBACK, 0);
-    socklen_t size = sizeof address;
-    auto* generic = reinterpret_cast<sockaddr*>(&address);
-    if (bind(fd.get(), generic, size) != 0 || getsockname(fd.get(), generic, &size) != 0)
-      throw SysError("bind 127.0.0.1:0", errno);
-    return std::to_string(ntohs(address.sin_port));
-  }
-
   std::string write_configuration() {
     std::string path = folder_.file("apache2.conf");
     std::ofstream(folder_.file("index.html")) << "hello\n";
@@ -190,6 +193,30 @@ class Apache {
     return path;
   }
 
+  TemporaryFolder folder_;
+  std::string port_;
+  ShownOnFailure log_;
+  Child child_;
+};
+
+// A process for each connection, forked when it comes. As many at once as ever come here, nothing looked up.
+class Tcpserver {
+ public:
+  explicit Tcpserver(const std::string& program)
+      : port_(free_port()),
+        log_{folder_.file("log")},
+        child_({"/usr/bin/tcpserver", "-c", "1000", "-H", "-R", "-l", "0", "127.0.0.1", port_,
+                program},
+               log_.path) {
+    wait_until("tcpserver listens", 15, [&] {
+      if (child_.has_ended()) throw std::runtime_error("tcpserver ended at its start");
+      UniqueFd fd = tcp_socket();
+      return connect_to_loopback(fd.get(), static_cast<uint16_t>(std::stoi(port_))) == 0;
+    });
+  }
+  const std::string& port() const { return port_; }
+
+ private:
   TemporaryFolder folder_;
   std::string port_;
   ShownOnFailure log_;

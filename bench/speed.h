@@ -101,4 +101,39 @@ inline void throughput(const std::string& build, Report& report) {
       listing(ratio, 3) + ".");
 }
 
+// --- program: one per connection, against tcpserver
+
+inline constexpr int kProgramPairs = 9;
+
+inline void program(const std::string& build, Report& report) {
+  Samples pool_rates, peer_rates;
+  double failed = 0, completed = 0;
+  Preforkd preforkd(build, {.min = 8, .max = 256, .program = "/bin/cat"});
+  Tcpserver tcpserver("/bin/cat");
+  auto load = [&](const std::string& port, const char* seconds, Samples* rates) {
+    Figures figures = measure({build + "/bench/echo_load", port, "8", seconds});
+    if (!rates) return;  // a warm-up
+    rates->push_back(figures.at("per_second"));
+    completed += figures.at("completed");
+    failed += figures.at("refused") + figures.at("reset") + figures.at("wrong");
+  };
+  load(preforkd.port(), "1", nullptr);
+  load(tcpserver.port(), "1", nullptr);
+  for (int pair = 0; pair < kProgramPairs; pair++) {
+    if (pair % 2) load(tcpserver.port(), "3", &peer_rates);
+    load(preforkd.port(), "3", &pool_rates);
+    if (pair % 2 == 0) load(tcpserver.port(), "3", &peer_rates);
+    progress(
+        text("program: preforkd %.0f/s, tcpserver %.0f/s", pool_rates.back(), peer_rates.back()));
+  }
+  Samples ratio = ratios(pool_rates, peer_rates);
+  Interval interval = confidence_of_median(ratio);
+  report.add({"/bin/cat for each connection, connections/s, 8 clients", summary(pool_rates, 0),
+              "tcpserver: " + summary(peer_rates, 0),
+              text("%.3f [%.3f, %.3f]", median(ratio), interval.low, interval.high), "≥ 1.0",
+              reached_if(interval.high >= 1.0 && failed == 0)});
+  report.note(text("program: %.0f connections, %.0f failed; the ratios: ", completed, failed) +
+              listing(ratio, 3) + ".");
+}
+
 }  // namespace preforkd::bench
