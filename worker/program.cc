@@ -26,6 +26,8 @@ constexpr std::string_view kOurs[] = {
     "UNIXREMOTEEGID", "REMOTE_ADDR",   "REMOTE_PORT",    "REMOTE_HOST",   "NOTIFY_SOCKET",
     "WATCHDOG_PID",   "WATCHDOG_USEC", "LISTEN_PID",     "LISTEN_FDS",    "LISTEN_FDNAMES"};
 
+constexpr size_t kOfConnection = 8;  // variables of connection_environment()
+
 struct HostAndPort {
   std::string host, port;
 };
@@ -46,11 +48,11 @@ HostAndPort split(const SocketAddress& address) {
   return {text, std::to_string(ntohs(in->sin_port))};
 }
 
-std::vector<char*> pointers(const std::vector<std::string>& strings) {
+std::vector<char*> pointers(const std::vector<std::string>& strings, size_t room) {
   std::vector<char*> p;
-  p.reserve(strings.size() + 1);
+  p.reserve(strings.size() + room);
   for (const auto& s : strings) p.push_back(const_cast<char*>(s.c_str()));
-  p.push_back(nullptr);
+  p.resize(strings.size() + room);
   return p;
 }
 
@@ -58,10 +60,20 @@ std::vector<char*> pointers(const std::vector<std::string>& strings) {
 // exec by themselves; ignored ones would stay ignored, those too that whoever started the daemon had ignored
 // (nohup: SIGHUP; posix_spawn, which make uses: 32 and 33, which signal(2) of glibc does not touch).
 // Pending ones would be delivered: setting one to ignored throws it away.
-void reset_signals(int nudge_signal) {
-  for (int ours : {SIGUSR1, SIGUSR2, nudge_signal}) signal(ours, SIG_IGN);
-  for (int each = 1; each < NSIG; ++each) set_to_default(each);
+void reset_signals(int nudge_signal, const std::vector<int>& ignored) {
+  for (int ours : {SIGUSR1, SIGUSR2, nudge_signal}) {
+    signal(ours, SIG_IGN);
+    set_to_default(ours);
+  }
+  for (int each : ignored) set_to_default(each);
   block_exactly(0);
+}
+
+std::vector<int> ignored_signals() {
+  std::vector<int> ignored;
+  for (int each = 1; each < NSIG; ++each)
+    if (is_ignored(each)) ignored.push_back(each);
+  return ignored;
 }
 
 // close_range(2) came with Linux 5.9, but a seccomp filter may not know it.
@@ -101,12 +113,14 @@ std::string program_trouble(const std::vector<std::string>& argv) {
   return "";
 }
 
-Program::Program(const std::vector<std::string>& argv) : argv_(argv) {
+Program::Program(const std::vector<std::string>& argv) : argv_(argv), ignored_(ignored_signals()) {
   for (char** e = environ; *e; ++e) {
     std::string_view entry = *e, name = entry.substr(0, entry.find('='));
     if (std::find(std::begin(kOurs), std::end(kOurs), name) == std::end(kOurs))
       environment_.emplace_back(entry);
   }
+  argv_pointers_ = pointers(argv_, 1);
+  environment_pointers_ = pointers(environment_, kOfConnection + 1);
 }
 
 std::string Program::become(const Accepted& connection, int nudge_signal) const {
@@ -115,16 +129,18 @@ std::string Program::become(const Accepted& connection, int nudge_signal) const 
   if (connection.local.storage.ss_family == AF_UNIX)
     getsockopt(connection.fd.get(), SOL_SOCKET, SO_PEERCRED, &unix_peer, &size);
 
-  std::vector<std::string> environment = environment_;
-  for (auto& entry : connection_environment(connection.local, connection.peer, unix_peer))
-    environment.push_back(std::move(entry));
-  auto argv = pointers(argv_), envp = pointers(environment);
+  // The fewer pages are written here, the fewer are copied between accept and exec.
+  const auto own = connection_environment(connection.local, connection.peer, unix_peer);
+  char* const* argv = argv_pointers_.data();
+  char** envp = const_cast<char**>(environment_pointers_.data());
+  for (size_t i = 0; i < std::min(own.size(), kOfConnection); ++i)
+    envp[environment_.size() + i] = const_cast<char*>(own[i].c_str());
 
   dup2(connection.fd.get(), 0);
   dup2(connection.fd.get(), 1);
   leave_only_standard_descriptors();
-  reset_signals(nudge_signal);
-  execve(argv[0], argv.data(), envp.data());
+  reset_signals(nudge_signal, ignored_);
+  execve(argv[0], argv, envp);
   return "execute " + argv_[0] + ": " + std::strerror(errno);
 }
 

@@ -31,8 +31,10 @@ class Program {
   std::string become(const Accepted& connection, int nudge_signal) const;
 
  private:
-  std::vector<std::string> argv_;
-  std::vector<std::string> environment_;
+  std::vector<std::string> argv_, environment_;
+  // What exec takes: pointers into those; the second with room for the connection's own behind them.
+  std::vector<char*> argv_pointers_, environment_pointers_;
+  std::vector<int> ignored_;  // signals that were, when this was made
 };
 
 }  // namespace preforkd

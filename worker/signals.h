@@ -20,6 +20,11 @@ inline void set_to_default(int number) {
   const uint64_t action[8] = {};  // struct sigaction as the kernel has it, and some room
   syscall(SYS_rt_sigaction, number, action, nullptr, kKernelSetSize);
 }
+inline bool is_ignored(int number) {
+  uint64_t action[8] = {};  // the handler comes first
+  return syscall(SYS_rt_sigaction, number, nullptr, action, kKernelSetSize) == 0 &&
+         action[0] == reinterpret_cast<uint64_t>(SIG_IGN);
+}
 inline constexpr uint64_t signal_bit(int number) { return uint64_t{1} << (number - 1); }
 inline void block_exactly(uint64_t signals) {
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, &signals, nullptr, kKernelSetSize);
