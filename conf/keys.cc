@@ -77,6 +77,7 @@ constexpr SectionRow kSections[] = {
     {Section::kLog, Section::kFile, "log"},
     {Section::kPool, Section::kFile, "pools"},
     {Section::kAccess, Section::kPool, "access"},
+    {Section::kSaturation, Section::kPool, "saturation"},
     {Section::kWorkers, Section::kPool, "workers"},
     {Section::kTimeouts, Section::kPool, "timeouts"},
     {Section::kTcp, Section::kPool, "tcp"},
@@ -135,6 +136,11 @@ constexpr Key kKeys[] = {
    "networks whose clients are let in, as in \"10.0.0.0/8\"; none = all that are not denied"},
   {kAccess, kStrings, "deny", &Pool::deny, kOptional, 0, kMaxNetworks, network,
    "networks whose clients are refused; of two that match, the longer prefix decides"},
+
+  {kSaturation, kInteger, "queue", &Pool::saturation_queue, kOptional, 0, kMaxInt, fine,
+   "connections that may wait while all workers are busy at max"},
+  {kSaturation, kString, "message", &Pool::saturation_message, kOptional, 0, 0, fine,
+   "what the oldest is answered when more do; \"\" = they wait"},
 
   {kWorkers, kInteger, "min", &Limits::min, kOptional, 0, kMaxWorkers, fine,
    "workers that always exist"},

@@ -15,7 +15,18 @@
 namespace preforkd {
 
 // The groups of a file. kFile is the whole; kPool is each element of the list "pools".
-enum class Section { kFile, kControl, kLog, kPool, kAccess, kWorkers, kTimeouts, kTcp, kRlimits };
+enum class Section {
+  kFile,
+  kControl,
+  kLog,
+  kPool,
+  kAccess,
+  kSaturation,
+  kWorkers,
+  kTimeouts,
+  kTcp,
+  kRlimits
+};
 
 struct SectionRow {
   Section section;

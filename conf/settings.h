@@ -37,7 +37,11 @@ struct PoolSettings {
   uint32_t per_source = 0;               // connections at once from one address; 0 = no limit
   bool proxy_protocol = false;           // each connection begins with a PROXY header
   std::vector<std::string> trusted;      // ... and comes from one of these networks
-  std::string user, group;               // "" = see effective_user() in conf/user.h
+  // While all workers are busy at max and more than so many connections wait, the oldest is answered with the
+  // message; "" = it waits on.
+  uint32_t saturation_queue = 0;
+  std::string saturation_message;
+  std::string user, group;  // "" = see effective_user() in conf/user.h
   ProcessSettings process;
   TcpOptions tcp;
   Limits limits;

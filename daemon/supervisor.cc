@@ -64,7 +64,9 @@ Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& 
       workforce_(
           plan,
           board,  // (not close(): its page of libc is one that a fresh worker has not touched yet)
-          [this] { syscall(SYS_close, daemon_.release().release()); }),
+          [this] { syscall(SYS_close, daemon_.release().release()); },
+          [this](pid_t pid) { return shedder_.was(pid); }),
+      shedder_(plan, [this] { daemon_.close(); }),
       limits_(plan.settings.limits),
       first_workers_(args.first_workers),
       on_trial_(args.on_trial) {
@@ -132,6 +134,7 @@ void Supervisor::obey(const Order& order, Nanoseconds now) {
       break;
     case OrderType::kStop:
       course_ = Course::kEnding;
+      shedder_.stop();
       board_.segment().published.leaving.store(shm::kDrain);
       workforce_.end_all(now);
       break;
@@ -155,6 +158,7 @@ void Supervisor::drain(Nanoseconds timeout, uint64_t finish, Nanoseconds now) {
   drain_ends_ = now + timeout;
   shm::Published& published = board_.segment().published;
   finish_ = finish;
+  shedder_.stop();
   if (finish) {
     queue_ends_ = now + std::min(timeout, kFinishQueue);
     published.accept_from.store(finish);
@@ -323,7 +327,9 @@ void Supervisor::publish(bool more_starters_than_tickets) {
   // With min_spare = 0 the last idle worker still rings: somebody must watch the queue then.
   // (While a pause lasts they ring too: it is decided then when to look again.)
   bool room = board_.alive() < limits_.max;
-  set(published.low_water, room ? std::max(limits_.min_spare, 1u) : 0);
+  const bool last_rings = shedder_.is_configured();  // at `max`: it is to shed load then
+  set(published.low_water, room ? std::max(limits_.min_spare, 1u) : last_rings);
+  set(published.at_max, !room);
   uint32_t ring_on = 0;
   // At `min` no step of shrinking will look in: the last start must say so, or its deadline would. Above `max`
   // one that starts is nudged only when it is idle.
@@ -392,6 +398,8 @@ bool Supervisor::settle(Nanoseconds now) {
   board_.set_queued(view.queued);
   board_.set_at_max(board_.alive() >= limits_.max, now);
   idle_or_starting_ = view.idle + view.starting + view.recycling > 0;
+  if (shedder_.is_configured() && view.idle == 0 && board_.alive() >= limits_.max && !on_trial_)
+    shedder_.wake(now);
 
   Verdict verdict = decide(view, in_force(), now, memory_);
   memory_ = verdict.memory;

@@ -22,6 +22,7 @@
 #include "base/messages.h"
 #include "daemon/breaker.h"
 #include "daemon/scaler.h"
+#include "daemon/shedder.h"
 #include "daemon/supervisor_args.h"
 #include "daemon/workforce.h"
 
@@ -71,6 +72,7 @@ class Supervisor {
   Channel& daemon_;
   uint32_t own_sockets_;
   Workforce workforce_;
+  Shedder shedder_;
   Limits limits_;
   const uint32_t first_workers_;
   ScalerMemory memory_;

@@ -60,10 +60,11 @@ std::string in_hand_text(const shm::Slot& slot) {
 }  // namespace
 
 Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board,
-                     std::function<void()> before_work)
+                     std::function<void()> before_work, std::function<bool(pid_t)> is_other)
     : plan_(plan),
       board_(board),
       before_work_(std::move(before_work)),
+      is_other_(std::move(is_other)),
       records_(board.capacity()) {}
 
 template <class Visit>
@@ -135,7 +136,10 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
     if (pid < 0 && errno == EINTR) continue;
     if (pid <= 0) return std::nullopt;
     auto found = slot_of_.find(pid);
-    if (found == slot_of_.end()) continue;  // a child that a handler's preload left behind
+    if (found == slot_of_.end()) {  // or a child that a handler's preload left behind
+      if (WIFEXITED(status) || WIFSIGNALED(status)) is_other_(pid);
+      continue;
+    }
     uint32_t slot = found->second;
     if (WIFSTOPPED(status)) {
       note_stopped(records_[slot], now);

@@ -23,7 +23,9 @@ namespace preforkd {
 class Workforce {
  public:
   // `before_work` runs in each child first of all: it lets go of what only the supervisor may hold.
-  Workforce(const WorkerPlan& plan, shm::Scoreboard& board, std::function<void()> before_work);
+  // `is_other` is asked of each child that was reaped and is no worker: what else the supervisor has forked.
+  Workforce(const WorkerPlan& plan, shm::Scoreboard& board, std::function<void()> before_work,
+            std::function<bool(pid_t)> is_other);
 
   // --- fork ---
   // Forks up to `count`; returns how many, and the errno that stopped it (0: none).
@@ -112,6 +114,7 @@ class Workforce {
   const WorkerPlan& plan_;
   shm::Scoreboard& board_;
   std::function<void()> before_work_;
+  std::function<bool(pid_t)> is_other_;
   std::vector<Record> records_;  // by slot
   std::unordered_map<pid_t, uint32_t> slot_of_;
   uint32_t unstarted_ = 0;          // workers not yet seen past `start`

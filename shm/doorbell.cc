@@ -43,6 +43,8 @@ void rest(const Word& signals, uint32_t seen, Nanoseconds deadline) {
   futex_wait(signals, seen, deadline);
 }
 
+void sleep_on(const Word& word, uint32_t seen) { futex_wait(word, seen, kNever); }
+
 void wake_all(const Word& word) { futex_wake(word, INT_MAX); }
 
 }  // namespace preforkd::shm

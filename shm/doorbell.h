@@ -54,6 +54,9 @@ void sleep_until_rung(Doorbell& bell, uint32_t seen, Nanoseconds deadline);
 // raise too, and `seen` its value before the last look.
 void rest(const Word& signals, uint32_t seen, Nanoseconds deadline);
 
+// Sleeps while the word has this value. Returns at times for no reason.
+void sleep_on(const Word& word, uint32_t seen);
+
 // FUTEX_WAKE on a word of the segment (the tick). Shared, not private: the waiter is another process.
 void wake_all(const Word& word);
 

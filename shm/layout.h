@@ -80,7 +80,10 @@ struct alignas(kLine) Published {
   Word leaving;       // Leaving: whether workers are to go
   Long accept_until;  // while leaving: until then, connections that already wait are still served
   Long accept_from;   // ... on these listen sockets; bit i: the i-th, of the first 64
-  uint8_t reserved[96];
+  Word
+      saturated;  // + 1 whenever nobody is idle at `max`; the shedder waits on it (daemon/shedder.h)
+  Word at_max;    // 1: there are `max` workers
+  uint8_t reserved[88];
 };
 enum Leaving : uint32_t {
   kStay = 0,
@@ -104,7 +107,8 @@ struct alignas(kLine) Shared {
   Word recycle;  // 1: a worker has asked to be replaced since the supervisor last exchanged it
   Word reserved1;
   Long admissions;  // + 1 with each that is admitted; shm/admissions.h
-  uint8_t reserved[96];
+  Long saturated;   // connections that the shedder turned away; nobody else writes it
+  uint8_t reserved[88];
 };
 
 // Protocol: shm/tickets.h.

@@ -3,6 +3,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <memory>
+
 #include "base/error.h"
 #include "tests/system/harness.h"
 #include "tests/system/suites.h"
@@ -235,6 +237,93 @@ void environment() {
     expect(said.find(variable) != std::string::npos, variable + (" in " + said));
 }
 
+// --- saturation ----------------------------------------------------------------------------------
+
+std::vector<pid_t> shedders(Server& server) {
+  std::vector<pid_t> found;
+  for (pid_t pid : server.all_pids())
+    if (title_of(pid) == "preforkd: shedder echo") found.push_back(pid);
+  return found;
+}
+
+const std::string kTwoWorkers = "min = 2; max = 2; min_spare = 0; max_spare = 0;";
+
+void saturated() {
+  Server server(
+      {PoolText{.serves = kDiary,
+                .workers = kTwoWorkers,
+                .more = "saturation = { queue = 1; message = \"come back later\\n\"; };"}});
+  const auto hold_both = [&] {
+    std::vector<Client> held;
+    for (int i = 0; i < 2; ++i) ask(held.emplace_back(server.address()), "pid");
+    server.wait_for("/workers/busy", 2);
+    return held;
+  };
+  expect_equal("while there is room nobody sheds", shedders(server).size(), size_t{0});
+  std::vector<Client> held = hold_both();
+  Client first(server.address());
+  first.send("local\n");
+  server.wait_for("/backlog/queued", 1);
+  expect(!first.has_answer(), "one may wait");
+  Client second(server.address());
+  expect_equal("the one that waited longest", first.read_until_eof(), "come back later\n");
+  expect_rejected(server, "saturated", 1);
+  expect_logged(server, "more than 1 connections wait (saturation)");
+  expect(!second.has_answer(), "the other waits on");
+  // A burst: all but one are answered.
+  std::vector<Client> burst;
+  for (int i = 0; i < 20; ++i) burst.emplace_back(server.address());
+  expect_rejected(server, "saturated", 21);
+  server.wait_for("/backlog/queued", 1);
+  // Whoever is left is served as soon as somebody is free, and nobody is turned away then.
+  held.pop_back();
+  expect_equal("the last one", ask(burst.back(), "local"), server.address());
+  burst.clear();
+  server.wait_for("/workers/busy", 1);
+  for (int i = 0; i < 30; ++i) ask(*std::make_unique<Client>(server.address()), "pid");
+  expect_equal("no more", server.pool()["connections"]["rejected"], 21);
+
+  // Killed, it is made again when it is wanted; there is one at most.
+  held.clear();
+  server.wait_for("/workers/busy", 0);
+  expect_equal("shedders", shedders(server).size(), size_t{1});
+  kill(shedders(server).at(0), SIGKILL);
+  server.wait_until("it is gone", kPatience, [&] { return shedders(server).empty(); });
+  int rejected = 21;
+  server.wait_until("another one sheds", kPatience, [&] {
+    held.clear();
+    server.wait_for("/workers/busy", 0);
+    held = hold_both();
+    return !shedders(server).empty();
+  });
+  Client third(server.address()), fourth(server.address());
+  expect_equal("again", third.read_until_eof(), "come back later\n");
+  expect_rejected(server, "saturated", rejected + 1);
+  expect_equal("shedders", shedders(server).size(), size_t{1});
+  fourth.close();
+  held.clear();
+  expect_equal("recycle", server.ctl({"recycle", "echo"}).code, 0);
+  server.wait_until("it ended with its generation", kPatience,
+                    [&] { return shedders(server).empty(); });
+  expect_equal("counters stay", server.pool()["connections"]["rejected_by"]["saturated"],
+               rejected + 1);
+  expect_well(server);
+}
+
+// Without a message who waits, waits.
+void not_shed() {
+  Server server({PoolText{.serves = kDiary, .workers = kTwoWorkers}});
+  std::vector<Client> clients;
+  for (int i = 0; i < 6; ++i) clients.emplace_back(server.address()).send("pid\n");
+  server.wait_for("/backlog/queued", 4);
+  expect_equal("shedders", shedders(server).size(), size_t{0});
+  for (size_t i = 0; i < clients.size(); ++i) {
+    expect(!clients[i].read_line().empty(), "each is served in turn");
+    clients[i].close();
+  }
+  expect_equal("rejected", server.pool()["connections"]["rejected"], 0);
+}
+
 // --- real proxies --------------------------------------------------------------------------------
 
 // A file of ours, as a user would adapt it. (The tests run in the repository.)
@@ -355,6 +444,8 @@ Suite access_suite() {
            {"bad PROXY headers", bad_headers},
            {"silent PROXY headers", silent_headers},
            {"environment", environment},
+           {"saturated", saturated},
+           {"not shed", not_shed},
            {"haproxy send-proxy", haproxy_version_1},
            {"haproxy send-proxy-v2", haproxy_version_2},
            {"hitch", hitch}}};

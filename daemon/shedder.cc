@@ -1,0 +1,151 @@
+#include "daemon/shedder.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/backlog.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/process_title.h"
+#include "shm/bits.h"
+#include "shm/doorbell.h"
+#include "worker/signals.h"
+
+namespace preforkd {
+namespace {
+
+constexpr Nanoseconds kForkAgain = 1 * kSecond;
+constexpr Nanoseconds kTellAgain = 10 * kSecond;
+
+// What runs in the process.
+class Shedding {
+ public:
+  explicit Shedding(const WorkerPlan& plan)
+      : plan_(plan), segment_(plan.mapping.segment()), acceptor_(plan.listen_sockets) {}
+
+  [[noreturn]] void run() {
+    for (;;) {
+      const uint32_t seen = segment_.published.saturated.load();
+      if (is_saturated()) shed_while_saturated();
+      shm::sleep_on(segment_.published.saturated, seen);
+    }
+  }
+
+ private:
+  void shed_while_saturated() {
+    // Before the first look: whoever arrives after it is an event.
+    UniqueFd arrivals(epoll_create1(EPOLL_CLOEXEC));
+    if (!arrivals.is_open()) throw SysError("epoll_create1", errno);
+    for (int fd : plan_.listen_sockets) {
+      epoll_event event{};
+      event.events = EPOLLIN | EPOLLET;
+      if (epoll_ctl(arrivals.get(), EPOLL_CTL_ADD, fd, &event) < 0)
+        throw SysError("epoll_ctl add listen socket", errno);
+    }
+    while (is_saturated()) {
+      if (queued() > plan_.settings.saturation_queue && turn_one_away()) continue;
+      epoll_event event;
+      epoll_wait(arrivals.get(), &event, 1, -1);
+    }
+  }
+
+  // There are as many workers as there may be, and none is idle.
+  bool is_saturated() const {
+    if (segment_.published.at_max.load() == 0) return false;
+    const uint32_t words = std::min(segment_.published.scan_words.load(),
+                                    plan_.mapping.capacity() / shm::kSlotsPerWord);
+    for (uint32_t w = 0; w < words; ++w)
+      if (plan_.mapping.bits(w).idle.load() != 0) return false;
+    return true;
+  }
+
+  uint32_t queued() const {
+    uint32_t sum = 0;
+    for (int fd : plan_.listen_sockets)
+      if (const auto backlog = queued_on(fd)) sum += backlog->queued;
+    return sum;
+  }
+
+  // False: a worker was faster.
+  bool turn_one_away() {
+    const auto connection = acceptor_.try_accept();
+    if (!connection) return false;
+    const int fd = connection->fd.get();
+    const std::string& message = plan_.settings.saturation_message;
+    send(fd, message.data(), message.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    shutdown(fd, SHUT_WR);
+    // What was sent to us and not read would make the close a reset, which could overtake the message.
+    char unread[4096];
+    while (recv(fd, unread, sizeof unread, MSG_DONTWAIT) > 0) {
+    }
+    segment_.shared.saturated.fetch_add(1);
+    const Nanoseconds now = monotonic_now();
+    if (told_at_ == 0 || now >= told_at_ + kTellAgain) {
+      log_warning(
+          "refused " + to_string(connection->peer) + ": all workers are busy, and more than " +
+          std::to_string(plan_.settings.saturation_queue) + " connections wait (saturation)");
+      told_at_ = now;
+    }
+    return true;
+  }
+
+  const WorkerPlan& plan_;
+  shm::Segment& segment_;
+  Acceptor acceptor_;
+  Nanoseconds told_at_ = 0;
+};
+
+}  // namespace
+
+Shedder::Shedder(const WorkerPlan& plan, std::function<void()> before_work)
+    : plan_(plan), before_work_(std::move(before_work)) {}
+
+void Shedder::wake(Nanoseconds now) {
+  shm::Word& saturated = plan_.mapping.segment().published.saturated;
+  saturated.fetch_add(1);
+  shm::wake_all(saturated);
+  if (pid_ || now < fork_again_at_) return;
+  fork_again_at_ = now + kForkAgain;
+  // Blocked over the fork: the child must not run the supervisor's handlers.
+  sigset_t all, before;
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, &before);
+  const pid_t pid = ::fork();
+  if (pid == 0) shed();
+  sigprocmask(SIG_SETMASK, &before, nullptr);
+  if (pid > 0) pid_ = pid;  // else: again when it is wanted
+}
+
+void Shedder::stop() {
+  if (pid_) kill(pid_, SIGKILL);  // reaped with the others
+}
+
+bool Shedder::was(pid_t reaped) {
+  if (pid_ == 0 || reaped != pid_) return false;
+  pid_ = 0;
+  return true;
+}
+
+void Shedder::shed() const {
+  try {
+    before_work_();
+    for (int number = 1; number < NSIG; ++number)
+      if (!is_ignored(number)) set_to_default(number);
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (getppid() != plan_.supervisor) _exit(0);
+    block_exactly(0);
+    set_process_title("preforkd: shedder " + plan_.settings.name, "preforkd-shed");
+    Shedding(plan_).run();
+  } catch (const std::exception& e) {
+    log_error(e.what());
+  }
+  _exit(static_cast<int>(ExitCode::kInternal));
+}
+
+}  // namespace preforkd
