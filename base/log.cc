@@ -42,7 +42,11 @@ std::string log_text(const LogLine& line) {
   std::string text;
   if (!line.pool.empty()) text.append("pool ").append(line.pool).append(": ");
   if (line.worker) text += "worker " + std::to_string(line.worker) + ": ";
-  return text.append(line.text);
+  text.append(line.text);
+  // One line, and nothing that a terminal would obey: a client may have chosen parts of it.
+  for (char& c : text)
+    if ((c >= 0 && c < ' ' && c != '\t') || c == 0x7f) c = '?';
+  return text;
 }
 
 bool stderr_is_journal() {

@@ -88,6 +88,11 @@ std::optional<Network> parse_network(std::string_view text, std::string& error) 
     error = "expected an address or a network, as in \"10.0.0.0/8\" or \"2001:db8::/32\"";
     return std::nullopt;
   }
+  constexpr std::array<uint8_t, 12> kMapped = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+  if (address->v6 && std::equal(kMapped.begin(), kMapped.end(), address->bytes.begin())) {
+    error = "expected an IPv4 address as IPv4, as in \"10.0.0.0/8\"";
+    return std::nullopt;
+  }
   int prefix = bits_of(*address);
   if (slash != text.npos) {
     const std::string_view digits = text.substr(slash + 1);

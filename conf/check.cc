@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <set>
 
+#include "base/networks.h"
 #include "conf/keys.h"
 #include "conf/text.h"
 #include "conf/user.h"
@@ -39,14 +41,28 @@ void check_access(const PoolSettings& pool, const KeyLines& lines, Problems& pro
   if (pool.proxy_protocol && pool.trusted.empty() && !lines.wrong("trusted"))
     problems.add(lines.of("proxy_protocol"),
                  "trusted: missing; with proxy_protocol it says which proxies are believed");
-  for (const std::string& network : pool.allow)
-    if (std::find(pool.deny.begin(), pool.deny.end(), network) != pool.deny.end())
-      problems.add(lines.of("access.deny"), "access.deny: " + quote(network) + " is allowed, too");
+  const auto text_of = [](const Network& n) {
+    return std::string(n.address.bytes.begin(), n.address.bytes.end()) +
+           (n.address.v6 ? '6' : '4') + static_cast<char>(n.prefix);
+  };
+  std::set<std::string> allowed;
+  for (const Network& network : parse_networks(pool.allow)) allowed.insert(text_of(network));
+  std::string ignored;
+  for (const std::string& denied : pool.deny)
+    if (auto network = parse_network(denied, ignored);
+        network && allowed.contains(text_of(*network)))
+      problems.add(lines.of("access.deny"), "access.deny: " + quote(denied) + " is allowed, too");
+  if (!pool.saturation_message.empty() && pool.saturation_queue > pool.backlog)
+    problems.add(lines.of("saturation.queue"), "saturation.queue: expected at most " +
+                                                   std::to_string(pool.backlog) +
+                                                   ", the backlog: more cannot wait");
 }
 
 void check_limits(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {
   for (const char* key : {"min", "max", "min_spare", "max_spare"})
     if (lines.wrong(path_of(Section::kWorkers, key))) return;
+  if (pool.max_age > 0 && pool.max_age < kSecond)
+    problems.add(lines.of("workers.max_age"), "workers.max_age: expected 0 or at least 1 second");
   std::string error = contradiction(pool.limits);
   if (!error.empty()) problems.add(lines.of("workers"), "workers: " + error);
 }

@@ -76,15 +76,20 @@ class Shedding {
   bool turn_one_away() {
     const auto connection = acceptor_.try_accept();
     if (!connection) return false;
+    if (const auto reason = refused(connection->peer)) {
+      count(*reason);
+      return true;
+    }
     const int fd = connection->fd.get();
     const std::string& message = plan_.settings.saturation_message;
     send(fd, message.data(), message.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     shutdown(fd, SHUT_WR);
     // What was sent to us and not read would make the close a reset, which could overtake the message.
+    // (Not for as long as it likes to send.)
     char unread[4096];
-    while (recv(fd, unread, sizeof unread, MSG_DONTWAIT) > 0) {
+    for (int i = 0; i < 16 && recv(fd, unread, sizeof unread, MSG_DONTWAIT) > 0; ++i) {
     }
-    segment_.shared.saturated.fetch_add(1);
+    count(Rejection::kSaturated);
     const Nanoseconds now = monotonic_now();
     if (told_at_ == 0 || now >= told_at_ + kTellAgain) {
       log_warning(
@@ -93,6 +98,19 @@ class Shedding {
       told_at_ = now;
     }
     return true;
+  }
+
+  std::optional<Rejection> refused(const SocketAddress& peer) const {
+    const auto address = ip_of(peer);
+    const GateRules& rules = plan_.gate;
+    if (!address) return std::nullopt;
+    if (rules.proxy_protocol)
+      return contains(rules.trusted, *address) ? std::nullopt
+                                               : std::optional(Rejection::kUntrusted);
+    return rules.access.lets_in(*address) ? std::nullopt : std::optional(Rejection::kDenied);
+  }
+  void count(Rejection reason) {
+    segment_.shared.turned_away[static_cast<size_t>(reason)].fetch_add(1);
   }
 
   const WorkerPlan& plan_;
@@ -106,11 +124,12 @@ class Shedding {
 Shedder::Shedder(const WorkerPlan& plan, std::function<void()> before_work)
     : plan_(plan), before_work_(std::move(before_work)) {}
 
-void Shedder::wake(Nanoseconds now) {
+Nanoseconds Shedder::wake(Nanoseconds now) {
   shm::Word& saturated = plan_.mapping.segment().published.saturated;
   saturated.fetch_add(1);
   shm::wake_all(saturated);
-  if (pid_ || now < fork_again_at_) return;
+  if (pid_) return kNever;
+  if (now < fork_again_at_) return fork_again_at_;
   fork_again_at_ = now + kForkAgain;
   // Blocked over the fork: the child must not run the supervisor's handlers.
   sigset_t all, before;
@@ -119,7 +138,9 @@ void Shedder::wake(Nanoseconds now) {
   const pid_t pid = ::fork();
   if (pid == 0) shed();
   sigprocmask(SIG_SETMASK, &before, nullptr);
-  if (pid > 0) pid_ = pid;  // else: again when it is wanted
+  if (pid < 0) return fork_again_at_;
+  pid_ = pid;
+  return kNever;
 }
 
 void Shedder::stop() {

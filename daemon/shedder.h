@@ -17,6 +17,7 @@
 //   Killed at any moment: at most the client it was just about to answer sees its connection end without the
 //   message, and is not counted. The supervisor makes another one when it is wanted, at most one a second.
 //   The supervisor killed: it ends with it (the parent-death signal).
+// Who would not be let in is closed without an answer, as far as can be told before a PROXY header is read.
 // A hostile worker can have its own pool's clients turned away, or not.
 #pragma once
 
@@ -38,8 +39,9 @@ class Shedder {
   Shedder& operator=(const Shedder&) = delete;
 
   bool is_configured() const { return !plan_.settings.saturation_message.empty(); }
-  // Called when the pool is at `max` and nobody is idle. Forks it if it is not there.
-  void wake(Nanoseconds now);
+  // Called when the pool is at `max` and nobody is idle. Forks it if it is not there. Returns when to call it
+  // again, should that last: kNever, or when a fork may be tried again.
+  Nanoseconds wake(Nanoseconds now);
   void stop();
   // Called for each child that was reaped: whether it was this one.
   bool was(pid_t reaped);

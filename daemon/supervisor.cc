@@ -329,7 +329,6 @@ void Supervisor::publish(bool more_starters_than_tickets) {
   bool room = board_.alive() < limits_.max;
   const bool last_rings = shedder_.is_configured();  // at `max`: it is to shed load then
   set(published.low_water, room ? std::max(limits_.min_spare, 1u) : last_rings);
-  set(published.at_max, !room);
   uint32_t ring_on = 0;
   // At `min` no step of shrinking will look in: the last start must say so, or its deadline would. Above `max`
   // one that starts is nudged only when it is idle.
@@ -338,11 +337,12 @@ void Supervisor::publish(bool more_starters_than_tickets) {
     ring_on |= shm::kRingOnStarted;
   if (breaker_.deaths) ring_on |= shm::kRingOnCompleted;
   set(published.ring_on, ring_on);
-  const bool was_on_trial = published.leaving.load() == shm::kOnTrial;
-  set(published.leaving, on_trial_                      ? shm::kOnTrial
-                         : board_.alive() > limits_.max ? shm::kAboveMax
-                                                        : shm::kStay);
+  const uint32_t leaving = on_trial_                      ? shm::kOnTrial
+                           : board_.alive() > limits_.max ? shm::kAboveMax
+                                                          : shm::kStay;
+  if (published.leaving.load(std::memory_order_relaxed) == leaving) return;
   // Who has seen the mark waits for a nudge, whether we put it there or a hostile worker did.
+  const bool was_on_trial = published.leaving.exchange(leaving) == shm::kOnTrial;
   if (was_on_trial && !on_trial_) workforce_.nudge_all();
 }
 
@@ -357,6 +357,16 @@ bool Supervisor::may_measure(Nanoseconds now) {
   }
   due_ = std::min(due_, measure_at_);
   return false;
+}
+
+// Saturated: as many workers as there may be, all of them through their start, and nobody idle.
+void Supervisor::shed_load(Nanoseconds now) {
+  if (!shedder_.is_configured()) return;
+  const shm::Counts counts = board_.counts();
+  const bool full = board_.alive() >= limits_.max && counts.starting == 0 && !on_trial_;
+  shm::Word& at_max = board_.segment().published.at_max;
+  if (at_max.load() != full) at_max.store(full);
+  if (full && counts.idle == 0) due_ = std::min(due_, shedder_.wake(now));
 }
 
 // Decides how big the pool should be, and makes it so.
@@ -398,8 +408,7 @@ bool Supervisor::settle(Nanoseconds now) {
   board_.set_queued(view.queued);
   board_.set_at_max(board_.alive() >= limits_.max, now);
   idle_or_starting_ = view.idle + view.starting + view.recycling > 0;
-  if (shedder_.is_configured() && view.idle == 0 && board_.alive() >= limits_.max && !on_trial_)
-    shedder_.wake(now);
+  shed_load(now);
 
   Verdict verdict = decide(view, in_force(), now, memory_);
   memory_ = verdict.memory;

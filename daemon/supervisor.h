@@ -53,6 +53,7 @@ class Supervisor {
   Limits in_force() const;
   void arm(Nanoseconds now);
   bool may_measure(Nanoseconds now);
+  void shed_load(Nanoseconds now);
 
   void obey(const Order& order, Nanoseconds now);
   void acknowledge(uint32_t number);

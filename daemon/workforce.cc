@@ -453,6 +453,13 @@ bool Workforce::recycles() const {
   return plan_.settings.connections != 0 || someone_asked_ || worn_ > 0;
 }
 
+// It serves, or has served since it was measured last.
+bool Workforce::may_have_grown(uint32_t slot) {
+  const uint64_t begun = board_.slot(slot).begun.load();
+  const bool same = std::exchange(records_[slot].measured_after, begun) == begun;
+  return !same || !board_.is_idle(slot);
+}
+
 Nanoseconds Workforce::mark_worn(bool measured, Nanoseconds now) {
   const PoolSettings& settings = plan_.settings;
   if (!measured && settings.max_age == 0) return kNever;
@@ -471,7 +478,8 @@ Nanoseconds Workforce::mark_worn(bool measured, Nanoseconds now) {
     if (record.worn || record.told_to_leave || going >= most) return;
     const Nanoseconds grown_up = record.forked_at + settings.min_age;
     const bool old = now >= std::max(record.old_at, grown_up);
-    const bool big = measured && now >= grown_up && resident_mib(record.pid) >= settings.max_rss;
+    const bool big = measured && now >= grown_up && may_have_grown(slot) &&
+                     resident_mib(record.pid) >= settings.max_rss;
     if (!old && !big) {
       if (settings.max_age) next = std::min(next, std::max(record.old_at, grown_up));
       return;

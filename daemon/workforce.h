@@ -83,12 +83,13 @@ class Workforce {
   struct Record {
     pid_t pid = 0;  // 0: no worker in this slot
     Nanoseconds forked_at = 0;
-    Nanoseconds old_at = kNever;  // when it is worn out by age
-    bool worn = false;            // ... or by memory: to be replaced
-    uint64_t slow_told = 0;       // the connection number that the log has as slow
-    uint64_t ending = 0;          // the connection number it was ordered to end, or kEndAny
-    Nanoseconds kill_at = 0;      // when TERM is followed by KILL
-    Nanoseconds stopped_at = 0;   // by a signal (SIGSTOP); 0: it runs
+    Nanoseconds old_at = kNever;             // when it is worn out by age
+    bool worn = false;                       // ... or by memory: to be replaced
+    uint64_t measured_after = ~uint64_t{0};  // connections begun when its memory was measured last
+    uint64_t slow_told = 0;                  // the connection number that the log has as slow
+    uint64_t ending = 0;         // the connection number it was ordered to end, or kEndAny
+    Nanoseconds kill_at = 0;     // when TERM is followed by KILL
+    Nanoseconds stopped_at = 0;  // by a signal (SIGSTOP); 0: it runs
     bool told_stopped = false;  // the log has it: workers may stop each other as often as they like
     bool told_to_leave = false;
     bool started = false;  // was seen past `start`
@@ -99,6 +100,7 @@ class Workforce {
   void send(const Record& record, int signal_number) const;
   void tell_to_leave(uint32_t slot);
   bool in_hand(uint32_t slot, uint64_t number) const;
+  bool may_have_grown(uint32_t slot);
   bool has_long_connection(uint32_t slot, Nanoseconds now) const;
   void note_ending(uint32_t slot, uint64_t number, Nanoseconds now);
   bool order_end(uint32_t slot, uint64_t number, Nanoseconds now);

@@ -82,7 +82,7 @@ struct alignas(kLine) Published {
   Long accept_from;   // ... on these listen sockets; bit i: the i-th, of the first 64
   Word
       saturated;  // + 1 whenever nobody is idle at `max`; the shedder waits on it (daemon/shedder.h)
-  Word at_max;    // 1: there are `max` workers
+  Word at_max;    // 1: there are `max` workers, and none of them is starting (kept for the shedder)
   uint8_t reserved[88];
 };
 enum Leaving : uint32_t {
@@ -106,9 +106,9 @@ struct alignas(kLine) Shared {
   Word refused;  // accepts that failed for want of descriptors or memory (EMFILE, ENOBUFS, ...)
   Word recycle;  // 1: a worker has asked to be replaced since the supervisor last exchanged it
   Word reserved1;
-  Long admissions;  // + 1 with each that is admitted; shm/admissions.h
-  Long saturated;   // connections that the shedder turned away; nobody else writes it
-  uint8_t reserved[88];
+  Long admissions;                // + 1 with each that is admitted; shm/admissions.h
+  Long turned_away[kRejections];  // connections, by the shedder, by reason; nobody else writes it
+  uint8_t reserved[56];
 };
 
 // Protocol: shm/tickets.h.

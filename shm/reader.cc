@@ -144,7 +144,8 @@ std::optional<Snapshot> SegmentReader::read(Nanoseconds now) const {
     s.peak_busy = value(head->shared.peak_busy);
     s.queued = value(head->gone.queued);
     add_totals(s, head->gone.totals[edition_number(edition) % 2], now);
-    s.figures.rejected[static_cast<size_t>(Rejection::kSaturated)] += value(head->shared.saturated);
+    for (size_t i = 0; i < kRejections; ++i)
+      s.figures.rejected[i] += value(head->shared.turned_away[i]);
     for (uint32_t i = 0; i < slots; ++i)
       if (i + 1 != edition_slot(edition)) add_slot(s, live[i], i, now);
     return s;

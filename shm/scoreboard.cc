@@ -230,6 +230,8 @@ void Scoreboard::fold(uint32_t index, Ending ending, bool in_hand_served, Nanose
       ++sums_.timed_out;
       break;
   }
+  end_admission(mapping_,
+                index);  // before its end is to be seen: who waited for that may come at once
   publish_sums(index + 1);
   // Zeroed here and not when the slot is taken again: a fork should not wait for it.
   s.state.store(static_cast<uint32_t>(WorkerState::kEmpty));
@@ -242,7 +244,6 @@ void Scoreboard::fold(uint32_t index, Ending ending, bool in_hand_served, Nanose
   s.extended_until.store(0);
   for (auto& count : s.rejected) count.store(0);
   clear_note(s);
-  end_admission(mapping_, index);
   for (auto& word : s.peer) word.store(0);
   for (auto& bucket : s.histogram) bucket.store(0, std::memory_order_relaxed);
   set_alive(index, false);

@@ -35,7 +35,8 @@ void extend(uint32_t milliseconds) {
 void recycle() {
   if (!worker.seat) return;
   worker.done = true;
-  worker.seat->ask_for_recycling();
+  // In `start`: when its first connection is there (worker/worker.cc). Earlier, it would be replaced unused.
+  if (worker.seat->is_serving()) worker.seat->ask_for_recycling();
 }
 
 }  // namespace

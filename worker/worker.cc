@@ -173,7 +173,12 @@ std::optional<Accepted> Worker::last_accept(bool leaving, uint64_t from) {
   acceptor_.unregister();
   seat_.retire(monotonic_now());
   auto connection = acceptor_.try_accept(from);
-  while (connection && !gate_.lets_in(*connection)) connection = acceptor_.try_accept(from);
+  while (connection && !gate_.lets_in(*connection)) {  // which may have taken seconds
+    if (orphaned()) return std::nullopt;
+    if (from != Acceptor::kAll && !(from = seat_.still_accepts_from(monotonic_now())))
+      return std::nullopt;
+    connection = acceptor_.try_accept(from);
+  }
   if (connection && !leaving) acceptor_.register_for_wake();
   return connection;
 }
@@ -218,6 +223,7 @@ void Worker::serve(Accepted connection) {
   // See DESIGN: from here on the kernel would walk past hundreds of busy registrations at each connection.
   constexpr uint32_t kManyBusy = 256;
   if (seat_.busy_seen() >= kManyBusy) acceptor_.unregister();
+  if (handler_is_done()) seat_.ask_for_recycling();
 
   preforkd_connection c{
       sizeof c,      connection.fd.get(),    connection.peer.get(),  connection.peer.length,

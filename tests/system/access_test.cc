@@ -310,6 +310,38 @@ void saturated() {
   expect_well(server);
 }
 
+// While workers start there is nobody to be busy: who comes waits for them.
+void not_shed_while_starting() {
+  Server server(
+      {PoolText{.serves = unruly("start_ms = 1500;"),
+                .workers = kTwoWorkers,
+                .more = "saturation = { queue = 0; message = \"come back later\\n\"; };"}},
+      {.wait_until_ready = false});
+  server.wait_until("two are starting", kPatience,
+                    [&] { return server.pool()["workers"]["starting"] == 2; });
+  for (int i = 0; i < 2; ++i) {
+    Client client(server.address());
+    expect(pid_serving(client) > 0, "it is served");
+  }
+  expect_equal("rejected", server.pool()["connections"]["rejected"], 0);
+  expect_equal("shedders", shedders(server).size(), size_t{0});
+}
+
+// Who would not be let in gets no answer from the shedder either.
+void shed_without_a_word() {
+  Server server(
+      {PoolText{.serves = kDiary,
+                .workers = kTwoWorkers,
+                .more = "access = { deny = [ \"127.0.0.9\" ]; }; "
+                        "saturation = { queue = 0; message = \"come back later\\n\"; };"}});
+  std::vector<Client> held;
+  for (int i = 0; i < 2; ++i) ask(held.emplace_back(server.address()), "pid");
+  expect_equal("one that is denied", from("127.0.0.9", server.address()).read_until_eof(), "");
+  expect_equal("another", Client(server.address()).read_until_eof(), "come back later\n");
+  expect_rejected(server, "denied", 1);
+  expect_rejected(server, "saturated", 1);
+}
+
 // Without a message who waits, waits.
 void not_shed() {
   Server server({PoolText{.serves = kDiary, .workers = kTwoWorkers}});
@@ -352,9 +384,15 @@ class Proxy {
       return Client::try_connect(address).has_value();
     });
   }
+  // With its own workers, who outlive it by a moment and are ours then.
   ~Proxy() {
+    const std::vector<pid_t> workers = children_of(pid_);
     kill(pid_, SIGTERM);
     wait_for_child(pid_, kPatience);
+    for (pid_t worker : workers) {
+      kill(worker, SIGTERM);
+      wait_for_child(worker, kPatience);
+    }
   }
   Proxy(const Proxy&) = delete;
   Proxy& operator=(const Proxy&) = delete;
@@ -445,6 +483,8 @@ Suite access_suite() {
            {"silent PROXY headers", silent_headers},
            {"environment", environment},
            {"saturated", saturated},
+           {"not shed while starting", not_shed_while_starting},
+           {"shed without a word", shed_without_a_word},
            {"not shed", not_shed},
            {"haproxy send-proxy", haproxy_version_1},
            {"haproxy send-proxy-v2", haproxy_version_2},

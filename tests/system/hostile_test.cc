@@ -423,7 +423,7 @@ void put_on_trial() {
   std::snprintf(text, sizeof text, "h %zu %x 4000\n", offsetof(shm::Segment, published.leaving),
                 shm::kOnTrial);
   attacker.send(text);
-  for (int i = 0; i < 50; ++i) stage.order_for_sure("p");
+  for (int i = 0; i < 10; ++i) stage.order_for_sure("p");
   expect(!attacker.has_answer(), "others are served while the mark is held there");
   expect_equal("it held on", attacker.read_line(kPatience), "done");
   serves_at_once(kMax);

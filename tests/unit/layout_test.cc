@@ -200,7 +200,7 @@ Fields declared_fields() {
           FIELD(Shared, refused),
           FIELD(Shared, recycle),
           FIELD(Shared, admissions),
-          FIELD(Shared, saturated),
+          FIELD(Shared, turned_away),
           FIELD(Tickets, start),
           FIELD(Tickets, retire),
           FIELD(Gone, edition),

@@ -4,6 +4,7 @@
 //   note TEXT    notes that                     log TEXT     writes it to the log
 //   extend MS    may take so long from now on   recycle      leaves after this connection
 //   grow MIB     has so much more memory        pid · local  its pid; the address that was connected to
+// Setting: recycle_in_start: it asks for its replacement in `start`.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <preforkd/handler.h>
@@ -49,6 +50,12 @@ int preload(const preforkd_host* host, void** state) {
   return 0;
 }
 
+int start(void* state) {
+  const auto& host = *static_cast<preforkd_host*>(state);
+  if (std::strstr(host.settings, "recycle_in_start")) host.recycle();
+  return 0;
+}
+
 int serve(void* state, const preforkd_connection* c) {
   std::string line;
   for (char next; recv(c->fd, &next, 1, 0) == 1;) {
@@ -65,5 +72,5 @@ int serve(void* state, const preforkd_connection* c) {
 
 }  // namespace
 
-PREFORKD_HANDLER = {PREFORKD_ABI, sizeof(preforkd_handler), "diary", preload, nullptr, serve,
+PREFORKD_HANDLER = {PREFORKD_ABI, sizeof(preforkd_handler), "diary", preload, start, serve,
                     nullptr};
