@@ -373,13 +373,12 @@ void throws_in_serve() {
     const std::string serving = ask(client, "pid");
     if (pid.empty()) pid = serving;
     expect_equal("the same worker", serving, pid);
-    const std::string address = client.own_address();
+    const std::string told = "serve " + client.own_address() + ": " + reason;
     client.send(order + "\n");
     expect(client.is_ended(), "it ends: " + order.substr(0, 20));
     server.wait_for("/connections/failed", ++failed);
-    server.wait_until("it is logged", kPatience, [&] {
-      return server.log().find("serve " + address + ": " + reason) != std::string::npos;
-    });
+    server.wait_until("it is logged", kPatience,
+                      [&] { return server.log().find(told) != std::string::npos; });
   }
   Client next(server.address());
   expect_equal("it serves on", ask(next, "pid"), pid);

@@ -139,9 +139,9 @@ void much_is_read_whole() {
   CU_ASSERT(stream.read_line(100) == "head");
   CU_ASSERT(exactly(stream, text.size() / 2) == text.substr(0, text.size() / 2));
   std::string rest;
-  for (std::vector<char> some(Stream::kBuffer * 3);
-       const size_t got = stream.read_some(some.data(), some.size());)
-    rest.append(some.data(), got);
+  std::vector<char> some(Stream::kBuffer * 3);
+  for (size_t got = 1; got > 0; rest.append(some.data(), got))
+    got = stream.read_some(some.data(), some.size());
   CU_ASSERT(rest == text.substr(text.size() / 2));
 }
 
