@@ -254,7 +254,9 @@ void closed_descriptors() {
 
 // The child has the connection, and its client waits for it; it is ended with the daemon at the latest.
 void left_children() {
-  Server server({PoolText{.serves = unruly(), .workers = "min = 1; max = 4; min_spare = 1;"}});
+  Server server({PoolText{.serves = unruly(),
+                          .workers = "min = 1; max = 4; min_spare = 1;",
+                          .timeouts = "drain = 1.0;"}});
   Client client(server.address());
   const pid_t pid = pid_serving(client);
   client.send("k");

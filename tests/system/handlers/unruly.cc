@@ -46,9 +46,11 @@ int preload(const preforkd_host* host, void** state) {
   if (json.value("crash_preload", false)) abort();
   if (json.value("exit_preload", false)) std::exit(0);
   if (json.value("thread_preload", false)) std::thread([] { pause(); }).detach();
-  *state = new Settings{json.value("start_ms", 0L),    json.value("die_after_ms", 0L),
-                        json.value("crash_while", ""), json.value("start_while", ""),
-                        json.value("starts", ""),      json.value("crash_stop", false)};
+  static Settings settings;  // it may never come to a worker that would know it
+  settings = {json.value("start_ms", 0L),    json.value("die_after_ms", 0L),
+              json.value("crash_while", ""), json.value("start_while", ""),
+              json.value("starts", ""),      json.value("crash_stop", false)};
+  *state = &settings;
   return 0;
 }
 
