@@ -108,6 +108,15 @@ std::optional<Backlog> queued_on(int listen_fd) {
   return it == found.end() ? std::nullopt : std::optional(it->second);
 }
 
+uint32_t queued_on(const std::vector<int>& listen_sockets, uint64_t which) {
+  uint32_t sum = 0;
+  for (size_t i = 0; i < listen_sockets.size(); ++i) {
+    if (~which && (i >= 64 || !(which >> i & 1))) continue;
+    if (auto backlog = queued_on(listen_sockets[i])) sum += backlog->queued;
+  }
+  return sum;
+}
+
 std::map<ino_t, Backlog> queued_by_inode(const std::vector<ino_t>& inodes) {
   std::map<ino_t, Backlog> found;
   if (inodes.empty()) return found;

@@ -22,6 +22,8 @@ struct Backlog {
 };
 
 std::optional<Backlog> queued_on(int listen_fd);
+// On all of them together; with `which`, on the i-th where bit i is set. Beyond 64 only with all bits.
+uint32_t queued_on(const std::vector<int>& listen_sockets, uint64_t which = ~uint64_t{0});
 
 // For each inode that is a listening TCP or Unix socket, its backlog. Empty where sock_diag does not
 // answer (not compiled in, or AF_NETLINK denied).

@@ -37,13 +37,6 @@ std::optional<IpAddress> parse_ip(std::string_view text) {
   return std::nullopt;
 }
 
-std::string text_of(const Network& network) {
-  char text[INET6_ADDRSTRLEN] = "";
-  inet_ntop(network.address.v6 ? AF_INET6 : AF_INET, network.address.bytes.data(), text,
-            sizeof text);
-  return std::string(text) + "/" + std::to_string(network.prefix);
-}
-
 int longest_match(const std::vector<Network>& networks, const IpAddress& address) {
   int longest = kNone;
   for (const Network& network : networks)
@@ -52,6 +45,12 @@ int longest_match(const std::vector<Network>& networks, const IpAddress& address
 }
 
 }  // namespace
+
+std::string to_string(const IpAddress& address) {
+  char text[INET6_ADDRSTRLEN] = "";
+  inet_ntop(address.v6 ? AF_INET6 : AF_INET, address.bytes.data(), text, sizeof text);
+  return text;
+}
 
 std::optional<IpAddress> ip_of(const SocketAddress& address) {
   IpAddress ip;
@@ -107,7 +106,8 @@ std::optional<Network> parse_network(std::string_view text, std::string& error) 
   }
   Network network{masked(*address, prefix), static_cast<uint8_t>(prefix)};
   if (network.address != *address) {
-    error = "expected no bits behind the prefix; did you mean \"" + text_of(network) + "\"?";
+    error = "expected no bits behind the prefix; did you mean \"" + to_string(network.address) +
+            "/" + std::to_string(network.prefix) + "\"?";
     return std::nullopt;
   }
   return network;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <compare>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -17,8 +18,9 @@ struct IpAddress {
   bool v6 = false;
   std::array<uint8_t, 16> bytes{};  // network order; of IPv4 the first four
 
-  bool operator==(const IpAddress&) const = default;
+  auto operator<=>(const IpAddress&) const = default;
 };
+std::string to_string(const IpAddress& address);
 std::optional<IpAddress> ip_of(const SocketAddress& address);  // nothing: of another family
 
 // Where a client comes from, as far as it can be told from others: an IPv4 address, or the /64 of an IPv6
@@ -31,7 +33,7 @@ struct Network {
   uint8_t prefix = 0;  // bits that count; all others are 0
 
   bool contains(const IpAddress& one) const;
-  bool operator==(const Network&) const = default;
+  auto operator<=>(const Network&) const = default;
 };
 
 // "10.0.0.0/8", "2001:db8::/32", or one address. On error nothing, and what was expected in `error`.

@@ -14,23 +14,29 @@ std::nullopt_t wrong(std::string& error, const char* text) {
   return std::nullopt;
 }
 
-std::optional<SocketAddress> address_of(int family, std::string_view ip, uint16_t port) {
+// `bytes`: 4 of IPv4, 16 of IPv6, in network order.
+SocketAddress address_of(int family, const void* bytes, uint16_t port) {
   SocketAddress address;
-  const std::string text(ip);
   if (family == AF_INET) {
     auto* in = reinterpret_cast<sockaddr_in*>(&address.storage);
-    if (inet_pton(AF_INET, text.c_str(), &in->sin_addr) != 1) return std::nullopt;
     in->sin_family = AF_INET;
     in->sin_port = htons(port);
+    std::memcpy(&in->sin_addr, bytes, sizeof in->sin_addr);
     address.length = sizeof *in;
   } else {
     auto* in = reinterpret_cast<sockaddr_in6*>(&address.storage);
-    if (inet_pton(AF_INET6, text.c_str(), &in->sin6_addr) != 1) return std::nullopt;
     in->sin6_family = AF_INET6;
     in->sin6_port = htons(port);
+    std::memcpy(&in->sin6_addr, bytes, sizeof in->sin6_addr);
     address.length = sizeof *in;
   }
   return address;
+}
+
+std::optional<SocketAddress> parse_address(int family, std::string_view ip, uint16_t port) {
+  uint8_t bytes[16];
+  if (inet_pton(family, std::string(ip).c_str(), bytes) != 1) return std::nullopt;
+  return address_of(family, bytes, port);
 }
 
 std::optional<uint16_t> port_of(std::string_view digits) {
@@ -58,22 +64,7 @@ uint16_t big_endian(std::string_view bytes, size_t at) {
 // The two addresses and two ports of version 2, `size` bytes an address.
 ProxyHeader addresses_of(int family, std::string_view bytes, size_t size) {
   const auto one = [&](size_t at, size_t port_at) {
-    SocketAddress address;
-    const uint16_t port = htons(big_endian(bytes, port_at));
-    if (family == AF_INET) {
-      auto* in = reinterpret_cast<sockaddr_in*>(&address.storage);
-      in->sin_family = AF_INET;
-      in->sin_port = port;
-      std::memcpy(&in->sin_addr, bytes.data() + at, size);
-      address.length = sizeof *in;
-    } else {
-      auto* in = reinterpret_cast<sockaddr_in6*>(&address.storage);
-      in->sin6_family = AF_INET6;
-      in->sin6_port = port;
-      std::memcpy(&in->sin6_addr, bytes.data() + at, size);
-      address.length = sizeof *in;
-    }
-    return address;
+    return address_of(family, bytes.data() + at, big_endian(bytes, port_at));
   };
   return {one(0, 2 * size), one(size, 2 * size + 2)};
 }
@@ -94,8 +85,8 @@ std::optional<ProxyHeader> parse_proxy_line(std::string_view line, std::string& 
                          to_port = take_word(rest, /*last=*/true);
   const auto source_port = port_of(from_port), destination_port = port_of(to_port);
   if (!source_port || !destination_port) return wrong(error, "expected two ports");
-  ProxyHeader header{address_of(family, from, *source_port),
-                     address_of(family, to, *destination_port)};
+  ProxyHeader header{parse_address(family, from, *source_port),
+                     parse_address(family, to, *destination_port)};
   if (!header.source || !header.destination) return wrong(error, "expected two addresses");
   return header;
 }

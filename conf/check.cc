@@ -41,16 +41,11 @@ void check_access(const PoolSettings& pool, const KeyLines& lines, Problems& pro
   if (pool.proxy_protocol && pool.trusted.empty() && !lines.wrong("trusted"))
     problems.add(lines.of("proxy_protocol"),
                  "trusted: missing; with proxy_protocol it says which proxies are believed");
-  const auto text_of = [](const Network& n) {
-    return std::string(n.address.bytes.begin(), n.address.bytes.end()) +
-           (n.address.v6 ? '6' : '4') + static_cast<char>(n.prefix);
-  };
-  std::set<std::string> allowed;
-  for (const Network& network : parse_networks(pool.allow)) allowed.insert(text_of(network));
+  const auto networks = parse_networks(pool.allow);
+  const std::set<Network> allowed(networks.begin(), networks.end());
   std::string ignored;
   for (const std::string& denied : pool.deny)
-    if (auto network = parse_network(denied, ignored);
-        network && allowed.contains(text_of(*network)))
+    if (auto network = parse_network(denied, ignored); network && allowed.contains(*network))
       problems.add(lines.of("access.deny"), "access.deny: " + quote(denied) + " is allowed, too");
   if (!pool.saturation_message.empty() && pool.saturation_queue > pool.backlog)
     problems.add(lines.of("saturation.queue"), "saturation.queue: expected at most " +

@@ -21,7 +21,6 @@ namespace preforkd {
 namespace {
 
 constexpr Nanoseconds kForkAgain = 1 * kSecond;
-constexpr Nanoseconds kTellAgain = 10 * kSecond;
 
 // What runs in the process.
 class Shedding {
@@ -49,7 +48,8 @@ class Shedding {
         throw SysError("epoll_ctl add listen socket", errno);
     }
     while (is_saturated()) {
-      if (queued() > plan_.settings.saturation_queue && turn_one_away()) continue;
+      const uint32_t queued = queued_on(plan_.listen_sockets);
+      if (queued > plan_.settings.saturation_queue && turn_one_away()) continue;
       epoll_event event;
       epoll_wait(arrivals.get(), &event, 1, -1);
     }
@@ -58,25 +58,16 @@ class Shedding {
   // There are as many workers as there may be, and none is idle.
   bool is_saturated() const {
     if (segment_.published.at_max.load() == 0) return false;
-    const uint32_t words = std::min(segment_.published.scan_words.load(),
-                                    plan_.mapping.capacity() / shm::kSlotsPerWord);
-    for (uint32_t w = 0; w < words; ++w)
+    for (uint32_t w = 0; w < plan_.mapping.scan_words(); ++w)
       if (plan_.mapping.bits(w).idle.load() != 0) return false;
     return true;
-  }
-
-  uint32_t queued() const {
-    uint32_t sum = 0;
-    for (int fd : plan_.listen_sockets)
-      if (const auto backlog = queued_on(fd)) sum += backlog->queued;
-    return sum;
   }
 
   // False: a worker was faster.
   bool turn_one_away() {
     const auto connection = acceptor_.try_accept();
     if (!connection) return false;
-    if (const auto reason = refused(connection->peer)) {
+    if (const auto reason = plan_.gate.rejects(connection->peer)) {
       count(*reason);
       return true;
     }
@@ -90,25 +81,13 @@ class Shedding {
     for (int i = 0; i < 16 && recv(fd, unread, sizeof unread, MSG_DONTWAIT) > 0; ++i) {
     }
     count(Rejection::kSaturated);
-    const Nanoseconds now = monotonic_now();
-    if (told_at_ == 0 || now >= told_at_ + kTellAgain) {
-      log_warning(
-          "refused " + to_string(connection->peer) + ": all workers are busy, and more than " +
-          std::to_string(plan_.settings.saturation_queue) + " connections wait (saturation)");
-      told_at_ = now;
-    }
+    log_.tell(connection->peer, Rejection::kSaturated,
+              "all workers are busy, and more than " +
+                  std::to_string(plan_.settings.saturation_queue) +
+                  " connections wait (saturation)");
     return true;
   }
 
-  std::optional<Rejection> refused(const SocketAddress& peer) const {
-    const auto address = ip_of(peer);
-    const GateRules& rules = plan_.gate;
-    if (!address) return std::nullopt;
-    if (rules.proxy_protocol)
-      return contains(rules.trusted, *address) ? std::nullopt
-                                               : std::optional(Rejection::kUntrusted);
-    return rules.access.lets_in(*address) ? std::nullopt : std::optional(Rejection::kDenied);
-  }
   void count(Rejection reason) {
     segment_.shared.turned_away[static_cast<size_t>(reason)].fetch_add(1);
   }
@@ -116,7 +95,7 @@ class Shedding {
   const WorkerPlan& plan_;
   shm::Segment& segment_;
   Acceptor acceptor_;
-  Nanoseconds told_at_ = 0;
+  RejectionLog log_;
 };
 
 }  // namespace
@@ -131,13 +110,9 @@ Nanoseconds Shedder::wake(Nanoseconds now) {
   if (pid_) return kNever;
   if (now < fork_again_at_) return fork_again_at_;
   fork_again_at_ = now + kForkAgain;
-  // Blocked over the fork: the child must not run the supervisor's handlers.
-  sigset_t all, before;
-  sigfillset(&all);
-  sigprocmask(SIG_SETMASK, &all, &before);
+  const AllSignalsBlocked over_the_fork;
   const pid_t pid = ::fork();
   if (pid == 0) shed();
-  sigprocmask(SIG_SETMASK, &before, nullptr);
   if (pid < 0) return fork_again_at_;
   pid_ = pid;
   return kNever;

@@ -304,14 +304,7 @@ bool Supervisor::reap_workers(Nanoseconds now) {
   return any;
 }
 
-uint32_t Supervisor::queued(uint64_t which) const {
-  uint32_t sum = 0;
-  for (size_t i = 0; i < plan_.listen_sockets.size(); ++i) {
-    if (which != Acceptor::kAll && (i >= 64 || !(which >> i & 1))) continue;
-    if (auto backlog = queued_on(plan_.listen_sockets[i])) sum += backlog->queued;
-  }
-  return sum;
-}
+uint32_t Supervisor::queued(uint64_t which) const { return queued_on(plan_.listen_sockets, which); }
 
 Nanoseconds Supervisor::may_fork_at() const {
   return std::max(fork_retry_at_, breaker_.fork_at(limits_.max));

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "shm/note.h"
 #include "shm/tickets.h"
+#include "worker/signals.h"
 
 namespace preforkd {
 namespace {
@@ -51,10 +52,8 @@ uint64_t resident_mib(pid_t pid) {
 
 // "10.0.0.1:4242 (GET /x)"
 std::string in_hand_text(const shm::Slot& slot) {
-  shm::PeerWords peer;
-  for (size_t i = 0; i < peer.size(); ++i) peer[i] = slot.peer[i].load();
   const std::string note = shm::note_text(shm::load_note(slot));
-  return shm::peer_text(peer) + (note.empty() ? "" : " (" + note + ")");
+  return shm::peer_text(shm::load_peer(slot)) + (note.empty() ? "" : " (" + note + ")");
 }
 
 }  // namespace
@@ -87,21 +86,19 @@ Workforce::Forked Workforce::fork(uint32_t count, Nanoseconds now) {
   for (uint32_t& slot : slots) slot = board_.prepare(now);
 
   Forked result;
-  // Blocked over the fork: a child must not run the supervisor's handlers.
-  sigset_t all, before;
-  sigfillset(&all);
-  sigprocmask(SIG_SETMASK, &all, &before);
-  for (; result.count < count; ++result.count) {
-    pid_t pid = ::fork();
-    if (pid == 0) be_worker(slots[result.count]);
-    if (pid < 0) {
-      result.error = errno;
-      break;
+  {
+    const AllSignalsBlocked over_the_fork;
+    for (; result.count < count; ++result.count) {
+      pid_t pid = ::fork();
+      if (pid == 0) be_worker(slots[result.count]);
+      if (pid < 0) {
+        result.error = errno;
+        break;
+      }
+      pids[result.count] = pid;
     }
-    pids[result.count] = pid;
+    for (uint32_t i = 0; i < result.count; ++i) note_forked(slots[i], pids[i], now);
   }
-  for (uint32_t i = 0; i < result.count; ++i) note_forked(slots[i], pids[i], now);
-  sigprocmask(SIG_SETMASK, &before, nullptr);
   for (uint32_t i = count; i-- > result.count;) board_.fork_failed(slots[i]);
   return result;
 }

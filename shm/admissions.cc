@@ -1,7 +1,5 @@
 #include "shm/admissions.h"
 
-#include <algorithm>
-
 namespace preforkd::shm {
 namespace {
 
@@ -14,8 +12,7 @@ struct Seen {
 
 Seen look(const Mapping& mapping, uint32_t own_slot, uint64_t source) {
   Seen seen;
-  const uint32_t words = mapping.segment().published.scan_words.load();
-  const uint32_t slots = std::min(words, mapping.capacity() / kSlotsPerWord) * kSlotsPerWord;
+  const uint32_t slots = mapping.scan_words() * kSlotsPerWord;
   for (uint32_t slot = 0; slot < slots; ++slot) {
     const Admission& one = mapping.admission(slot);
     const uint32_t state = one.state.load();

@@ -7,6 +7,16 @@
 
 namespace preforkd::shm {
 
+void store_peer(Slot& slot, const PeerWords& peer) {
+  for (size_t i = 0; i < peer.size(); ++i) slot.peer[i].store(peer[i], std::memory_order_relaxed);
+}
+
+PeerWords load_peer(const Slot& slot) {
+  PeerWords peer;
+  for (size_t i = 0; i < peer.size(); ++i) peer[i] = slot.peer[i].load();
+  return peer;
+}
+
 PeerWords pack_peer(const sockaddr* address) {
   PeerWords words{};
   if (address->sa_family == AF_INET) {

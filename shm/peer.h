@@ -10,9 +10,14 @@
 #include <cstdint>
 #include <string>
 
+#include "shm/layout.h"
+
 namespace preforkd::shm {
 
 using PeerWords = std::array<uint64_t, 3>;
+
+void store_peer(Slot& slot, const PeerWords& peer);  // called by its worker
+PeerWords load_peer(const Slot& slot);
 
 PeerWords pack_peer(const sockaddr* address);  // AF_INET, AF_INET6; anything else: all zero
 PeerWords pack_unix_peer(uint32_t pid, uint32_t uid);

@@ -77,7 +77,7 @@ void add_slot(Snapshot& s, const Slot& slot, uint32_t index, Nanoseconds now) {
   w.active = value(slot.begun) > w.served + w.failed;
   w.busy_ns = value(slot.busy_ns) + (w.active ? elapsed(now, w.since) : 0);
   w.max_us = value(slot.max_us);
-  for (size_t i = 0; i < w.peer.size(); ++i) w.peer[i] = value(slot.peer[i]);
+  w.peer = load_peer(slot);
   w.note = load_note(slot);
 
   s.starting += state == WorkerState::kStarting;

@@ -3,6 +3,7 @@
 // in /dev/shm.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 
@@ -31,6 +32,10 @@ class Mapping {
 
   // What the mapping's own process knows of its size; never read from the memory itself.
   uint32_t capacity() const { return capacity_; }
+  // How many words of Bits may hold a live slot: what the supervisor published, within that size.
+  uint32_t scan_words() const {
+    return std::min(segment().published.scan_words.load(), capacity_ / kSlotsPerWord);
+  }
   Segment& segment() const { return *reinterpret_cast<Segment*>(base_); }
   Bits& bits(uint32_t word) const { return reinterpret_cast<Bits*>(base_ + bits_offset())[word]; }
   Slot& slot(uint32_t index) const {

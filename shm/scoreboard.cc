@@ -175,7 +175,7 @@ Scoreboard::Last Scoreboard::last_words(uint32_t index) const {
   last.active = last.begun > s.served.load() + s.failed.load();
   last.recycle = s.recycle.load() != 0;
   last.since = s.since.load();
-  for (size_t i = 0; i < last.peer.size(); ++i) last.peer[i] = s.peer[i].load();
+  last.peer = load_peer(s);
   return last;
 }
 

@@ -100,16 +100,30 @@ GateRules::GateRules(const PoolSettings& settings)
       proxy_protocol(settings.proxy_protocol),
       per_source(settings.per_source) {}
 
+std::optional<Rejection> GateRules::rejects(const SocketAddress& connected) const {
+  const auto address = ip_of(connected);
+  if (!address) return std::nullopt;
+  if (proxy_protocol && !contains(trusted, *address)) return Rejection::kUntrusted;
+  if (!proxy_protocol && !access.lets_in(*address)) return Rejection::kDenied;
+  return std::nullopt;
+}
+
+void RejectionLog::tell(const SocketAddress& peer, Rejection reason, const std::string& why) {
+  const Nanoseconds now = monotonic_now();
+  Nanoseconds& told = told_at_[static_cast<size_t>(reason)];
+  if (told != 0 && now < told + kTellAgain) return;
+  log_warning("refused " + to_string(peer) + ": " + why);
+  told = now;
+}
+
 bool Gate::lets_in(Accepted& connection) {
-  auto client = ip_of(connection.peer);
-  if (rules_.proxy_protocol) {
-    if (client && !contains(rules_.trusted, *client))
-      return refuse(connection, Rejection::kUntrusted, "not one of the trusted proxies");
-    if (!read_header(connection)) return false;
-    client = ip_of(connection.peer);
-  }
+  const auto rejected = rules_.rejects(connection.peer);
+  if (rejected == Rejection::kUntrusted)
+    return refuse(connection, *rejected, "not one of the trusted proxies");
+  if (rules_.proxy_protocol && !read_header(connection)) return false;
+  const auto client = ip_of(connection.peer);
   if (!client) return true;
-  if (!rules_.access.lets_in(*client))
+  if (rejected || (rules_.proxy_protocol && !rules_.access.lets_in(*client)))
     return refuse(connection, Rejection::kDenied, "access is denied");
   if (rules_.per_source) {
     admitted_ = shm::admit(mapping_, slot_, source_of(*client), rules_.per_source);
@@ -138,12 +152,7 @@ bool Gate::read_header(Accepted& connection) {
 
 bool Gate::refuse(const Accepted& connection, Rejection reason, const std::string& why) {
   seat_.reject(reason);
-  const Nanoseconds now = monotonic_now();
-  Nanoseconds& told = told_at_[static_cast<size_t>(reason)];
-  if (told == 0 || now >= told + kTellAgain) {
-    log_warning("refused " + to_string(connection.peer) + ": " + why);
-    told = now;
-  }
+  log_.tell(connection.peer, reason, why);
   return false;
 }
 

@@ -12,6 +12,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "base/networks.h"
@@ -31,6 +33,18 @@ struct GateRules {
   uint32_t per_source = 0;  // 0: no limit
 
   explicit GateRules(const PoolSettings& settings);
+
+  // Step 1. `connected` is the address that the kernel knows.
+  std::optional<Rejection> rejects(const SocketAddress& connected) const;
+};
+
+// "refused 10.0.0.1:4242: why": one of each reason in 10 s.
+class RejectionLog {
+ public:
+  void tell(const SocketAddress& peer, Rejection reason, const std::string& why);
+
+ private:
+  Nanoseconds told_at_[kRejections] = {};
 };
 
 // One in each worker.
@@ -52,7 +66,7 @@ class Gate {
   const uint32_t slot_;
   Seat& seat_;
   bool admitted_ = false;
-  Nanoseconds told_at_[kRejections] = {};
+  RejectionLog log_;
 };
 
 }  // namespace preforkd

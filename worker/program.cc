@@ -13,6 +13,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "base/networks.h"
 #include "worker/signals.h"
 
 namespace preforkd {
@@ -32,20 +33,12 @@ struct HostAndPort {
   std::string host, port;
 };
 
+// An IPv4 client of a socket that takes both is shown as what it is.
 HostAndPort split(const SocketAddress& address) {
-  char text[INET6_ADDRSTRLEN] = "";
-  if (address.storage.ss_family == AF_INET6) {
-    const auto* in = reinterpret_cast<const sockaddr_in6*>(&address.storage);
-    // An IPv4 client of a socket that takes both is shown as what it is.
-    if (IN6_IS_ADDR_V4MAPPED(&in->sin6_addr))
-      inet_ntop(AF_INET, &in->sin6_addr.s6_addr[12], text, sizeof text);
-    else
-      inet_ntop(AF_INET6, &in->sin6_addr, text, sizeof text);
-    return {text, std::to_string(ntohs(in->sin6_port))};
-  }
-  const auto* in = reinterpret_cast<const sockaddr_in*>(&address.storage);
-  inet_ntop(AF_INET, &in->sin_addr, text, sizeof text);
-  return {text, std::to_string(ntohs(in->sin_port))};
+  const auto ip = ip_of(address);
+  const auto* in =
+      reinterpret_cast<const sockaddr_in*>(&address.storage);  // IPv6 has its port there, too
+  return {ip ? to_string(*ip) : "", std::to_string(ntohs(in->sin_port))};
 }
 
 std::vector<char*> pointers(const std::vector<std::string>& strings, size_t room) {

@@ -58,7 +58,7 @@ void Seat::begin(Nanoseconds now, const shm::PeerWords& peer) {
     // `since` first: whoever reads the new number reads its time, and not that of the connection before.
     slot_.since.store(now, kRelaxed);
     slot_.begun.store(++begun_, std::memory_order_release);
-    for (size_t i = 0; i < peer.size(); ++i) slot_.peer[i].store(peer[i], kRelaxed);
+    shm::store_peer(slot_, peer);
     began_at_ = now;
     move_to(WorkerState::kBusy);
   }
@@ -70,7 +70,7 @@ void Seat::receive(Nanoseconds now, const shm::PeerWords& peer) {
   {
     shm::SlotWriter writer(slot_);
     slot_.since.store(now, kRelaxed);
-    for (size_t i = 0; i < peer.size(); ++i) slot_.peer[i].store(peer[i], kRelaxed);
+    shm::store_peer(slot_, peer);
     move_to(WorkerState::kBusy);
   }
   become_busy();
@@ -94,7 +94,7 @@ void Seat::become_busy() {
 void Seat::count_and_ring() {
   shm::Published& published = segment_.published;
   uint32_t idle = 0, busy = 0;
-  uint32_t words = std::min(published.scan_words.load(), mapping_.capacity() / shm::kSlotsPerWord);
+  const uint32_t words = mapping_.scan_words();
   for (uint32_t w = 0; w < words; ++w) {
     const shm::Bits& bits = mapping_.bits(w);
     idle += shm::count_bits(bits.idle.load());

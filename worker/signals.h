@@ -25,6 +25,22 @@ inline bool is_ignored(int number) {
   return syscall(SYS_rt_sigaction, number, nullptr, action, kKernelSetSize) == 0 &&
          action[0] == reinterpret_cast<uint64_t>(SIG_IGN);
 }
+// Over a fork: the child must not run its parent's handlers. (It takes what it blocks into its own hands.)
+class AllSignalsBlocked {
+ public:
+  AllSignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before_);
+  }
+  ~AllSignalsBlocked() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
+  AllSignalsBlocked(const AllSignalsBlocked&) = delete;
+  AllSignalsBlocked& operator=(const AllSignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
 inline constexpr uint64_t signal_bit(int number) { return uint64_t{1} << (number - 1); }
 inline void block_exactly(uint64_t signals) {
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, &signals, nullptr, kKernelSetSize);
