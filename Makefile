@@ -5,7 +5,7 @@ DESTDIR ?=
 OUT     := build/$(BUILD)
 CXX     := $(if $(filter fuzz,$(BUILD)),clang++,$(CXX))
 
-FLAGS_release := -O2 -g -DNDEBUG
+FLAGS_release := -O2 -g -fno-plt -DNDEBUG
 FLAGS_debug   := -O0 -g -DPREFORKD_DEBUG
 FLAGS_asan    := -Og -g1 -DPREFORKD_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 FLAGS_tsan    := -O1 -g1 -fsanitize=thread
@@ -20,8 +20,10 @@ STATIC_debug   := $(STATIC_release)
 HARDEN := -Wl,-z,relro,-z,now
 # Fewer mappings: each is copied at each fork.
 COMPACT := -Wl,-z,noseparate-code
+# The kernel maps code by 16 pages (64 KiB) around the one that is touched: what a fresh worker runs lies within those.
+TOGETHER := -Wl,-z,max-page-size=65536,-Ttext=0x10000
 
-FRESH    := daemon/workforce daemon/supervisor worker/worker worker/seat worker/acceptor worker/gate shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region
+FRESH    := worker/worker worker/seat worker/acceptor worker/gate worker/host base/address shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region worker/program daemon/quick_fork daemon/workforce daemon/supervisor
 PROGRAMS := preforkd preforkd-supervisor preforkd-control preforkctl
 MAINS    := daemon/main.cc daemon/supervisor_main.cc control/main.cc control/preforkctl.cc
 FOLDERS  := base shm conf systemd worker daemon control
@@ -75,9 +77,8 @@ bench: deps                               ## measure, and write bench/RESULTS.md
 
 $(OUT)/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lconfig++ -lsystemd
-# What a fresh worker runs comes first, and lies together: the kernel maps code by 16 pages around the one that is touched.
 $(OUT)/preforkd-supervisor: $(FRESH:%=$(OUT)/%.o) $(OUT)/daemon/supervisor_main.o $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
-	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(STATIC_$(BUILD)) -o $@ $^ -ldl
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER) $(STATIC_$(BUILD)) -o $@ $^ -ldl
 $(OUT)/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lmicrohttpd -pthread
 $(OUT)/preforkctl: $(OUT)/control/preforkctl.o $(OUT)/control.a $(OUT)/base.a

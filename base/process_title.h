@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <string_view>
 
+#include "base/system_call.h"
+
 namespace preforkd {
 
 // Once, at the beginning of main: notes where argv lies, and moves the environment out of the way.
@@ -23,7 +25,7 @@ inline TitleRoom title_room;
 // Inline and byte by byte: each worker calls this right after its fork, and a call of memcpy would cost it a
 // page fault or two more.
 inline void set_process_title(std::string_view title, const char* comm) {
-  prctl(PR_SET_NAME, comm, 0, 0, 0);
+  system_call(SYS_prctl, PR_SET_NAME, comm, 0, 0, 0);
   TitleRoom& room = title_room;
   if (room.size == 0) return;
   const size_t length = title.size() < room.size ? title.size() : room.size - 1;

@@ -2,7 +2,6 @@
 
 #include <signal.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -61,11 +60,7 @@ Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& 
       board_(board),
       daemon_(daemon),
       own_sockets_(args.own_sockets),
-      workforce_(
-          plan,
-          board,  // (not close(): its page of libc is one that a fresh worker has not touched yet)
-          [this] { syscall(SYS_close, daemon_.release().release()); },
-          [this](pid_t pid) { return shedder_.was(pid); }),
+      workforce_(plan, board, daemon, [this](pid_t pid) { return shedder_.was(pid); }),
       shedder_(plan, [this] { daemon_.close(); }),
       limits_(plan.settings.limits),
       first_workers_(args.first_workers),

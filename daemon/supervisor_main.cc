@@ -66,7 +66,8 @@ int check(const PoolSettings& settings) {
 
 // Ends the process with its channel open: the daemon kills whoever closes it before.
 [[noreturn]] void supervise(const SupervisorArgs& args, const PoolSettings& settings) {
-  Channel daemon{UniqueFd(kChannelFd)};
+  static Channel daemon{
+      UniqueFd(kChannelFd)};  // (static: each worker writes to it, and to what lies there)
   try {
     // 1. What a worker must never reach: this process's memory, and its channel.
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);

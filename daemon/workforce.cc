@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "daemon/quick_fork.h"
 #include "shm/note.h"
 #include "shm/tickets.h"
 #include "worker/signals.h"
@@ -58,11 +59,11 @@ std::string in_hand_text(const shm::Slot& slot) {
 
 }  // namespace
 
-Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board,
-                     std::function<void()> before_work, std::function<bool(pid_t)> is_other)
+Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon,
+                     std::function<bool(pid_t)> is_other)
     : plan_(plan),
       board_(board),
-      before_work_(std::move(before_work)),
+      daemon_(daemon),
       is_other_(std::move(is_other)),
       records_(board.capacity()) {}
 
@@ -78,28 +79,30 @@ void Workforce::each(Visit visit) const {
 // --- fork ----------------------------------------------------------------------------------------
 
 // Nothing but fork in the loop: whatever is written between two forks is a page that the last child still
-// shares, and is copied for it.
+// shares, and is copied for it. The stack is copied anyway: so the pids are kept there, some at a time.
 Workforce::Forked Workforce::fork(uint32_t count, Nanoseconds now) {
+  constexpr uint32_t kAtATime = 64;
   count = std::min(count, board_.capacity() - board_.alive());
-  std::vector<uint32_t> slots(count);
-  std::vector<pid_t> pids(count);
-  for (uint32_t& slot : slots) slot = board_.prepare(now);
-
   Forked result;
-  {
-    const AllSignalsBlocked over_the_fork;
-    for (; result.count < count; ++result.count) {
-      pid_t pid = ::fork();
-      if (pid == 0) be_worker(slots[result.count]);
+  const AllSignalsBlocked over_the_fork;
+  while (result.count < count && result.error == 0) {
+    const uint32_t wanted = std::min(count - result.count, kAtATime);
+    uint32_t slots[kAtATime], forked = 0;
+    pid_t pids[kAtATime];
+    for (uint32_t i = 0; i < wanted; ++i) slots[i] = board_.prepare(now);
+    for (; forked < wanted; ++forked) {
+      const pid_t pid = quick_fork();
+      if (pid == 0) be_worker(slots[forked]);
       if (pid < 0) {
         result.error = errno;
         break;
       }
-      pids[result.count] = pid;
+      pids[forked] = pid;
     }
-    for (uint32_t i = 0; i < result.count; ++i) note_forked(slots[i], pids[i], now);
+    for (uint32_t i = 0; i < forked; ++i) note_forked(slots[i], pids[i], now);
+    for (uint32_t i = wanted; i-- > forked;) board_.fork_failed(slots[i]);
+    result.count += forked;
   }
-  for (uint32_t i = count; i-- > result.count;) board_.fork_failed(slots[i]);
   return result;
 }
 
@@ -116,7 +119,7 @@ void Workforce::note_forked(uint32_t slot, pid_t pid, Nanoseconds now) {
 void Workforce::be_worker(uint32_t slot) {
   int status = static_cast<int>(ExitCode::kInternal);
   try {
-    before_work_();
+    system_call(SYS_close, daemon_.release().release());
     status = Worker(plan_, slot).run();
   } catch (const std::exception& e) {
     log_error(e.what());

@@ -15,6 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/channel.h"
 #include "shm/scoreboard.h"
 #include "worker/worker.h"
 
@@ -22,9 +23,9 @@ namespace preforkd {
 
 class Workforce {
  public:
-  // `before_work` runs in each child first of all: it lets go of what only the supervisor may hold.
+  // `daemon` is the supervisor's channel: its workers let go of it.
   // `is_other` is asked of each child that was reaped and is no worker: what else the supervisor has forked.
-  Workforce(const WorkerPlan& plan, shm::Scoreboard& board, std::function<void()> before_work,
+  Workforce(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon,
             std::function<bool(pid_t)> is_other);
 
   // --- fork ---
@@ -33,7 +34,7 @@ class Workforce {
     uint32_t count = 0;
     int error = 0;
   };
-  Forked fork(uint32_t count, Nanoseconds now);
+  [[gnu::hot]] Forked fork(uint32_t count, Nanoseconds now);  // (hot: beside what its child runs)
 
   // --- reap ---
   struct Death {
@@ -96,7 +97,7 @@ class Workforce {
   };
 
   void note_forked(uint32_t slot, pid_t pid, Nanoseconds now);
-  [[noreturn]] void be_worker(uint32_t slot);
+  [[noreturn, gnu::hot]] void be_worker(uint32_t slot);
   void send(const Record& record, int signal_number) const;
   void tell_to_leave(uint32_t slot);
   bool in_hand(uint32_t slot, uint64_t number) const;
@@ -115,7 +116,7 @@ class Workforce {
 
   const WorkerPlan& plan_;
   shm::Scoreboard& board_;
-  std::function<void()> before_work_;
+  Channel& daemon_;
   std::function<bool(pid_t)> is_other_;
   std::vector<Record> records_;  // by slot
   std::unordered_map<pid_t, uint32_t> slot_of_;

@@ -26,16 +26,24 @@ constexpr const char* worker_state_name(WorkerState state) {
 
 // Whether the owner of the slot at that moment may move it from one state to the other.
 constexpr bool worker_may_move(WorkerState from, WorkerState to) {
-  constexpr bool kMay[kWorkerStates][kWorkerStates] = {
-      // to: empty  starting idle   busy   retiring       from:
-      {false, true, false, false, false},  // empty
-      {true, false, true, false, true},    // starting
-      {true, false, false, true, true},    // idle
-      {true, false, true, true, true},     // busy
-      {true, false, false, true, false},   // retiring
-  };
+  // One bit a pair, in the code itself: a table is one page more that a fresh worker has to touch.
+  constexpr uint32_t kMay = [] {
+    constexpr bool kTable[kWorkerStates][kWorkerStates] = {
+        // to: empty  starting idle   busy   retiring       from:
+        {false, true, false, false, false},  // empty
+        {true, false, true, false, true},    // starting
+        {true, false, false, true, true},    // idle
+        {true, false, true, true, true},     // busy
+        {true, false, false, true, false},   // retiring
+    };
+    uint32_t bits = 0;
+    for (uint32_t f = 0; f < kWorkerStates; ++f)
+      for (uint32_t t = 0; t < kWorkerStates; ++t)
+        bits |= uint32_t{kTable[f][t]} << (f * kWorkerStates + t);
+    return bits;
+  }();
   auto f = static_cast<uint32_t>(from), t = static_cast<uint32_t>(to);
-  return f < kWorkerStates && t < kWorkerStates && kMay[f][t];
+  return f < kWorkerStates && t < kWorkerStates && (kMay >> (f * kWorkerStates + t) & 1) != 0;
 }
 
 }  // namespace preforkd

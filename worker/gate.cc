@@ -98,7 +98,9 @@ GateRules::GateRules(const PoolSettings& settings)
     : access{parse_networks(settings.allow), parse_networks(settings.deny)},
       trusted(parse_networks(settings.trusted)),
       proxy_protocol(settings.proxy_protocol),
-      per_source(settings.per_source) {}
+      per_source(settings.per_source),
+      let_all_in(access.allow.empty() && access.deny.empty() && !proxy_protocol &&
+                 per_source == 0) {}
 
 std::optional<Rejection> GateRules::rejects(const SocketAddress& connected) const {
   const auto address = ip_of(connected);
@@ -117,6 +119,7 @@ void RejectionLog::tell(const SocketAddress& peer, Rejection reason, const std::
 }
 
 bool Gate::lets_in(Accepted& connection) {
+  if (rules_.let_all_in) return true;
   const auto rejected = rules_.rejects(connection.peer);
   if (rejected == Rejection::kUntrusted)
     return refuse(connection, *rejected, "not one of the trusted proxies");

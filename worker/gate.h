@@ -31,6 +31,7 @@ struct GateRules {
   std::vector<Network> trusted;
   bool proxy_protocol = false;
   uint32_t per_source = 0;  // 0: no limit
+  bool let_all_in = false;
 
   explicit GateRules(const PoolSettings& settings);
 

@@ -4,25 +4,25 @@
 #pragma once
 
 #include <signal.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <cstdint>
+
+#include "base/system_call.h"
 
 namespace preforkd {
 
 // For a supervisor, before its first fork. In it a nudge does nothing, and SIGTERM calls `on_term`.
 void install_inherited_signals(void (*on_term)(int));
 
-// Straight to the kernel. (glibc's own refuse 32 and 33, and lie on pages of their own.)
+// (glibc's own refuse 32 and 33.)
 inline constexpr long kKernelSetSize = 8;
 inline void set_to_default(int number) {
   const uint64_t action[8] = {};  // struct sigaction as the kernel has it, and some room
-  syscall(SYS_rt_sigaction, number, action, nullptr, kKernelSetSize);
+  system_call(SYS_rt_sigaction, number, action, 0, kKernelSetSize);
 }
 inline bool is_ignored(int number) {
   uint64_t action[8] = {};  // the handler comes first
-  return syscall(SYS_rt_sigaction, number, nullptr, action, kKernelSetSize) == 0 &&
+  return system_call(SYS_rt_sigaction, number, 0, action, kKernelSetSize) == 0 &&
          action[0] == reinterpret_cast<uint64_t>(SIG_IGN);
 }
 // Over a fork: the child must not run its parent's handlers. (It takes what it blocks into its own hands.)
@@ -43,7 +43,7 @@ class AllSignalsBlocked {
 
 inline constexpr uint64_t signal_bit(int number) { return uint64_t{1} << (number - 1); }
 inline void block_exactly(uint64_t signals) {
-  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &signals, nullptr, kKernelSetSize);
+  system_call(SYS_rt_sigprocmask, SIG_SETMASK, &signals, 0, kKernelSetSize);
 }
 
 }  // namespace preforkd

@@ -31,7 +31,7 @@ struct {
   volatile sig_atomic_t asked_to_leave = 0;
 } signalled;
 
-bool orphaned() { return getppid() != signalled.supervisor; }
+bool orphaned() { return system_call(SYS_getppid) != signalled.supervisor; }
 
 void on_nudge(int) { signalled.nudged = 1; }
 
@@ -48,6 +48,10 @@ void on_term(int number) {
   errno = saved;
 }
 
+void set_parent_death_signal(int number) {
+  system_call(SYS_prctl, PR_SET_PDEATHSIG, number, 0, 0, 0);
+}
+
 // From the supervisor's signals to a worker's. All are blocked on entry.
 void take_over_signals(const WorkerPlan& plan, const Seat& seat) {
   signalled.seat = &seat;
@@ -61,7 +65,7 @@ void take_over_signals(const WorkerPlan& plan, const Seat& seat) {
   set_to_default(SIGQUIT);
   // Set after the change of user, which clears it, and before the first look at getppid(). Until the worker
   // waits for connections it may wait for a start ticket, or run `start`: then TERM ends it.
-  prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
+  set_parent_death_signal(plan.has_start() ? SIGTERM : kSupervisorDied);
   block_exactly(signal_bit(SIGUSR1) | signal_bit(SIGURG) | signal_bit(kSupervisorDied));
 }
 
@@ -92,12 +96,13 @@ Worker::Worker(const WorkerPlan& plan, uint32_t slot)
     : plan_(plan),
       seat_(plan.mapping, slot),
       gate_(plan.gate, plan.mapping, slot, seat_),
-      acceptor_(plan.listen_sockets) {
+      acceptor_(plan.listen_sockets),
+      on_trial_(seat_.is_on_trial()) {
   set_process_title(plan.title, plan.comm);
   take_over_signals(plan, seat_);
   // The supervisor is not dumpable; a worker may be, so that a handler's crash leaves a core.
-  prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-  live_within(plan.settings.process.limits);
+  system_call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
+  if (plan.is_limited) live_within(plan.settings.process.limits);
   if (plan.program) setpgid(0, 0);  // so that its children can be ended with it
   // ±10 %: it asks for its replacement within the last tenth, and has a tenth more to wait for it. Of
   // fewer than 10 connections the limit is exact.
@@ -108,14 +113,14 @@ Worker::Worker(const WorkerPlan& plan, uint32_t slot)
 
 int Worker::run() {
   host_works_for(seat_);
-  if (plan_.handler && plan_.handler->has_start()) {
+  if (plan_.has_start()) {
     if (!wait_to_start()) return 0;
     if (int code = plan_.handler->start()) {
       log_error("start returned " + std::to_string(code));
       return 1;
     }
+    set_parent_death_signal(kSupervisorDied);  // from here on only the wait is interrupted
   }
-  prctl(PR_SET_PDEATHSIG, kSupervisorDied, 0, 0, 0);  // from here on only the wait is interrupted
   seat_.started(monotonic_now());
   while (auto connection = next_connection()) {
     serve(std::move(*connection));
@@ -215,7 +220,7 @@ void Worker::serve(Accepted connection) {
   }
   seat_.begin(monotonic_now(), peer);
   if (plan_.program) {
-    prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);  // it would survive the exec
+    set_parent_death_signal(0);  // it would survive the exec
     std::string reason = plan_.program->become(connection, plan_.nudge_signal());
     seat_.done(monotonic_now(), false);
     throw std::runtime_error(reason);  // a worker that cannot become its program counts as crashed

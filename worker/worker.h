@@ -47,7 +47,9 @@ struct WorkerPlan {
   char comm[16] = "preforkd-worker";
 
   GateRules gate{settings};
+  bool is_limited = settings.process.limits != ResourceLimits{};
 
+  bool has_start() const { return handler && handler->has_start(); }
   int nudge_signal() const { return program ? SIGURG : SIGUSR1; }
 };
 
@@ -77,7 +79,7 @@ class Worker {
   const Nanoseconds forked_at_ = monotonic_now();
   uint64_t recycle_from_ = 0;  // connections after which it asks to be replaced; 0 = never
   uint64_t recycle_at_ = 0;    // connections after which it leaves, replaced or not
-  bool on_trial_ = true;       // until it has seen that it is not
+  bool on_trial_;              // until it has seen that it is not
   bool short_told_ = false;
 };
 

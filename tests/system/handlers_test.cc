@@ -61,6 +61,15 @@ void addresses_and_log() {
                     [&] { return server.log().find("dear diary") != std::string::npos; });
 }
 
+// What a library registered in preload is told of each fork, and in which process.
+void told_of_forks() {
+  Server server({PoolText{.serves = kDiary}});
+  Client client(server.address());
+  const std::string pid = ask(client, "pid");
+  expect_equal("parent and child", ask(client, "forked_from"),
+               std::to_string(server.supervisor()) + " " + pid);
+}
+
 void the_first_version() {
   Server server({PoolText{.serves = "handler = \"@HANDLERS@/abi_1.so\";"}});
   expect(server.log().find("of the first version") != std::string::npos, "its log is written");
@@ -329,6 +338,7 @@ Suite handlers_suite() {
   return {"handlers",
           {{"notes", notes},
            {"addresses and log", addresses_and_log},
+           {"told of forks", told_of_forks},
            {"the first version", the_first_version},
            {"slow", slow},
            {"extended", extended},

@@ -4,10 +4,12 @@
 //   note TEXT    notes that                     log TEXT     writes it to the log
 //   extend MS    may take so long from now on   recycle      leaves after this connection
 //   grow MIB     has so much more memory        pid · local  its pid; the address that was connected to
+//   forked_from  the pid that what preload registered with pthread_atfork() saw in the parent, and the child's
 // Setting: recycle_in_start: it asks for its replacement in `start`.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <preforkd/handler.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,6 +18,8 @@
 #include <string>
 
 namespace {
+
+pid_t parent = 0, child = 0;
 
 std::string local_text(const preforkd_connection& c) {
   if (c.local_length < sizeof(sockaddr_in) || c.local->sa_family != AF_INET) return "?";
@@ -35,6 +39,7 @@ std::string obey(const preforkd_host& host, const preforkd_connection& c, const 
   if (order == "recycle") host.recycle();
   if (order == "pid") return std::to_string(getpid());
   if (order == "local") return local_text(c);
+  if (order == "forked_from") return std::to_string(parent) + " " + std::to_string(child);
   if (order == "grow") {
     const size_t size = static_cast<size_t>(std::atol(rest.c_str())) << 20;
     mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
@@ -47,7 +52,7 @@ int preload(const preforkd_host* host, void** state) {
   host->extend(1);
   host->recycle();
   *state = const_cast<preforkd_host*>(host);
-  return 0;
+  return pthread_atfork([] { parent = getpid(); }, nullptr, [] { child = getpid(); });
 }
 
 int start(void* state) {
