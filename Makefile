@@ -23,9 +23,9 @@ COMPACT := -Wl,-z,noseparate-code
 # The kernel maps code by 16 pages (64 KiB) around the one that is touched: what a fresh worker runs lies within those.
 TOGETHER := -Wl,-z,max-page-size=65536,-Ttext=0x10000
 
-FRESH    := worker/worker worker/seat worker/acceptor worker/gate worker/host base/address shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region worker/program daemon/quick_fork daemon/workforce daemon/supervisor
-PROGRAMS := preforkd preforkd-supervisor preforkd-control preforkctl
-MAINS    := daemon/main.cc daemon/supervisor_main.cc control/main.cc control/preforkctl.cc
+FRESH    := worker/worker worker/seat worker/acceptor worker/gate worker/host worker/program shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region daemon/workforce daemon/supervisor
+PROGRAMS := preforkd preforkd-supervisor preforkd-supervisor-static preforkd-control preforkctl
+MAINS    := daemon/main.cc daemon/supervisor_main.cc daemon/without_handlers.cc control/main.cc control/preforkctl.cc
 FOLDERS  := base shm conf systemd worker daemon control
 HANDLERS := $(patsubst %.cc,$(OUT)/%.so,$(wildcard handlers/*.cc))
 IMAGES   := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/images/*.cc))
@@ -77,8 +77,12 @@ bench: deps                               ## measure, and write bench/RESULTS.md
 
 $(OUT)/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lconfig++ -lsystemd
-$(OUT)/preforkd-supervisor: $(FRESH:%=$(OUT)/%.o) $(OUT)/daemon/supervisor_main.o $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
+SUPERVISOR := $(FRESH:%=$(OUT)/%.o) $(OUT)/daemon/supervisor_main.o $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
+$(OUT)/preforkd-supervisor: $(SUPERVISOR)
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER) $(STATIC_$(BUILD)) -o $@ $^ -ldl
+# (Sanitizers cannot be linked statically.)
+$(OUT)/preforkd-supervisor-static: $(OUT)/daemon/without_handlers.o $(SUPERVISOR)
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER) $(if $(STATIC_$(BUILD)),-static-pie) -o $@ $^
 $(OUT)/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lmicrohttpd -pthread
 $(OUT)/preforkctl: $(OUT)/control/preforkctl.o $(OUT)/control.a $(OUT)/base.a
@@ -151,7 +155,7 @@ UNITS := $(DEST)/lib/systemd/system
 VERSION = $(shell sed -n 's/.*kVersion.*"\(.*\)".*/\1/p' base/version.h)
 install: all                              ## install under DESTDIR and PREFIX; an existing configuration is kept
 	install -D -t $(DEST)/bin $(OUT)/preforkd $(OUT)/preforkctl
-	install -D -t $(DEST)/lib/preforkd $(OUT)/preforkd-supervisor $(OUT)/preforkd-control
+	install -D -t $(DEST)/lib/preforkd $(OUT)/preforkd-supervisor $(OUT)/preforkd-supervisor-static $(OUT)/preforkd-control
 	install -D -m 644 -t $(DEST)/lib/preforkd/handlers $(HANDLERS)
 	install -D -m 644 -t $(DEST)/include/preforkd worker/include/preforkd/*
 	for n in 1 5 8; do install -D -m 644 -t $(DEST)/share/man/man$$n doc/*.$$n || exit; done

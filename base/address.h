@@ -1,5 +1,5 @@
-// Addresses as a user writes them and as the kernel wants them. Parsing is pure: a host name is
-// resolved only by resolve().
+// Addresses as a user writes them and as the kernel wants them. All of it is pure but local_address():
+// host names are looked up by base/resolve.h.
 #pragma once
 
 #include <sys/socket.h>
@@ -33,12 +33,8 @@ struct SocketAddress {
   sockaddr* get() { return reinterpret_cast<sockaddr*>(&storage); }
 };
 
-// The address to bind. A host name gives its first address. Throws SysError (or, for a name that is
-// not known, std::runtime_error) with "resolve HOST: reason". Not for kSystemd.
-SocketAddress resolve(const ListenAddress& address);
-
 // What a connected or bound socket has on this side. Of family 0 if it is none.
-SocketAddress local_address(int socket);
+[[gnu::hot]] SocketAddress local_address(int socket);
 
 // "127.0.0.1:7007", "[::1]:7007", "unix:/path", "unix:@name"; "unix:" for an unnamed one.
 std::string to_string(const SocketAddress& address);

@@ -17,6 +17,8 @@ LogLevel threshold = LogLevel::kInfo;
 void set_log_sink(LogSink new_sink) { sink = new_sink; }
 void set_log_level(LogLevel level) { threshold = level; }
 
+bool is_logged(LogLevel level) { return level <= threshold; }
+
 bool log_level_from_name(std::string_view name, LogLevel& level) {
   static constexpr struct {
     std::string_view name;

@@ -27,6 +27,7 @@ using LogSink = void (*)(const LogLine&);
 
 void set_log_sink(LogSink sink);
 void set_log_level(LogLevel level);  // lines less important than this are not made
+bool is_logged(LogLevel level);
 bool log_level_from_name(std::string_view name,
                          LogLevel& level);  // error warning notice info debug
 

@@ -19,7 +19,7 @@ std::string trouble_of(const Paths& paths, const PoolSettings& settings) {
   UniqueFd document = make_document(pool_to_json(pool));
   UniqueFd handler = open_handler(pool);
   Launch what;
-  what.executable = paths.supervisor;
+  what.executable = paths.supervisor_for(pool);
   SupervisorArgs args;
   args.check = true;
   what.argv = args.to_argv("preforkd: check " + pool.name);

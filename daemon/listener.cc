@@ -14,6 +14,7 @@
 #include <stdexcept>
 
 #include "base/error.h"
+#include "base/resolve.h"
 
 namespace preforkd {
 namespace {

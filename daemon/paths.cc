@@ -49,6 +49,7 @@ Paths Paths::find(const std::string& runtime_dir) {
   paths.daemon = own_file();
   const std::string folder = paths.daemon.substr(0, paths.daemon.rfind('/'));
   paths.supervisor = beside_or_installed(folder, "preforkd-supervisor");
+  paths.static_supervisor = beside_or_installed(folder, "preforkd-supervisor-static");
   paths.control = beside_or_installed(folder, "preforkd-control");
   paths.handlers = beside_or_installed(folder, "handlers");
   paths.runtime = runtime_dir.empty() ? default_runtime_directory() : runtime_dir;

@@ -37,7 +37,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   args.on_trial = incarnation.on_trial;
   args.log_level = static_cast<int>(incarnation.log_level);
   Launch what;
-  what.executable = paths.supervisor;
+  what.executable = paths.supervisor_for(settings);
   what.argv = args.to_argv("preforkd: supervisor " + settings.name);
   what.descriptors = {theirs.get(), document.get(), segment.read_write.get(), handler.get()};
   Listeners sockets = plan.listeners;  // its own ones first

@@ -5,15 +5,19 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <memory>
+#include <memory_resource>
+#include <new>
 
 #include "base/document.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/own_memory.h"
 #include "base/process_title.h"
 #include "conf/pool_json.h"
 #include "daemon/supervisor.h"
@@ -78,8 +82,9 @@ int check(const PoolSettings& settings) {
     UniqueFd segment(kSegmentFd);
     shm::Mapping mapping(segment.get(), args.capacity);
     segment.reset();
-    shm::Scoreboard board(mapping, settings.name, args.generation, getpid(), settings.starting,
-                          monotonic_now());
+    OwnMemory own;
+    auto& board = *std::pmr::polymorphic_allocator<>(&own).new_object<shm::Scoreboard>(
+        mapping, settings.name, args.generation, getpid(), settings.starting, monotonic_now());
     // 3. Signals ring the doorbell, which lies in that memory.
     install_supervisor_signals(mapping.segment().doorbell);
     signal_on_message(kChannelFd);

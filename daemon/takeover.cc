@@ -78,7 +78,7 @@ void rehearse(const DaemonRecord& record) {
   if (loaded.settings.pools.size() != record.pools.size())
     throw std::runtime_error("the settings in force have another number of pools");
   const Paths paths = Paths::find("");
-  for (const std::string& helper : {paths.supervisor, paths.control})
+  for (const std::string& helper : {paths.supervisor, paths.static_supervisor, paths.control})
     if (access(helper.c_str(), X_OK) < 0) throw SysError("execute " + helper, errno);
 }
 

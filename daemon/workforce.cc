@@ -57,6 +57,25 @@ std::string in_hand_text(const shm::Slot& slot) {
   return shm::peer_text(shm::load_peer(slot)) + (note.empty() ? "" : " (" + note + ")");
 }
 
+// "killed by signal 11 (Segmentation fault) while serving 10.0.0.1:4242"
+std::string death_text(int status, const shm::Scoreboard::Last& last,
+                       const Workforce::Death& death) {
+  const bool was_starting = last.state == WorkerState::kStarting;
+  std::string text;
+  if (WIFSIGNALED(status)) {
+    const int number = WTERMSIG(status);
+    text = "killed by signal " + std::to_string(number) + " (" + strsignal(number) + ")";
+  } else {
+    text = "exited with status " + std::to_string(WEXITSTATUS(status));
+  }
+  if (last.active)
+    text += " while serving " + shm::peer_text(last.peer);
+  else if (was_starting)
+    text += " while starting";
+  const bool late = death.abnormal && death.ending == shm::Ending::kTimedOut;
+  return text + (late ? ", timeouts.start being over" : "");
+}
+
 }  // namespace
 
 Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon,
@@ -65,7 +84,7 @@ Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board, Channel& da
       board_(board),
       daemon_(daemon),
       is_other_(std::move(is_other)),
-      records_(board.capacity()) {}
+      records_(board.capacity(), &own_) {}
 
 template <class Visit>
 void Workforce::each(Visit visit) const {
@@ -188,12 +207,6 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
   death.served = last.active;
   const bool signaled = WIFSIGNALED(status);
   const int code = signaled ? WTERMSIG(status) : WEXITSTATUS(status);
-  std::string doing = last.active ? " while serving " + shm::peer_text(last.peer)
-                      : last.state == WorkerState::kStarting ? " while starting"
-                                                             : "";
-  death.text = (signaled ? "killed by signal " + std::to_string(code) + " (" + strsignal(code) + ")"
-                         : "exited with status " + std::to_string(code)) +
-               doing;
   // (One that could not be executed has no connection in hand any more: the worker has counted it.)
   const bool was_program = plan_.program && last.active;
   const bool may_leave = last.state != WorkerState::kStarting || record.told_to_leave ||
@@ -202,7 +215,6 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
     death.ending = shm::Ending::kTimedOut;
     // A worker that does not get through `start` is as bad as one that crashes in it.
     death.abnormal = last.state == WorkerState::kStarting && record.ending != shm::kEndAny;
-    if (death.abnormal) death.text += ", timeouts.start being over";
   } else if (was_program && (!signaled || code == SIGPIPE)) {
     death.ending = shm::Ending::kRecycled;  // whether it succeeded is the connection's matter
   } else if (!signaled && code == 0 && !last.active && may_leave) {
@@ -213,6 +225,9 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
     death.ending = shm::Ending::kCrashed;
     death.abnormal = true;
   }
+  // Not for each of a pool of programs, which have one a connection.
+  if (death.abnormal || death.ending == shm::Ending::kTimedOut || is_logged(LogLevel::kDebug))
+    death.text = death_text(status, last, death);
   return death;
 }
 

@@ -10,12 +10,14 @@
 #include <sys/types.h>
 
 #include <functional>
+#include <memory_resource>
 #include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "base/channel.h"
+#include "base/own_memory.h"
 #include "shm/scoreboard.h"
 #include "worker/worker.h"
 
@@ -118,8 +120,10 @@ class Workforce {
   shm::Scoreboard& board_;
   Channel& daemon_;
   std::function<bool(pid_t)> is_other_;
-  std::vector<Record> records_;  // by slot
-  std::unordered_map<pid_t, uint32_t> slot_of_;
+  OwnMemory own_;
+  std::pmr::unsynchronized_pool_resource own_pool_{&own_};
+  std::pmr::vector<Record> records_;  // by slot
+  std::pmr::unordered_map<pid_t, uint32_t> slot_of_{&own_pool_};
   uint32_t unstarted_ = 0;          // workers not yet seen past `start`
   uint32_t told_ = 0;               // workers told to leave and not reaped
   uint32_t ending_ = 0;             // workers ordered to end and not reaped

@@ -32,7 +32,7 @@ SlotWriter::~SlotWriter() {
 
 Scoreboard::Scoreboard(const Mapping& mapping, std::string_view pool, uint32_t generation,
                        pid_t supervisor, uint32_t start_tickets, Nanoseconds now)
-    : mapping_(mapping), generation_(generation), alive_(mapping.capacity() / kSlotsPerWord) {
+    : mapping_(mapping), generation_(generation), words_(mapping.capacity() / kSlotsPerWord) {
   Header& h = segment().header;
   create_tickets(segment().tickets.start, start_tickets);
   create_tickets(segment().tickets.retire, 0);
@@ -86,7 +86,7 @@ void Scoreboard::set_alive(uint32_t index, bool alive) {
 }
 
 void Scoreboard::publish_scan_words() {
-  auto used = static_cast<uint32_t>(alive_.size());
+  uint32_t used = words_;
   while (used > 0 && alive_[used - 1] == 0) --used;
   Word& published = segment().published.scan_words;
   if (published.load(std::memory_order_relaxed) != used) published.store(used);
@@ -104,7 +104,7 @@ bool Scoreboard::is_idle(uint32_t index) const {
 
 Counts Scoreboard::counts() const {
   Counts c;
-  for (uint32_t w = 0; w < alive_.size(); ++w) {
+  for (uint32_t w = 0; w < words_; ++w) {
     if (alive_[w] == 0) continue;
     const Bits& bits = mapping_.bits(w);
     uint64_t idle = bits.idle.load() & alive_[w], busy = bits.busy.load() & alive_[w] & ~idle;
@@ -131,7 +131,7 @@ Counts Scoreboard::counts() const {
 
 std::vector<uint32_t> Scoreboard::idle_longest(uint32_t count) const {
   std::vector<std::pair<uint64_t, uint32_t>> idle;
-  for (uint32_t w = 0; w < alive_.size(); ++w) {
+  for (uint32_t w = 0; w < words_; ++w) {
     uint64_t bits = alive_[w] ? mapping_.bits(w).idle.load() & alive_[w] : 0;
     for (; bits; bits &= bits - 1) {
       auto index = w * kSlotsPerWord + static_cast<uint32_t>(std::countr_zero(bits));
@@ -147,7 +147,7 @@ std::vector<uint32_t> Scoreboard::idle_longest(uint32_t count) const {
 
 uint64_t Scoreboard::connections_served() const {
   uint64_t served = sums_.served;
-  for (uint32_t w = 0; w < alive_.size(); ++w)
+  for (uint32_t w = 0; w < words_; ++w)
     for (uint64_t bits = alive_[w]; bits; bits &= bits - 1)
       served +=
           slot(w * kSlotsPerWord + static_cast<uint32_t>(std::countr_zero(bits))).served.load();

@@ -8,6 +8,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -103,7 +104,8 @@ class Scoreboard {
 
   const Mapping& mapping_;
   const uint32_t generation_;
-  std::vector<uint64_t> alive_;  // private: one bit a slot
+  const uint32_t words_;                                        // of alive_, in use
+  std::array<uint64_t, kMaxCapacity / kSlotsPerWord> alive_{};  // private: one bit a slot
   uint32_t alive_count_ = 0;
   uint64_t next_decision_ = 1;
   TotalsOf<uint64_t> sums_{};  // over the dead; Gone has copies

@@ -5,15 +5,15 @@
 #include <netinet/in.h>
 #include <signal.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <string_view>
 
-#include "base/networks.h"
 #include "worker/signals.h"
 
 namespace preforkd {
@@ -27,18 +27,13 @@ constexpr std::string_view kOurs[] = {
     "UNIXREMOTEEGID", "REMOTE_ADDR",   "REMOTE_PORT",    "REMOTE_HOST",   "NOTIFY_SOCKET",
     "WATCHDOG_PID",   "WATCHDOG_USEC", "LISTEN_PID",     "LISTEN_FDS",    "LISTEN_FDNAMES"};
 
-constexpr size_t kOfConnection = 8;  // variables of connection_environment()
-
-struct HostAndPort {
-  std::string host, port;
-};
-
-// An IPv4 client of a socket that takes both is shown as what it is.
-HostAndPort split(const SocketAddress& address) {
-  const auto ip = ip_of(address);
-  const auto* in =
-      reinterpret_cast<const sockaddr_in*>(&address.storage);  // IPv6 has its port there, too
-  return {ip ? to_string(*ip) : "", std::to_string(ntohs(in->sin_port))};
+// The four bytes of an IPv4 address; an IPv4 client of a socket that takes both is shown as what it is.
+const uint8_t* ipv4_of(const SocketAddress& address) {
+  if (address.storage.ss_family == AF_INET)
+    return reinterpret_cast<const uint8_t*>(
+        &reinterpret_cast<const sockaddr_in*>(&address.storage)->sin_addr);
+  const in6_addr& v6 = reinterpret_cast<const sockaddr_in6*>(&address.storage)->sin6_addr;
+  return IN6_IS_ADDR_V4MAPPED(&v6) ? v6.s6_addr + 12 : nullptr;
 }
 
 std::vector<char*> pointers(const std::vector<std::string>& strings, size_t room) {
@@ -54,10 +49,10 @@ std::vector<char*> pointers(const std::vector<std::string>& strings, size_t room
 // (nohup: SIGHUP; posix_spawn, which make uses: 32 and 33, which signal(2) of glibc does not touch).
 // Pending ones would be delivered: setting one to ignored throws it away.
 void reset_signals(int nudge_signal, const std::vector<int>& ignored) {
-  for (int ours : {SIGUSR1, SIGUSR2, nudge_signal}) {
-    signal(ours, SIG_IGN);
-    set_to_default(ours);
-  }
+  uint64_t pending = 0;
+  system_call(SYS_rt_sigpending, &pending, kKernelSetSize);
+  for (int ours : {SIGUSR1, SIGUSR2, nudge_signal})
+    if (pending & signal_bit(ours)) throw_away_pending(ours);
   for (int each : ignored) set_to_default(each);
   block_exactly(0);
 }
@@ -71,29 +66,84 @@ std::vector<int> ignored_signals() {
 
 // close_range(2) came with Linux 5.9, but a seccomp filter may not know it.
 void leave_only_standard_descriptors() {
-  if (syscall(SYS_close_range, 3u, ~0u, 0u) == 0) return;
+  if (system_call(SYS_close_range, 3, ~0u, 0) == 0) return;
   for (int fd = 3; fd < static_cast<int>(sysconf(_SC_OPEN_MAX)); ++fd) close(fd);
 }
 
 }  // namespace
 
-std::vector<std::string> connection_environment(const SocketAddress& local,
-                                                const SocketAddress& peer, const ucred& unix_peer) {
+ConnectionEnvironment::ConnectionEnvironment(const SocketAddress& local, const SocketAddress& peer,
+                                             const ucred& unix_peer) {
   if (local.storage.ss_family == AF_UNIX) {
-    std::string path = to_string(local).substr(std::strlen("unix:"));
-    return {"PROTO=UNIX", "UNIXLOCALPATH=" + path, "UNIXREMOTEPID=" + std::to_string(unix_peer.pid),
-            "UNIXREMOTEEUID=" + std::to_string(unix_peer.uid),
-            "UNIXREMOTEEGID=" + std::to_string(unix_peer.gid)};
+    begin("PROTO=UNIX");
+    begin("UNIXLOCALPATH=");
+    const auto& un = *reinterpret_cast<const sockaddr_un*>(&local.storage);
+    const size_t length =
+        local.length - std::min<size_t>(local.length, offsetof(sockaddr_un, sun_path));
+    for (size_t i = 0; i < length && (i == 0 || un.sun_path[i]); ++i) {
+      const char one[2] = {un.sun_path[i] ? un.sun_path[i] : '@', 0};  // of the abstract namespace
+      add(one);
+    }
+    begin("UNIXREMOTEPID=");
+    add_number(static_cast<uint64_t>(unix_peer.pid));
+    begin("UNIXREMOTEEUID=");
+    add_number(unix_peer.uid);
+    begin("UNIXREMOTEEGID=");
+    add_number(unix_peer.gid);
+    return;
   }
-  HostAndPort l = split(local), r = split(peer);
-  return {"PROTO=TCP",
-          "TCPLOCALIP=" + l.host,
-          "TCPLOCALPORT=" + l.port,
-          "TCPREMOTEIP=" + r.host,
-          "TCPREMOTEPORT=" + r.port,
-          "REMOTE_ADDR=" + r.host,
-          "REMOTE_PORT=" + r.port,
-          "REMOTE_HOST=" + r.host};
+  begin("PROTO=TCP");
+  begin("TCPLOCALIP=");
+  add_ip(local);
+  begin("TCPLOCALPORT=");
+  add_port(local);
+  for (const char* name : {"TCPREMOTEIP=", "REMOTE_ADDR=", "REMOTE_HOST="}) {
+    begin(name);
+    add_ip(peer);
+  }
+  for (const char* name : {"TCPREMOTEPORT=", "REMOTE_PORT="}) {
+    begin(name);
+    add_port(peer);
+  }
+}
+
+void ConnectionEnvironment::begin(const char* name) {
+  if (count_) ++used_;  // the end of the one before
+  entries_[count_++] = text_ + used_;
+  add(name);
+}
+
+void ConnectionEnvironment::add(const char* text) {
+  volatile char* to = text_;  // byte by byte, and not by memcpy
+  for (; *text && used_ + 1 < sizeof text_; ++text) to[used_++] = *text;
+  to[used_] = 0;
+}
+
+void ConnectionEnvironment::add_number(uint64_t number) {
+  char digits[24];
+  char* first = digits + sizeof digits - 1;
+  *first = 0;
+  do *--first = static_cast<char>('0' + number % 10);
+  while (number /= 10);
+  add(first);
+}
+
+void ConnectionEnvironment::add_ip(const SocketAddress& address) {
+  if (const uint8_t* v4 = ipv4_of(address)) {
+    for (int i = 0; i < 4; ++i) {
+      if (i) add(".");
+      add_number(v4[i]);
+    }
+    return;
+  }
+  char text[INET6_ADDRSTRLEN] = "";
+  const auto& v6 = *reinterpret_cast<const sockaddr_in6*>(&address.storage);
+  add(inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof text));
+}
+
+void ConnectionEnvironment::add_port(const SocketAddress& address) {
+  // (IPv6 has its port at the same place.)
+  add_number(ntohs(reinterpret_cast<const sockaddr_in*>(&address.storage)->sin_port));
 }
 
 std::string program_trouble(const std::vector<std::string>& argv) {
@@ -113,7 +163,7 @@ Program::Program(const std::vector<std::string>& argv) : argv_(argv), ignored_(i
       environment_.emplace_back(entry);
   }
   argv_pointers_ = pointers(argv_, 1);
-  environment_pointers_ = pointers(environment_, kOfConnection + 1);
+  environment_pointers_ = pointers(environment_, ConnectionEnvironment::kMost + 1);
 }
 
 std::string Program::become(const Accepted& connection, int nudge_signal) const {
@@ -123,18 +173,17 @@ std::string Program::become(const Accepted& connection, int nudge_signal) const 
     getsockopt(connection.fd.get(), SOL_SOCKET, SO_PEERCRED, &unix_peer, &size);
 
   // The fewer pages are written here, the fewer are copied between accept and exec.
-  const auto own = connection_environment(connection.local, connection.peer, unix_peer);
+  ConnectionEnvironment own(connection.local, connection.peer, unix_peer);
   char* const* argv = argv_pointers_.data();
   char** envp = const_cast<char**>(environment_pointers_.data());
-  for (size_t i = 0; i < std::min(own.size(), kOfConnection); ++i)
-    envp[environment_.size() + i] = const_cast<char*>(own[i].c_str());
+  for (size_t i = 0; i < own.size(); ++i) envp[environment_.size() + i] = own[i];
 
-  dup2(connection.fd.get(), 0);
-  dup2(connection.fd.get(), 1);
+  system_call(SYS_dup3, connection.fd.get(), 0, 0);
+  system_call(SYS_dup3, connection.fd.get(), 1, 0);
   leave_only_standard_descriptors();
   reset_signals(nudge_signal, ignored_);
-  execve(argv[0], argv, envp);
-  return "execute " + argv_[0] + ": " + std::strerror(errno);
+  const long result = system_call(SYS_execve, argv[0], argv, envp);
+  return "execute " + argv_[0] + ": " + std::strerror(static_cast<int>(-result));
 }
 
 }  // namespace preforkd

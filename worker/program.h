@@ -9,11 +9,33 @@
 namespace preforkd {
 
 // The environment that UCSPI defines (PROTO, TCPLOCALIP, TCPLOCALPORT, TCPREMOTEIP, TCPREMOTEPORT; for
-// Unix sockets PROTO=UNIX, UNIXLOCALPATH, UNIXREMOTEPID, UNIXREMOTEUID, UNIXREMOTEEGID as ucspi-unix has
+// Unix sockets PROTO=UNIX, UNIXLOCALPATH, UNIXREMOTEPID, UNIXREMOTEEUID, UNIXREMOTEEGID as ucspi-unix has
 // them), plus REMOTE_ADDR, REMOTE_PORT and REMOTE_HOST (the address: nothing is looked up), as
-// "NAME=value". Pure.
-std::vector<std::string> connection_environment(const SocketAddress& local,
-                                                const SocketAddress& peer, const ucred& unix_peer);
+// "NAME=value". It is made between accept and exec, by a process in which nearly each function of libc, and
+// each page of the heap, would be touched for the first time: so it uses neither (measured: 120 µs less of
+// the 700 that a connection to /bin/cat takes).
+class ConnectionEnvironment {
+ public:
+  [[gnu::hot]] ConnectionEnvironment(const SocketAddress& local, const SocketAddress& peer,
+                                     const ucred& unix_peer);
+  ConnectionEnvironment(const ConnectionEnvironment&) = delete;
+  ConnectionEnvironment& operator=(const ConnectionEnvironment&) = delete;
+
+  static constexpr size_t kMost = 8;
+  size_t size() const { return count_; }
+  char* operator[](size_t index) { return entries_[index]; }
+
+ private:
+  void begin(const char* name);
+  void add(const char* text);
+  void add_number(uint64_t number);
+  void add_ip(const SocketAddress& address);
+  void add_port(const SocketAddress& address);
+
+  char* entries_[kMost];
+  size_t count_ = 0, used_ = 0;
+  char text_[512];  // of a Unix socket 108 + 120, of TCP 4 * 46 + 4 * 6 + 120
+};
 
 // Checks, as the calling user, that argv[0] is a file that can be executed. "" or "execute PATH: reason".
 std::string program_trouble(const std::vector<std::string>& argv);
@@ -28,7 +50,7 @@ class Program {
   // Descriptors 0 and 1 become the connection, 2 stays (the log), all others close; signal dispositions
   // and mask are reset. `nudge_signal` is thrown away if it is pending. Returns only if exec fails, with
   // the reason.
-  std::string become(const Accepted& connection, int nudge_signal) const;
+  [[gnu::hot]] std::string become(const Accepted& connection, int nudge_signal) const;
 
  private:
   std::vector<std::string> argv_, environment_;

@@ -17,11 +17,17 @@ void install_inherited_signals(void (*on_term)(int));
 // (glibc's own refuse 32 and 33.)
 inline constexpr long kKernelSetSize = 8;
 inline void set_to_default(int number) {
-  const uint64_t action[8] = {};  // struct sigaction as the kernel has it, and some room
+  const uint64_t action[8] =
+      {};  // struct sigaction as the kernel has it, and some room: the handler comes first
   system_call(SYS_rt_sigaction, number, action, 0, kKernelSetSize);
 }
+inline void throw_away_pending(int number) {  // and set it to its default
+  const uint64_t action[8] = {reinterpret_cast<uint64_t>(SIG_IGN)};
+  system_call(SYS_rt_sigaction, number, action, 0, kKernelSetSize);
+  set_to_default(number);
+}
 inline bool is_ignored(int number) {
-  uint64_t action[8] = {};  // the handler comes first
+  uint64_t action[8] = {};
   return system_call(SYS_rt_sigaction, number, 0, action, kKernelSetSize) == 0 &&
          action[0] == reinterpret_cast<uint64_t>(SIG_IGN);
 }

@@ -58,11 +58,8 @@ void take_over_signals(const WorkerPlan& plan, const Seat& seat) {
   signalled.supervisor = plan.supervisor;
   signalled.nudge_signal = plan.nudge_signal();
   signalled.nudged = 0;
-  set_to_default(SIGCHLD);
-  set_to_default(SIGIO);
-  set_to_default(SIGHUP);
-  set_to_default(SIGINT);
-  set_to_default(SIGQUIT);
+  if (!plan.program)  // which resets them all when it is executed
+    for (int number : {SIGCHLD, SIGIO, SIGHUP, SIGINT, SIGQUIT}) set_to_default(number);
   // Set after the change of user, which clears it, and before the first look at getppid(). Until the worker
   // waits for connections it may wait for a start ticket, or run `start`: then TERM ends it.
   set_parent_death_signal(plan.has_start() ? SIGTERM : kSupervisorDied);

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "base/address.h"
+#include "base/resolve.h"
 #include "conf/check.h"
 #include "shm/peer.h"
 #include "tests/fuzz/fuzz.h"

@@ -8,9 +8,9 @@
 #include <cerrno>
 #include <cstring>
 
-#include "base/address.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/resolve.h"
 #include "tests/system/check.h"
 
 namespace preforkd::system_test {

@@ -20,7 +20,8 @@ inline void install_under(const std::string& root) {
 class Installation {
  public:
   Installation() {
-    for (const char* name : {"preforkd", "preforkd-supervisor", "preforkd-control", "preforkctl"})
+    for (const char* name : {"preforkd", "preforkd-supervisor", "preforkd-supervisor-static",
+                             "preforkd-control", "preforkctl"})
       std::filesystem::copy_file(built(name), folder_.file(name));
     std::filesystem::create_directory(folder_.file("handlers"));
     for (const char* name : {"echo.so", "discard.so"})

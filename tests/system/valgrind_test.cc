@@ -78,7 +78,7 @@ std::vector<std::string> valgrind(const std::string& reports) {
           "--vgdb=no",
           "--child-silent-after-fork=yes",
           "--trace-children=yes",
-          "--trace-children-skip=*/preforkd-supervisor",
+          "--trace-children-skip=*/preforkd-supervisor*",
           "--error-exitcode=99",
           "--log-file=" + reports + "/%p"};
 }

@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "base/backlog.h"
+#include "base/resolve.h"
 #include "tests/unit/unit_test.h"
 
 using namespace preforkd;

@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "base/address.h"
+#include "base/resolve.h"
 #include "tests/unit/unit_test.h"
 
 using namespace preforkd;
@@ -37,8 +38,8 @@ SocketAddress inet(const char* text, uint16_t port) {
 std::string environment(const SocketAddress& local, const SocketAddress& peer,
                         const ucred& unix_peer = {}) {
   std::string all;
-  for (const std::string& entry : connection_environment(local, peer, unix_peer))
-    all += entry + "\n";
+  ConnectionEnvironment entries(local, peer, unix_peer);
+  for (size_t i = 0; i < entries.size(); ++i) all += entries[i] + std::string("\n");
   return all;
 }
 
@@ -55,8 +56,8 @@ void environments_over_tcp() {
     CU_ASSERT(unit::same_text(environment(inet(row.local, 7007), inet(row.peer, 65535)),
                               "PROTO=TCP\nTCPLOCALIP=" + local +
                                   "\nTCPLOCALPORT=7007\nTCPREMOTEIP=" + peer +
-                                  "\nTCPREMOTEPORT=65535\nREMOTE_ADDR=" + peer +
-                                  "\nREMOTE_PORT=65535\nREMOTE_HOST=" + peer + "\n"));
+                                  "\nREMOTE_ADDR=" + peer + "\nREMOTE_HOST=" + peer +
+                                  "\nTCPREMOTEPORT=65535\nREMOTE_PORT=65535\n"));
   }
 }
 
