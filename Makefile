@@ -78,7 +78,8 @@ bench: deps                               ## measure, and write bench/RESULTS.md
 $(OUT)/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lconfig++ -lsystemd
 SUPERVISOR := $(FRESH:%=$(OUT)/%.o) $(OUT)/daemon/supervisor_main.o $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
-$(OUT)/preforkd-supervisor: $(SUPERVISOR)
+# (By itself, quick_fork exports what it must: from an archive nothing is exported.)
+$(OUT)/preforkd-supervisor: $(OUT)/daemon/quick_fork.o $(SUPERVISOR)
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER) $(STATIC_$(BUILD)) -o $@ $^ -ldl
 # (Sanitizers cannot be linked statically.)
 $(OUT)/preforkd-supervisor-static: $(OUT)/daemon/without_handlers.o $(SUPERVISOR)

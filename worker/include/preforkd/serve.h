@@ -1,0 +1,83 @@
+/* preforkd/serve.h - for a program that accepts by itself: `serve = [ "python3", "app.py" ];` in the configuration.
+ *
+ * preforkd starts the program as a worker of its pool; the program lives as long as the worker does, and asks for one
+ * connection after the other:
+ *
+ *     #include <preforkd/serve.h>
+ *     int main(void) {
+ *       struct preforkd_connection c;
+ *       while (preforkd_accept(&c) > 0) {
+ *         int served = answer(c.fd) == 0;
+ *         preforkd_done(served);
+ *         close(c.fd);
+ *       }
+ *       return 0;
+ *     }
+ *
+ * and is built with: cc -o mine mine.c $(pkg-config --cflags --libs preforkd)
+ *
+ * The functions are those of libpreforkd.so. It does what preforkd's own workers do: the pool knows who is busy,
+ * grows and shrinks, recycles, reloads and upgrades, and loses no connection over it. There are bindings on it for
+ * Python and Perl, which preforkd puts in the program's way by itself ($PYTHONPATH, $PERL5LIB).
+ *
+ * The program runs as the pool's user. Descriptor 0 is /dev/null, 1 and 2 are the log; those from 3 on are
+ * preforkd's until the first preforkd_accept(), which makes them close-on-exec: a program that starts others before
+ * that closes them there. All functions are for the process that preforkd started (`serve = [ "sh", "-c", "exec
+ * ..." ]` is one, a child of it is not) and for one thread of it, always the same.
+ *
+ * Signals. SIGURG and SIGUSR2 are blocked from the start (children inherit that) and belong to preforkd, and so does
+ * SIGTERM from the first preforkd_accept() on. SIGTERM ends the program at once only when its connection, or the whole
+ * worker, is to be ended; else it is told to leave by preforkd_accept().
+ *
+ * This header compiles as C99 and as C++.
+ */
+#ifndef PREFORKD_SERVE_H
+#define PREFORKD_SERVE_H
+
+#include <preforkd/handler.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Waits for the next connection, however long that takes. The first call says that the program has started: it must
+ * come within `timeouts.start`, else the worker is killed, and that counts as a crash.
+ *
+ * 1: *connection is filled in. connection->fd is the caller's, blocking and close-on-exec; the addresses are valid
+ * until the next call. A connection that preforkd_done() was not called for counts as served.
+ * 0: this worker is not needed any more: the program ends, within `timeouts.drain`, and exits with 0. (So does each
+ * further call.)
+ * -1: it cannot be had; errno says why, and preforkd_error() in words. EPERM: preforkd has not started this process.
+ * EBADF and the like: the program has closed descriptors of preforkd's. */
+int preforkd_accept(struct preforkd_connection* connection);
+
+/* The connection in hand is over; `served`: 0 counts it as failed, anything else as served. Call it before the
+ * descriptor is closed: then a client that has seen the end of its connection finds it counted. */
+void preforkd_done(int served);
+
+/* As the functions of the same name in preforkd_host (preforkd/handler.h): what is being done with the connection in
+ * hand; that it may take so many milliseconds from now; that this worker is worn out: it is replaced, and the next
+ * preforkd_accept() says so; one line for the log. */
+void preforkd_note(const char* text);
+void preforkd_extend(uint32_t milliseconds);
+void preforkd_recycle(void);
+void preforkd_log(int level, const char* text);
+
+/* The addresses of the connection in hand as text, valid until the next preforkd_accept(): "192.0.2.1:4242",
+ * "[2001:db8::1]:4242", "unix:/run/mine.sock" or "unix:"; "" without a connection. */
+const char* preforkd_peer(void);
+const char* preforkd_local(void);
+
+/* The pool's name, and its `settings` as a JSON object; NULL in a process that preforkd has not started. Valid for
+ * ever. */
+const char* preforkd_pool(void);
+const char* preforkd_settings(void);
+
+/* Why the last preforkd_accept() returned -1; valid until the next one. */
+const char* preforkd_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* PREFORKD_SERVE_H */
