@@ -3,10 +3,8 @@
     import preforkd
 
     for connection in preforkd.connections():
-        with connection.makefile("rw", newline="\n") as stream:
-            for line in stream:
-                stream.write("you said: " + line)
-                stream.flush()
+        for line in connection.makefile("rb"):
+            connection.sendall(b"you said: " + line)
 
 or, where an exception shall end its connection and not the program:
 
@@ -243,7 +241,7 @@ def serve(function):
         except Exception as error:
             connection.failed = True
             what = " ".join("".join(traceback.format_exception_only(type(error), error)).split())
-            log(f"serve {_peer_text()}: {what}", 3)
+            log(f"serve {_peer_text() or 'a connection'}: {what}", 3)
             sys.stderr.write(traceback.format_exc())
             sys.stderr.flush()
 
@@ -260,8 +258,10 @@ def log(text, level=6):
 
 def recycle():
     """This process is worn out: it leaves after the connection in hand, and is replaced."""
-    if _loaded is not None:
-        _loaded.recycle()
+    try:
+        _library().recycle()
+    except OSError:
+        pass
 
 
 def _peer_text():
