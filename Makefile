@@ -23,11 +23,12 @@ COMPACT := -Wl,-z,noseparate-code
 # The kernel maps code by 16 pages (64 KiB) around the one that is touched: what a fresh worker runs lies within those.
 TOGETHER := -Wl,-z,max-page-size=65536,-Ttext=0x10000
 
-FRESH    := worker/worker worker/seat worker/acceptor worker/gate worker/host worker/program shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region daemon/workforce daemon/supervisor
+FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region daemon/workforce daemon/supervisor
 PROGRAMS := preforkd preforkd-supervisor preforkd-supervisor-static preforkd-control preforkctl
-MAINS    := daemon/main.cc daemon/supervisor_main.cc daemon/without_handlers.cc control/main.cc control/preforkctl.cc
+MAINS    := daemon/main.cc daemon/supervisor_main.cc daemon/without_handlers.cc worker/libpreforkd.cc control/main.cc control/preforkctl.cc
 FOLDERS  := base shm conf systemd worker daemon control
 HANDLERS := $(patsubst %.cc,$(OUT)/%.so,$(wildcard handlers/*.cc))
+BINDINGS := $(patsubst bindings/%,$(OUT)/%,$(wildcard bindings/*/*))
 IMAGES   := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/images/*.cc))
 SYSTEM   := build/system-tests $(IMAGES) $(patsubst %.cc,$(OUT)/%.so,$(wildcard tests/system/handlers/*.cc))
 PARALLEL := $(MAKE) --no-print-directory -j$(shell nproc)
@@ -47,7 +48,7 @@ FOR_deps  := $(FOR_lint) $(FOR_fuzz) $(FOR_model)
 PACKAGES  := $(sort $(FOR_all) $(foreach goal,$(MAKECMDGOALS),$(FOR_$(goal))))
 
 .PHONY: all run test tests unit system tsan fuzz fuzzers bench soak lint model format deps install clean help always
-all: $(PROGRAMS:%=$(OUT)/%) $(HANDLERS)   ## build the programs and the handlers
+all: $(PROGRAMS:%=$(OUT)/%) $(OUT)/libpreforkd.so.1 $(BINDINGS) $(HANDLERS)   ## build the programs and the handlers
 
 run: deps                                 ## install what is missing, build, and run on the built-in default
 	@$(PARALLEL) all
@@ -84,6 +85,11 @@ $(OUT)/preforkd-supervisor: $(OUT)/daemon/quick_fork.o $(SUPERVISOR)
 # (Sanitizers cannot be linked statically.)
 $(OUT)/preforkd-supervisor-static: $(OUT)/daemon/without_handlers.o $(SUPERVISOR)
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER) $(if $(STATIC_$(BUILD)),-static-pie) -o $@ $^
+# For programs that accept by themselves, and what their languages need beside it.
+$(OUT)/libpreforkd.so.1: $(OUT)/worker/libpreforkd.o $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -shared -Wl,-soname,libpreforkd.so.1,--version-script=worker/libpreforkd.map -o $@ $^
+$(BINDINGS): $(OUT)/%: bindings/%
+	@install -D -m 644 $< $@
 $(OUT)/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lmicrohttpd -pthread
 $(OUT)/preforkctl: $(OUT)/control/preforkctl.o $(OUT)/control.a $(OUT)/base.a
@@ -159,6 +165,7 @@ install: all                              ## install under DESTDIR and PREFIX; a
 	install -D -t $(DEST)/lib/preforkd $(OUT)/preforkd-supervisor $(OUT)/preforkd-supervisor-static $(OUT)/preforkd-control
 	install -D -m 644 -t $(DEST)/lib/preforkd/handlers $(HANDLERS)
 	install -D -m 644 -t $(DEST)/include/preforkd worker/include/preforkd/*
+	install -D -t $(DEST)/lib $(OUT)/libpreforkd.so.1 && ln -sf libpreforkd.so.1 $(DEST)/lib/libpreforkd.so
 	for n in 1 5 8; do install -D -m 644 -t $(DEST)/share/man/man$$n doc/*.$$n || exit; done
 	install -D -m 644 doc/preforkctl.bash $(DEST)/share/bash-completion/completions/preforkctl
 	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md doc/RELIABILITY.md doc/haproxy.cfg doc/hitch.conf systemd/pool-users.conf

@@ -27,14 +27,21 @@ void check_required(const KeyLines& lines, Problems& problems) {
 void check_server(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {
   bool handler = !pool.handler.empty() || lines.wrong("handler");
   bool program = lines.has("program");
-  if (handler && program)
+  const bool serve = lines.has("serve");
+  if (serve && (handler || program))
+    problems.add(
+        std::max({lines.of("handler"), lines.of("program"), lines.of("serve")}),
+        "serve: a pool has a handler, a program, or one that it starts to serve: one of them");
+  else if (handler && program)
     problems.add(std::max(lines.of("handler"), lines.of("program")),
                  "program: a pool has a handler or a program, not both");
-  if (!handler && !program)
+  if (!handler && !program && !serve)
     problems.add(lines.of("handler"), "handler: missing; every pool needs a handler or a program");
   if (!pool.program.empty() && !lines.wrong("program") && !pool.program[0].starts_with('/'))
     problems.add(lines.of("program[0]"),
                  "program: " + quote(pool.program[0]) + ": expected an absolute path");
+  if (!pool.serve.empty() && pool.serve[0].empty())
+    problems.add(lines.of("serve[0]"), "serve: \"\": expected a program");
 }
 
 void check_access(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {

@@ -112,6 +112,8 @@ constexpr Key kKeys[] = {
    "a shared object: the name of one that is installed, or a path"},
   {kPool, kStrings, "program", &Pool::program, kAlternative, 1, kMaxArguments, fine,
    "a program that speaks on its stdin and stdout"},
+  {kPool, kStrings, "serve", &Pool::serve, kAlternative, 1, kMaxArguments, fine,
+   "a program that accepts by itself"},
   {kPool, kGroup, "settings", &Pool::settings, kOptional, 0, 0, fine,
    "the handler's own settings, whatever it understands"},
   {kPool, kString, "user", &Pool::user, kOptional, 0, 0, fine,

@@ -30,9 +30,12 @@ struct PoolSettings {
   std::string name;
   std::vector<std::string> listen;  // as written; each parses with parse_listen_address()
   uint32_t backlog = 4096;
-  std::string handler;               // a name or a path; exactly one of handler and program is set
+  // Exactly one of these three is set.
+  std::string handler;               // a name or a path
   std::vector<std::string> program;  // the path, then its arguments
-  std::string settings = "{}";       // the handler's own settings, as a JSON object
+  std::vector<std::string>
+      serve;  // a program that accepts by itself: a name or a path, then its arguments
+  std::string settings = "{}";           // the handler's own settings, as a JSON object
   std::vector<std::string> allow, deny;  // networks whose clients are let in, or not
   uint32_t per_source = 0;               // connections at once from one address; 0 = no limit
   bool proxy_protocol = false;           // each connection begins with a PROXY header
@@ -61,6 +64,14 @@ struct PoolSettings {
   Nanoseconds first_deadline() const {
     if (slow_timeout == 0 || connection_timeout == 0) return slow_timeout + connection_timeout;
     return slow_timeout < connection_timeout ? slow_timeout : connection_timeout;
+  }
+
+  // The key that says what serves, and the file that it names.
+  const char* server_key() const {
+    return !serve.empty() ? "serve" : !program.empty() ? "program" : "handler";
+  }
+  const std::string& server_file() const {
+    return !serve.empty() ? serve[0] : !program.empty() ? program[0] : handler;
   }
 
   bool operator==(const PoolSettings&) const = default;

@@ -40,9 +40,8 @@ void check_handlers(const Paths& paths, const LoadedSettings& loaded,
                     std::vector<std::string>& errors) {
   for (size_t i = 0; i < loaded.settings.pools.size(); ++i) {
     const PoolSettings& pool = loaded.settings.pools[i];
-    const char* key = pool.program.empty() ? "handler" : "program";
-    const std::string& file = pool.program.empty() ? pool.handler : pool.program[0];
-    if (file.empty() || (!pool.program.empty() && file[0] != '/')) continue;  // reported already
+    const std::string key = pool.server_key(), &file = pool.server_file();
+    if (file.empty() || (key == "program" && file[0] != '/')) continue;  // reported already
     std::string trouble;
     try {
       trouble = trouble_of(paths, pool);

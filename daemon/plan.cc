@@ -36,6 +36,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   args.first_workers = incarnation.first_workers;
   args.on_trial = incarnation.on_trial;
   args.log_level = static_cast<int>(incarnation.log_level);
+  args.folder = paths.static_supervisor.substr(0, paths.static_supervisor.rfind('/'));
   Launch what;
   what.executable = paths.supervisor_for(settings);
   what.argv = args.to_argv("preforkd: supervisor " + settings.name);

@@ -169,8 +169,7 @@ void Daemon::on_verdict(size_t index, const std::string& reason) {
   Reload& r = *reload_;
   if (!reason.empty()) {
     const PoolSettings& pool = r.plans[index].settings;
-    const char* key = pool.program.empty() ? "handler" : "program";
-    std::string where = r.recycling ? "" : r.loaded.where(index, key) + ": ";
+    std::string where = r.recycling ? "" : r.loaded.where(index, pool.server_key()) + ": ";
     roll_back(where + "pool " + pool.name + ": the new generation " + reason);
     return;
   }

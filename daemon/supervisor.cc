@@ -274,7 +274,7 @@ bool Supervisor::reap_workers(Nanoseconds now) {
       continue;
     }
     const bool ended = death->abnormal || death->ending == shm::Ending::kTimedOut;
-    abnormal |= ended;
+    abnormal |= ended || death->unannounced;
     // Others may wait on the same sockets.
     if (ended && course_ != Course::kServing) say(ReportType::kWorkerFailed, 0, death->text);
     if (death->abnormal)

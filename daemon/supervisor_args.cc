@@ -15,7 +15,8 @@ std::vector<std::string> SupervisorArgs::to_argv(const std::string& title) const
                                    "--listen-sockets=" + std::to_string(listen_sockets),
                                    "--own-sockets=" + std::to_string(own_sockets),
                                    "--first-workers=" + std::to_string(first_workers),
-                                   "--log-level=" + std::to_string(log_level)};
+                                   "--log-level=" + std::to_string(log_level),
+                                   "--folder=" + folder};
   if (on_trial) argv.emplace_back("--on-trial");
   return argv;
 }
@@ -29,6 +30,7 @@ SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
                                     {"first-workers", required_argument, nullptr, 'f'},
                                     {"on-trial", no_argument, nullptr, 't'},
                                     {"log-level", required_argument, nullptr, 'l'},
+                                    {"folder", required_argument, nullptr, 'd'},
                                     {}};
   SupervisorArgs args;
   auto number = [] { return static_cast<uint32_t>(std::strtoul(optarg, nullptr, 10)); };
@@ -58,6 +60,9 @@ SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
         break;
       case 'l':
         args.log_level = static_cast<int>(number());
+        break;
+      case 'd':
+        args.folder = optarg;
         break;
       default:
         throw std::runtime_error("preforkd-supervisor is started by preforkd, not by hand");

@@ -27,6 +27,7 @@ struct SupervisorArgs {
       0;  // the first so many of them; the others were inherited and outlive preforkd
   uint32_t first_workers = 0;  // to begin with as many, if that is more than `min`
   int log_level = 6;
+  std::string folder;     // its own; what a program that accepts by itself needs lies there
   bool on_trial = false;  // no worker accepts before the order to serve
 
   std::vector<std::string> to_argv(const std::string& title) const;

@@ -53,19 +53,40 @@ void expect_enough_descriptors(const ResourceLimit& nofile) {
     throw SysError("limit nofile to " + std::to_string(nofile.value), EMFILE);
 }
 
+// Throws std::runtime_error, if its program could not be executed.
+void expect_program(const PoolSettings& settings) {
+  std::vector<std::string> argv = settings.program;
+  if (!settings.serve.empty()) argv = {find_program(settings.serve[0])};
+  if (argv[0].empty())
+    throw std::runtime_error("execute " + settings.serve[0] + ": not found in $PATH");
+  const std::string trouble = program_trouble(argv);
+  if (!trouble.empty()) throw std::runtime_error(trouble);
+}
+
 int check(const PoolSettings& settings) {
   try {
-    if (!settings.program.empty()) {
-      std::string trouble = program_trouble(settings.program);
-      if (!trouble.empty()) throw std::runtime_error(trouble);
-    } else {
+    if (settings.handler.empty())
+      expect_program(settings);
+    else
       HandlerLibrary(settings.handler, kHandlerFd);
-    }
     return 0;
   } catch (const std::exception& e) {
     std::printf("%s\n", e.what());
     return 1;
   }
+}
+
+// Of each of its workers: all but the slot and the pid.
+ServingWorker as_serving_worker(const SupervisorArgs& args) {
+  return {.layout = shm::kLayoutVersion,
+          .pid = 0,
+          .supervisor = getpid(),
+          .slot = 0,
+          .capacity = args.capacity,
+          .segment = kSegmentFd,
+          .settings = kSettingsFd,
+          .first_listen = kFirstListenFd,
+          .listen_sockets = args.listen_sockets};
 }
 
 // Ends the process with its channel open: the daemon kills whoever closes it before.
@@ -78,10 +99,10 @@ int check(const PoolSettings& settings) {
     set_close_on_exec(kChannelFd, kFirstListenFd + static_cast<int>(args.listen_sockets) - 1);
     set_process_title("preforkd: supervisor " + settings.name, "preforkd-superv");
     set_log_level(static_cast<LogLevel>(args.log_level));
-    // 2. The pool's shared memory; mapped, the descriptor is not needed, and workers could truncate it.
-    UniqueFd segment(kSegmentFd);
-    shm::Mapping mapping(segment.get(), args.capacity);
-    segment.reset();
+    // 2. The pool's shared memory; mapped, the descriptor is not needed, and workers could truncate it. (A program
+    // that accepts by itself maps it again.)
+    shm::Mapping mapping(kSegmentFd, args.capacity);
+    if (settings.serve.empty()) close(kSegmentFd);
     OwnMemory own;
     auto& board = *std::pmr::polymorphic_allocator<>(&own).new_object<shm::Scoreboard>(
         mapping, settings.name, args.generation, getpid(), settings.starting, monotonic_now());
@@ -94,15 +115,19 @@ int check(const PoolSettings& settings) {
       listen_sockets.push_back(kFirstListenFd + static_cast<int>(i));
     std::unique_ptr<HandlerLibrary> handler;
     std::unique_ptr<Program> program;
-    if (settings.program.empty())
-      handler = std::make_unique<HandlerLibrary>(settings.handler, kHandlerFd);
-    else if (std::string trouble = program_trouble(settings.program); !trouble.empty())
-      throw std::runtime_error(trouble);
+    std::unique_ptr<ServingProgram> serving;
+    if (settings.handler.empty())
+      expect_program(settings);
     else
-      program = std::make_unique<Program>(settings.program);
+      handler = std::make_unique<HandlerLibrary>(settings.handler, kHandlerFd);
+    if (!settings.program.empty()) program = std::make_unique<Program>(settings.program);
+    if (!settings.serve.empty())
+      serving =
+          std::make_unique<ServingProgram>(settings.serve, args.folder, as_serving_worker(args));
     close(kHandlerFd);
     // 5. Log lines go to the daemon from here on, the handler's preload's included.
-    WorkerPlan plan{settings, mapping, listen_sockets, handler.get(), program.get(), getpid()};
+    WorkerPlan plan{
+        {settings, mapping, listen_sockets, getpid()}, handler.get(), program.get(), serving.get()};
     Supervisor supervisor(plan, board, daemon, args);
     log_target = &supervisor;
     set_log_sink([](const LogLine& line) { log_target->send_log(line); });
@@ -125,7 +150,7 @@ int main(int argc, char** argv) {
     SupervisorArgs args = SupervisorArgs::from_argv(argc, argv);
     reserve_process_title(argc, argv);
     PoolSettings settings = pool_from_json(read_document(kSettingsFd));
-    close(kSettingsFd);
+    if (settings.serve.empty()) close(kSettingsFd);
     if (args.check) return check(settings);
     supervise(args, settings);
   } catch (const std::exception& e) {

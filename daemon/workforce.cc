@@ -219,7 +219,9 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
     death.ending = shm::Ending::kRecycled;  // whether it succeeded is the connection's matter
   } else if (!signaled && code == 0 && !last.active && may_leave) {
     // (exit() within start or serve is no way to leave.)
-    const bool recycled = last.recycle || record.worn;
+    // A program that accepts by itself may end when it likes; a wake-up may end with it.
+    death.unannounced = plan_.serving && last.state != WorkerState::kRetiring;
+    const bool recycled = last.recycle || record.worn || death.unannounced;
     death.ending = recycled ? shm::Ending::kRecycled : shm::Ending::kRetired;
   } else {
     death.ending = shm::Ending::kCrashed;
@@ -235,7 +237,7 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
 
 // A program may have children: they are ended with it. It leads its group from its first moments on.
 void Workforce::send(const Record& record, int signal_number) const {
-  if (plan_.program && (signal_number == SIGTERM || signal_number == SIGKILL) &&
+  if (plan_.leads_group() && (signal_number == SIGTERM || signal_number == SIGKILL) &&
       kill(-record.pid, signal_number) == 0)
     return;
   kill(record.pid, signal_number);
@@ -444,7 +446,7 @@ bool Workforce::hand_out_start_tickets() {
   });
   unstarted_ -= through;
   if (through) start_progress_ = monotonic_now();
-  if (!plan_.handler || !plan_.handler->has_start()) return false;
+  if (!plan_.has_start()) return false;
 
   sem_t& tickets = board_.segment().tickets.start;
   int left = 0;

@@ -43,8 +43,9 @@ class Workforce {
     bool only_stopped = false;  // it lives, but a signal stopped it
     pid_t pid = 0;
     shm::Ending ending{};
-    bool abnormal = false;  // counts for the breaker
-    bool served = false;    // ... and it was serving a connection
+    bool abnormal = false;     // counts for the breaker
+    bool served = false;       // ... and it was serving a connection
+    bool unannounced = false;  // it left by itself, without a last look for connections
     std::string
         text;  // for the log: "killed by signal 11 (Segmentation fault) while serving ..."; or ""
   };

@@ -8,15 +8,7 @@
 namespace preforkd {
 namespace {
 
-struct {
-  Seat* seat = nullptr;
-  bool done = false;
-} worker;
-
-// Only of a connection in hand: there is nothing to say between two.
-Seat* seat_with_connection() {
-  return worker.seat && worker.seat->is_serving() ? worker.seat : nullptr;
-}
+Intake* intake = nullptr;  // of this process
 
 void write_log(int level, const char* text) {
   const int bounded = std::clamp(level, 3, 7);
@@ -24,22 +16,24 @@ void write_log(int level, const char* text) {
 }
 
 void note(const char* text) {
-  if (Seat* seat = seat_with_connection()) seat->note(text ? text : "");
+  if (intake) intake->note(text ? text : "");
 }
 
 void extend(uint32_t milliseconds) {
-  if (Seat* seat = seat_with_connection())
-    seat->extend(monotonic_now() + milliseconds * kMillisecond);
+  if (intake) intake->extend(monotonic_now() + milliseconds * kMillisecond);
 }
 
 void recycle() {
-  if (!worker.seat) return;
-  worker.done = true;
-  // In `start`: when its first connection is there (worker/worker.cc). Earlier, it would be replaced unused.
-  if (worker.seat->is_serving()) worker.seat->ask_for_recycling();
+  if (intake) intake->recycle();
 }
 
 }  // namespace
+
+const preforkd_host& host_functions() {
+  static const preforkd_host functions = {
+      PREFORKD_ABI, sizeof(preforkd_host), "", "{}", write_log, note, extend, recycle};
+  return functions;
+}
 
 preforkd_host make_host(const std::string& pool, const std::string& settings) {
   return {
@@ -47,8 +41,6 @@ preforkd_host make_host(const std::string& pool, const std::string& settings) {
       recycle};
 }
 
-void host_works_for(Seat& seat) { worker = {&seat, false}; }
-
-bool handler_is_done() { return worker.done; }
+void host_works_for(Intake& its) { intake = &its; }
 
 }  // namespace preforkd

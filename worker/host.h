@@ -7,16 +7,16 @@
 
 #include <string>
 
-#include "worker/seat.h"
+#include "worker/intake.h"
 
 namespace preforkd {
 
+// Its functions, without a pool.
+const preforkd_host& host_functions();
 // Both strings must outlive it.
 preforkd_host make_host(const std::string& pool, const std::string& settings);
 
-// Called by a worker before its handler's `start`.
-void host_works_for(Seat& seat);
-// Whether the handler asked for it: the worker leaves after the connection in hand.
-bool handler_is_done();
+// Called by a worker before its handler's `start`, and by a program that accepts by itself.
+void host_works_for(Intake& intake);
 
 }  // namespace preforkd

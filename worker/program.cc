@@ -36,14 +36,6 @@ const uint8_t* ipv4_of(const SocketAddress& address) {
   return IN6_IS_ADDR_V4MAPPED(&v6) ? v6.s6_addr + 12 : nullptr;
 }
 
-std::vector<char*> pointers(const std::vector<std::string>& strings, size_t room) {
-  std::vector<char*> p;
-  p.reserve(strings.size() + room);
-  for (const auto& s : strings) p.push_back(const_cast<char*>(s.c_str()));
-  p.resize(strings.size() + room);
-  return p;
-}
-
 // A program starts with no signal blocked, ignored or pending. Caught ones go back to their defaults at the
 // exec by themselves; ignored ones would stay ignored, those too that whoever started the daemon had ignored
 // (nohup: SIGHUP; posix_spawn, which make uses: 32 and 33, which signal(2) of glibc does not touch).
@@ -146,6 +138,24 @@ void ConnectionEnvironment::add_port(const SocketAddress& address) {
   add_number(ntohs(reinterpret_cast<const sockaddr_in*>(&address.storage)->sin_port));
 }
 
+std::vector<std::string> environment_of_programs() {
+  std::vector<std::string> kept;
+  for (char** e = environ; *e; ++e) {
+    std::string_view entry = *e, name = entry.substr(0, entry.find('='));
+    if (std::find(std::begin(kOurs), std::end(kOurs), name) == std::end(kOurs))
+      kept.emplace_back(entry);
+  }
+  return kept;
+}
+
+std::vector<char*> pointers_to(const std::vector<std::string>& strings, size_t room) {
+  std::vector<char*> p;
+  p.reserve(strings.size() + room);
+  for (const auto& s : strings) p.push_back(const_cast<char*>(s.c_str()));
+  p.resize(strings.size() + room);
+  return p;
+}
+
 std::string program_trouble(const std::vector<std::string>& argv) {
   struct stat s {};
   auto trouble = [&](const char* reason) { return "execute " + argv[0] + ": " + reason; };
@@ -156,14 +166,10 @@ std::string program_trouble(const std::vector<std::string>& argv) {
   return "";
 }
 
-Program::Program(const std::vector<std::string>& argv) : argv_(argv), ignored_(ignored_signals()) {
-  for (char** e = environ; *e; ++e) {
-    std::string_view entry = *e, name = entry.substr(0, entry.find('='));
-    if (std::find(std::begin(kOurs), std::end(kOurs), name) == std::end(kOurs))
-      environment_.emplace_back(entry);
-  }
-  argv_pointers_ = pointers(argv_, 1);
-  environment_pointers_ = pointers(environment_, ConnectionEnvironment::kMost + 1);
+Program::Program(const std::vector<std::string>& argv)
+    : argv_(argv), environment_(environment_of_programs()), ignored_(ignored_signals()) {
+  argv_pointers_ = pointers_to(argv_);
+  environment_pointers_ = pointers_to(environment_, ConnectionEnvironment::kMost + 1);
 }
 
 std::string Program::become(const Accepted& connection, int nudge_signal) const {

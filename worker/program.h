@@ -37,6 +37,11 @@ class ConnectionEnvironment {
   char text_[512];  // of a Unix socket 108 + 120, of TCP 4 * 46 + 4 * 6 + 120
 };
 
+// The daemon's environment, but for what would lie about the connection or about preforkd's own start.
+std::vector<std::string> environment_of_programs();
+// What exec takes: pointers into `strings`, and `room` null pointers behind them.
+std::vector<char*> pointers_to(const std::vector<std::string>& strings, size_t room = 1);
+
 // Checks, as the calling user, that argv[0] is a file that can be executed. "" or "execute PATH: reason".
 std::string program_trouble(const std::vector<std::string>& argv);
 

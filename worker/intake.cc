@@ -1,0 +1,270 @@
+#include "worker/intake.h"
+
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <initializer_list>
+#include <string>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "worker/signals.h"
+
+namespace preforkd {
+namespace {
+
+constexpr int kSupervisorDied = SIGUSR2;
+constexpr Nanoseconds kBackOff = 50 * kMillisecond;
+// See DESIGN: beyond, the kernel would walk past hundreds of busy registrations at each connection.
+constexpr uint32_t kManyBusy = 256;
+
+// What the signal handlers need; there is one worker in a process.
+struct {
+  void (*term_in_supervisor)(int) = nullptr;
+  const Seat* seat = nullptr;  // null: this is the supervisor
+  pid_t supervisor = 0;
+  int nudge_signal = SIGUSR1;
+  volatile sig_atomic_t nudged = 0;
+  volatile sig_atomic_t asked_to_leave = 0;
+} signalled;
+
+bool orphaned() { return system_call(SYS_getppid) != signalled.supervisor; }
+
+void on_nudge(int) { signalled.nudged = 1; }
+
+void on_term(int number) {
+  if (!signalled.seat) return signalled.term_in_supervisor(number);
+  int saved = errno;
+  if (orphaned() || signalled.seat->must_end(signalled.seat->begun())) {
+    signal(SIGTERM, SIG_DFL);  // installed with SA_NODEFER: not blocked here
+    raise(SIGTERM);
+  }
+  signalled.asked_to_leave = 1;
+  // Pending until the next wait, which it ends: no gap between looking at the flag and sleeping.
+  kill(getpid(), signalled.nudge_signal);
+  errno = saved;
+}
+
+void set_parent_death_signal(int number) {
+  system_call(SYS_prctl, PR_SET_PDEATHSIG, number, 0, 0, 0);
+}
+
+void become_worker(const IntakePlan& plan, const Seat& seat) {
+  signalled.seat = &seat;
+  signalled.supervisor = plan.supervisor;
+  signalled.nudge_signal = plan.nudge_signal();
+  signalled.nudged = 0;
+}
+
+uint64_t random_below(uint64_t bound) {
+  if (bound == 0) return 0;
+  // splitmix64's finaliser: no more is needed to keep workers from leaving together.
+  uint64_t x = monotonic_now() ^ static_cast<uint64_t>(getpid()) << 32;
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+  x = (x ^ x >> 27) * 0x94d049bb133111eb;
+  return (x ^ x >> 31) % bound;
+}
+
+void install(std::initializer_list<int> nudges) {
+  struct sigaction action {};
+  action.sa_handler = on_nudge;
+  for (int number : nudges) sigaction(number, &action, nullptr);
+  action.sa_handler = on_term;
+  action.sa_flags = SA_NODEFER;
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+}  // namespace
+
+void install_inherited_signals(void (*on_term_in_supervisor)(int)) {
+  signalled.term_in_supervisor = on_term_in_supervisor;
+  install({SIGUSR1, SIGURG, kSupervisorDied});
+  // A client that hung up is an error of send(), not the end of a worker.
+  signal(SIGPIPE, SIG_IGN);
+}
+
+Intake::Intake(const IntakePlan& plan, uint32_t slot)
+    : plan_(plan),
+      seat_(plan.mapping, slot),
+      gate_(plan.gate, plan.mapping, slot, seat_),
+      acceptor_(plan.listen_sockets),
+      on_trial_(seat_.is_on_trial()) {
+  // ±10 %: it asks for its replacement within the last tenth, and has a tenth more to wait for it. Of
+  // fewer than 10 connections the limit is exact.
+  uint64_t limit = plan.settings.connections, tenth = limit / 10;
+  recycle_at_ = limit + tenth;
+  recycle_from_ = tenth ? limit - random_below(tenth + 1) : limit > 1 ? limit - 1 : limit;
+}
+
+void Intake::take_over_signals(int until_started) {
+  become_worker(plan_, seat_);
+  // Set after the change of user, which clears it, and before the first look at getppid().
+  set_parent_death_signal(death_signal_ = until_started ? until_started : kSupervisorDied);
+  block_exactly(signal_bit(SIGUSR1) | signal_bit(SIGURG) | signal_bit(kSupervisorDied));
+}
+
+void Intake::install_signals() {
+  become_worker(plan_, seat_);
+  sigset_t ours, before;
+  sigemptyset(&ours);
+  sigaddset(&ours, plan_.nudge_signal());
+  sigaddset(&ours, kSupervisorDied);
+  if (int error = pthread_sigmask(SIG_BLOCK, &ours, &before))
+    throw SysError("block signals", error);
+  install({plan_.nudge_signal(), kSupervisorDied});
+  unblocked_ = before;
+  for (int number : {plan_.nudge_signal(), kSupervisorDied, SIGTERM})
+    sigdelset(&unblocked_, number);
+  sigset_t term;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  pthread_sigmask(SIG_UNBLOCK, &term, nullptr);
+}
+
+// False if it is to leave before it has begun.
+bool Intake::wait_to_start() {
+  auto wanted = [this] { return !orphaned() && !must_leave(); };
+  while (wanted())
+    if (seat_.wait_to_start()) return wanted();
+  return false;
+}
+
+void Intake::started() {
+  if (death_signal_ != kSupervisorDied) set_parent_death_signal(kSupervisorDied);
+  seat_.started(monotonic_now());
+}
+
+std::optional<Accepted> Intake::next() {
+  std::optional<Accepted> connection;
+  if (!is_spent()) connection = wait_for_one();
+  if (!connection && !seat_.is_retiring()) seat_.retire(monotonic_now());
+  return connection;
+}
+
+// After a connection: it leaves without looking for another.
+bool Intake::is_spent() {
+  const uint64_t begun = seat_.begun();
+  return begun > 0 && (seat_.must_end(begun) || is_worn_out() || seat_.is_one_too_many());
+}
+
+bool Intake::is_worn_out() {
+  if (worn_out_) return true;
+  if (recycle_at_ == 0 || seat_.begun() < recycle_from_) return false;
+  const Nanoseconds min_age = plan_.settings.min_age;
+  if (min_age && monotonic_now() < began_at_ + min_age) return false;
+  seat_.ask_for_recycling();
+  return seat_.begun() >= recycle_at_;
+}
+
+bool Intake::must_leave() const { return seat_.must_leave() || signalled.asked_to_leave; }
+
+std::optional<Accepted> Intake::wait_for_one() {
+  for (;;) {
+    if (orphaned()) return std::nullopt;
+    if (must_leave()) {
+      // Who was not waiting for a connection had no wake-up that a last accept would have to honour.
+      const bool waited = !seat_.is_busy() && acceptor_.is_registered();
+      uint64_t from = waited ? Acceptor::kAll : seat_.still_accepts_from(monotonic_now());
+      return from ? last_accept(true, from) : std::nullopt;
+    }
+    if (on_trial_ && (on_trial_ = seat_.is_on_trial())) {
+      wait_for_verdict();
+      continue;
+    }
+    if (auto connection = acceptor_.try_accept()) {
+      if (gate_.lets_in(*connection)) return connection;
+      continue;
+    }
+    if (int error = acceptor_.broken()) throw SysError("accept", error);
+    if (seat_.is_busy()) go_idle();
+    if (acceptor_.short_of()) {
+      back_off();
+      continue;
+    }
+    short_told_ = false;
+    acceptor_.wait(unblocked_, -1);
+    if (!signalled.nudged) continue;
+    signalled.nudged = 0;
+    if (!orphaned() && !must_leave() && seat_.may_retire())
+      return last_accept(false, Acceptor::kAll);
+  }
+}
+
+// No wake-up may leave with this worker: unregistered first, it looks once more.
+std::optional<Accepted> Intake::last_accept(bool leaving, uint64_t from) {
+  acceptor_.unregister();
+  seat_.retire(monotonic_now());
+  auto connection = acceptor_.try_accept(from);
+  while (connection && !gate_.lets_in(*connection)) {  // which may have taken seconds
+    if (orphaned()) return std::nullopt;
+    if (from != Acceptor::kAll && !(from = seat_.still_accepts_from(monotonic_now())))
+      return std::nullopt;
+    connection = acceptor_.try_accept(from);
+  }
+  if (connection && !leaving) acceptor_.register_for_wake();
+  return connection;
+}
+
+void Intake::go_idle() { seat_.idle(monotonic_now()); }
+
+void Intake::wait_for_verdict() {
+  if (seat_.is_busy()) go_idle();
+  ppoll(nullptr, 0, nullptr, &unblocked_);
+  signalled.nudged = 0;
+}
+
+// Out of descriptors or memory: the connection stays in the queue, and epoll would return at once.
+void Intake::back_off() {
+  if (!short_told_)
+    log_warning("accept: " + std::string(std::strerror(acceptor_.short_of())) +
+                "; trying again every 50 ms");
+  short_told_ = true;
+  seat_.refused();
+  timespec pause = to_timespec(kBackOff);
+  ppoll(nullptr, 0, &pause, &unblocked_);
+}
+
+void Intake::begin(Accepted& connection) {
+  if (connection.local.length == 0) connection.local = local_address(connection.fd.get());
+  shm::PeerWords peer = shm::pack_peer(connection.peer.get());
+  if (connection.peer.storage.ss_family == AF_UNIX) {
+    ucred who{};
+    socklen_t size = sizeof who;
+    getsockopt(connection.fd.get(), SOL_SOCKET, SO_PEERCRED, &who, &size);
+    peer = shm::pack_unix_peer(static_cast<uint32_t>(who.pid), who.uid);
+  }
+  seat_.begin(monotonic_now(), peer);
+  if (seat_.busy_seen() >= kManyBusy) acceptor_.unregister();
+  if (worn_out_) seat_.ask_for_recycling();
+}
+
+preforkd_connection Intake::describe(const Accepted& connection) const {
+  return {sizeof(preforkd_connection), connection.fd.get(), connection.peer.get(),
+          connection.peer.length,      seat_.begun(),       connection.local.get(),
+          connection.local.length};
+}
+
+void Intake::done(bool served) {
+  seat_.done(monotonic_now(), served);
+  gate_.left();
+}
+
+void Intake::note(std::string_view text) {
+  if (seat_.is_serving()) seat_.note(text);
+}
+
+void Intake::extend(Nanoseconds until) {
+  if (seat_.is_serving()) seat_.extend(until);
+}
+
+void Intake::recycle() {
+  worn_out_ = true;
+  // Before its first connection: when that is there. Earlier, it would be replaced unused.
+  if (seat_.is_serving()) seat_.ask_for_recycling();
+}
+
+}  // namespace preforkd

@@ -1,0 +1,105 @@
+// How a worker comes by its connections, one after the other: the worker's half of everything. Used by the worker
+// itself (worker/worker.h) and by a program that accepts by itself (worker/libpreforkd.cc). The states are in
+// shm/worker_state.h, the protocol with the supervisor in worker/seat.h.
+//
+// Signals (worker/signals.h). SIGUSR1 (nudge; SIGURG for programs) and SIGUSR2 (the supervisor died) are blocked outside the
+// wait, so that a worker with a connection in hand never sees them; both only end the wait. SIGTERM is
+// never blocked, so that a stuck worker can be ended: with an order for the connection in hand, or without
+// a supervisor, the worker dies of it at once; from anybody else it means "leave when you are done".
+//
+// A program is nudged with SIGURG because that is ignored by default: a nudge that is sent to an idle
+// worker and arrives when it has just become a program does nothing. SIGUSR1 would kill the program. To a
+// program that accepts by itself both are blocked from before its exec on, so that threads that it starts before
+// its first accept inherit that, and the signal is left for the one that waits. What was sent before the first
+// accept stays pending, and ends the first wait; what it was about was looked at before.
+//
+// On trial (daemon/trial.h) it is not registered for wake-ups, and takes no connection: it waits for signals
+// alone. The supervisor takes the mark away and then nudges: whoever saw the mark gets the nudge in its wait,
+// where alone it is not blocked. Nudged for another reason it looks at the mark again. Once it has seen that it
+// may accept it never looks again: nobody goes back on trial, and a hostile worker that sets the mark would
+// have the others wait for a nudge that nobody sends.
+//
+// The supervisor killed at any moment: the parent-death signal ends the wait, and the worker exits; a busy
+// one finishes its connection and looks at getppid() before it would accept the next one.
+#pragma once
+
+#include <preforkd/handler.h>
+#include <signal.h>
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "conf/settings.h"
+#include "shm/region.h"
+#include "worker/acceptor.h"
+#include "worker/gate.h"
+#include "worker/seat.h"
+
+namespace preforkd {
+
+// What all workers of a pool have in common, as far as accepting goes; borrowed.
+struct IntakePlan {
+  const PoolSettings& settings;
+  const shm::Mapping& mapping;
+  const std::vector<int>& listen_sockets;
+  pid_t supervisor;
+
+  GateRules gate{settings};
+
+  int nudge_signal() const { return settings.handler.empty() ? SIGURG : SIGUSR1; }
+};
+
+// One in a process.
+class Intake {
+ public:
+  Intake(const IntakePlan& plan, uint32_t slot);
+
+  // One of the two, first of all. A forked worker has the handlers of install_inherited_signals(), and all signals
+  // blocked. `until_started`: what a supervisor's death sends it before that; 0: what it does later.
+  void take_over_signals(int until_started);
+  // A program that was executed has none of that. Its other signals stay as they are. Throws SysError.
+  void install_signals();
+
+  // Takes a start ticket. False: it is to leave before it has begun.
+  bool wait_to_start();
+  void started();  // it is idle from here on
+
+  // The next one, now or later; nothing when it is time to leave: then the slot says so, and there is no other.
+  // Throws SysError when it cannot accept at all.
+  std::optional<Accepted> next();
+  void begin(Accepted& connection);  // it is in hand, and counted; its addresses are complete
+  preforkd_connection describe(const Accepted& connection) const;
+  void done(bool served);  // before it is closed: a client that has seen the end finds it counted
+
+  // What whoever serves may say meanwhile (preforkd/handler.h). Without a connection the first two do nothing.
+  void note(std::string_view text);
+  void extend(Nanoseconds until);
+  void recycle();
+
+ private:
+  bool is_spent();
+  bool is_worn_out();
+  bool must_leave() const;
+  std::optional<Accepted> wait_for_one();
+  std::optional<Accepted> last_accept(bool leaving, uint64_t from);
+  void go_idle();
+  void wait_for_verdict();
+  void back_off();
+
+  const IntakePlan& plan_;
+  Seat seat_;
+  Gate gate_;
+  Acceptor acceptor_;
+  sigset_t unblocked_{};  // in the wait
+  int death_signal_ = 0;  // what the supervisor's death sends now
+  const Nanoseconds began_at_ = monotonic_now();
+  uint64_t recycle_from_ = 0;  // connections after which it asks to be replaced; 0 = never
+  uint64_t recycle_at_ = 0;    // connections after which it leaves, replaced or not
+  bool on_trial_;              // until it has seen that it is not
+  bool worn_out_ = false;      // whoever serves has said so
+  bool short_told_ = false;
+};
+
+}  // namespace preforkd

@@ -1,0 +1,186 @@
+// libpreforkd.so: the functions of preforkd/serve.h. One worker in a process, whose Intake this is; nothing is thrown
+// out of here, and nothing is left behind in the heap that a caller would have to free.
+#include <fcntl.h>
+#include <preforkd/serve.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "base/document.h"
+#include "base/error.h"
+#include "conf/pool_json.h"
+#include "worker/host.h"
+#include "worker/intake.h"
+#include "worker/serving_program.h"
+
+#define PREFORKD_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace preforkd {
+namespace {
+
+struct NotAWorker : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// The worker that this process was started as.
+class Self {
+ public:
+  explicit Self(const ServingWorker& worker)
+      : settings_(pool_from_json(read_document(worker.settings))),
+        mapping_(worker.segment, worker.capacity),
+        listen_sockets_(numbers(worker)),
+        plan_{settings_, mapping_, listen_sockets_, worker.supervisor},
+        intake_(plan_, worker.slot) {
+    close(worker.settings);
+    close(worker.segment);
+    for (int fd : listen_sockets_)
+      if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) throw SysError("listen socket", errno);
+    host_works_for(intake_);
+  }
+
+  bool accept(preforkd_connection& described) {
+    if (!is_started_) {
+      intake_.install_signals();
+      intake_.started();
+      is_started_ = true;
+    }
+    done(true);
+    if (is_over_) return false;
+    auto accepted = intake_.next();
+    is_over_ = !accepted;
+    if (is_over_) return false;
+    connection_ = std::move(*accepted);
+    intake_.begin(connection_);
+    is_in_hand_ = true;
+    peer_ = to_string(connection_.peer);
+    local_ = to_string(connection_.local);
+    described = intake_.describe(connection_);
+    described.fd = connection_.fd.release();  // the caller's
+    return true;
+  }
+  void done(bool served) {
+    if (!is_in_hand_) return;
+    intake_.done(served);
+    is_in_hand_ = false;
+    peer_.clear();
+    local_.clear();
+  }
+
+  const PoolSettings& settings() const { return settings_; }
+  const char* peer() const { return peer_.c_str(); }
+  const char* local() const { return local_.c_str(); }
+
+ private:
+  static std::vector<int> numbers(const ServingWorker& worker) {
+    std::vector<int> all;
+    for (uint32_t i = 0; i < worker.listen_sockets; ++i)
+      all.push_back(worker.first_listen + static_cast<int>(i));
+    return all;
+  }
+
+  const PoolSettings settings_;
+  const shm::Mapping mapping_;
+  const std::vector<int> listen_sockets_;
+  const IntakePlan plan_;
+  Intake intake_;
+  Accepted connection_;
+  std::string peer_, local_;
+  bool is_started_ = false, is_in_hand_ = false, is_over_ = false;
+};
+
+std::string last_error;
+
+// Made by the first call that needs it. Null in a process that is none.
+std::unique_ptr<Self>& self() {
+  static auto* const made =
+      new std::unique_ptr<Self>;  // never destroyed: the process is the worker to its end
+  return *made;
+}
+
+Self& expect_self() {
+  const char* text = std::getenv(ServingWorker::kVariable);
+  const auto worker = text ? ServingWorker::from_text(text) : std::nullopt;
+  if (!worker) throw NotAWorker("this process was not started by preforkd, as `serve` of a pool");
+  if (worker->pid != getpid())
+    throw NotAWorker("this is not the process that preforkd started, but a child of it");
+  if (worker->layout != shm::kLayoutVersion)
+    throw NotAWorker(
+        "libpreforkd is of another version than the preforkd that started this process");
+  if (!self()) self() = std::make_unique<Self>(*worker);
+  return *self();
+}
+
+// In the handler of an exception: keeps for the caller what it says.
+void note_error() {
+  try {
+    throw;
+  } catch (const SysError& e) {
+    last_error = e.what();
+    errno = e.error();
+  } catch (const NotAWorker& e) {
+    last_error = e.what();
+    errno = EPERM;
+  } catch (const std::exception& e) {
+    last_error = e.what();
+    errno = ENOMEM;
+  }
+}
+
+Self* try_self() {  // null, and why in errno and last_error
+  try {
+    return &expect_self();
+  } catch (...) {
+    note_error();
+    return nullptr;
+  }
+}
+
+}  // namespace
+}  // namespace preforkd
+
+using namespace preforkd;
+
+PREFORKD_EXPORT int preforkd_accept(preforkd_connection* connection) {
+  last_error.clear();
+  Self* worker = try_self();
+  if (!worker) return -1;
+  try {
+    return worker->accept(*connection) ? 1 : 0;
+  } catch (...) {
+    note_error();
+    return -1;
+  }
+}
+
+PREFORKD_EXPORT void preforkd_done(int served) {
+  if (self()) self()->done(served != 0);
+}
+
+PREFORKD_EXPORT void preforkd_note(const char* text) { host_functions().note(text); }
+PREFORKD_EXPORT void preforkd_extend(uint32_t milliseconds) {
+  host_functions().extend(milliseconds);
+}
+PREFORKD_EXPORT void preforkd_recycle() {
+  if (try_self()) host_functions().recycle();
+}
+PREFORKD_EXPORT void preforkd_log(int level, const char* text) {
+  host_functions().log(level, text);
+}
+
+PREFORKD_EXPORT const char* preforkd_peer() { return self() ? self()->peer() : ""; }
+PREFORKD_EXPORT const char* preforkd_local() { return self() ? self()->local() : ""; }
+
+PREFORKD_EXPORT const char* preforkd_pool() {
+  Self* worker = try_self();
+  return worker ? worker->settings().name.c_str() : nullptr;
+}
+PREFORKD_EXPORT const char* preforkd_settings() {
+  Self* worker = try_self();
+  return worker ? worker->settings().settings.c_str() : nullptr;
+}
+
+PREFORKD_EXPORT const char* preforkd_error() { return last_error.c_str(); }

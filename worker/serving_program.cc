@@ -1,0 +1,112 @@
+#include "worker/serving_program.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "shm/layout.h"
+#include "worker/program.h"
+#include "worker/signals.h"
+
+namespace preforkd {
+namespace {
+
+bool can_be_executed(const std::string& file) {
+  struct stat s {};
+  return stat(file.c_str(), &s) == 0 && S_ISREG(s.st_mode) &&
+         faccessat(AT_FDCWD, file.c_str(), X_OK, AT_EACCESS) == 0;
+}
+
+bool exists(const std::string& file) { return access(file.c_str(), F_OK) == 0; }
+
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+// In front of what the user has put there.
+std::string search_path(const char* name, const std::string& folder) {
+  const std::string before = variable(name);
+  return std::string(name) + "=" + folder + (before.empty() ? "" : ":" + before);
+}
+
+}  // namespace
+
+std::string ServingWorker::to_text() const {
+  std::string text;
+  for (int64_t number :
+       {int64_t{layout}, int64_t{pid}, int64_t{supervisor}, int64_t{slot}, int64_t{capacity},
+        int64_t{segment}, int64_t{settings}, int64_t{first_listen}, int64_t{listen_sockets}})
+    text += (text.empty() ? "" : " ") + std::to_string(number);
+  return text;
+}
+
+std::optional<ServingWorker> ServingWorker::from_text(const char* text) {
+  ServingWorker w{};
+  const int read =
+      std::sscanf(text, "%u %d %d %u %u %d %d %d %u", &w.layout, &w.pid, &w.supervisor, &w.slot,
+                  &w.capacity, &w.segment, &w.settings, &w.first_listen, &w.listen_sockets);
+  if (read != 9 || w.slot >= w.capacity) return std::nullopt;
+  return w;
+}
+
+std::string find_program(const std::string& name) {
+  if (name.find('/') != name.npos) return name;
+  std::string path = variable("PATH");
+  if (path.empty()) path = "/usr/local/bin:/usr/bin:/bin";
+  for (size_t from = 0; from <= path.size();) {
+    const size_t to = std::min(path.find(':', from), path.size());
+    const std::string file = path.substr(from, to - from) + "/" + name;
+    if (can_be_executed(file)) return file;
+    from = to + 1;
+  }
+  return "";
+}
+
+ServingProgram::ServingProgram(const std::vector<std::string>& argv, const std::string& folder,
+                               const ServingWorker& worker)
+    : file_(find_program(argv[0])),
+      argv_(argv),
+      environment_(environment_of_programs()),
+      worker_(worker) {
+  // Beside the supervisor in a build folder; installed, the library is a folder further up.
+  std::string library = folder + "/libpreforkd.so.1";
+  if (!exists(library)) library = folder + "/../libpreforkd.so.1";
+  std::erase_if(environment_, [](const std::string& entry) {
+    return entry.starts_with("PREFORKD_LIBRARY=") || entry.starts_with("PYTHONPATH=") ||
+           entry.starts_with("PERL5LIB=") || entry.starts_with("PREFORKD_WORKER=");
+  });
+  environment_.push_back("PREFORKD_LIBRARY=" + library);
+  environment_.push_back(search_path("PYTHONPATH", folder + "/python"));
+  environment_.push_back(search_path("PERL5LIB", folder + "/perl"));
+}
+
+std::string ServingProgram::become(uint32_t slot) const {
+  ServingWorker worker = worker_;
+  worker.slot = slot;
+  worker.pid = getpid();
+  std::vector<std::string> environment = environment_;
+  environment.push_back(std::string(ServingWorker::kVariable) + "=" + worker.to_text());
+
+  const int last_listen = worker.first_listen + static_cast<int>(worker.listen_sockets) - 1;
+  fcntl(worker.segment, F_SETFD, 0);
+  fcntl(worker.settings, F_SETFD, 0);
+  for (int fd = worker.first_listen; fd <= last_listen; ++fd) fcntl(fd, F_SETFD, 0);
+  dup2(2, 1);
+  // What the library takes into its hands stays blocked (worker/intake.h), and SIGPIPE ignored; the rest is as
+  // for any program. Handlers go back to their defaults by themselves.
+  for (int number = 1; number < NSIG; ++number)
+    if (number != SIGPIPE && is_ignored(number)) set_to_default(number);
+  throw_away_pending(SIGUSR1);
+  block_exactly(signal_bit(SIGURG) | signal_bit(SIGUSR2));
+  execve(file_.c_str(), pointers_to(argv_).data(), pointers_to(environment).data());
+  return "execute " + file_ + ": " + std::strerror(errno);
+}
+
+}  // namespace preforkd

@@ -1,0 +1,56 @@
+// A program that accepts by itself (`serve`): what a worker does to become it, and what libpreforkd finds there.
+// The program goes on as the worker that it was started as: in the same slot, with a start ticket taken, as a process
+// group of its own.
+//
+// Handed on by inheritance: descriptor 1 becomes the log; the pool's segment, its settings as a JSON document, and its
+// listen sockets stay open under the numbers that they have; and one variable says what they are:
+//
+//   PREFORKD_WORKER=LAYOUT PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS FIRST_LISTEN LISTEN_SOCKETS
+//
+// (numbers; PID is the worker's own: a child that inherits the variable is told that it is another process). A program
+// can do to the segment whatever a handler can, and besides truncate it: of that its own pool's supervisor dies, and is
+// replaced.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace preforkd {
+
+struct ServingWorker {
+  uint32_t layout;  // shm::kLayoutVersion of who wrote it
+  pid_t pid, supervisor;
+  uint32_t slot, capacity;
+  int segment, settings, first_listen;
+  uint32_t listen_sockets;
+
+  static constexpr const char* kVariable = "PREFORKD_WORKER";
+  std::string to_text() const;
+  static std::optional<ServingWorker> from_text(const char* text);  // nothing: it is none
+};
+
+// The file that `name` stands for: itself if there is a slash in it, else the first one of this name in $PATH that
+// can be executed; "" if there is none.
+std::string find_program(const std::string& name);
+
+// Everything that can be made before the fork.
+class ServingProgram {
+ public:
+  // Of `worker` all but pid and slot. libpreforkd and the bindings are looked for in `folder`, the supervisor's own.
+  ServingProgram(const std::vector<std::string>& argv, const std::string& folder,
+                 const ServingWorker& worker);
+
+  // Returns only if it cannot be executed: with the reason.
+  std::string become(uint32_t slot) const;
+
+ private:
+  std::string file_;
+  std::vector<std::string> argv_, environment_;
+  ServingWorker worker_;
+};
+
+}  // namespace preforkd
