@@ -28,7 +28,7 @@ PROGRAMS := preforkd preforkd-supervisor preforkd-supervisor-static preforkd-con
 MAINS    := daemon/main.cc daemon/supervisor_main.cc daemon/without_handlers.cc worker/libpreforkd.cc control/main.cc control/preforkctl.cc
 FOLDERS  := base shm conf systemd worker daemon control
 HANDLERS := $(patsubst %.cc,$(OUT)/%.so,$(wildcard handlers/*.cc))
-BINDINGS := $(patsubst bindings/%,$(OUT)/%,$(wildcard bindings/*/*))
+BINDINGS := $(patsubst bindings/%,$(OUT)/%,$(wildcard bindings/*/*.p[my]))
 IMAGES   := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/images/*.cc))
 SYSTEM   := build/system-tests $(IMAGES) $(patsubst %.cc,$(OUT)/%.so,$(wildcard tests/system/handlers/*.cc))
 PARALLEL := $(MAKE) --no-print-directory -j$(shell nproc)
@@ -37,8 +37,8 @@ BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
 
 # Debian packages: what every target needs, and what some need besides. What is missing is installed.
 FOR_all   := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev libcurl4-openssl-dev nlohmann-json3-dev
-FOR_test  := libcunit1-dev curl dbus dropbear-bin git haproxy hitch hunspell-en-us iproute2 libc6-dbg libhunspell-dev libnss-systemd netcat-openbsd openssl pkgconf procps rsync systemd ucspi-tcp valgrind
-FOR_bench := hunspell-en-us libhunspell-dev ucspi-tcp
+FOR_test  := libcunit1-dev curl dbus dropbear-bin git haproxy hitch hunspell-en-us iproute2 libc6-dbg libffi-platypus-perl libhunspell-dev libnss-systemd netcat-openbsd openssl perl pkgconf procps python3 rsync systemd ucspi-tcp valgrind
+FOR_bench := hunspell-en-us libhunspell-dev python3 ucspi-tcp
 FOR_soak  := $(FOR_test)
 FOR_tsan  := libcunit1-dev
 FOR_fuzz  := clang libclang-rt-dev llvm
@@ -166,6 +166,8 @@ install: all                              ## install under DESTDIR and PREFIX; a
 	install -D -m 644 -t $(DEST)/lib/preforkd/handlers $(HANDLERS)
 	install -D -m 644 -t $(DEST)/include/preforkd worker/include/preforkd/*
 	install -D -t $(DEST)/lib $(OUT)/libpreforkd.so.1 && ln -sf libpreforkd.so.1 $(DEST)/lib/libpreforkd.so
+	install -D -m 644 -t $(DEST)/lib/preforkd/python bindings/python/preforkd.py
+	install -D -m 644 -t $(DEST)/lib/preforkd/perl bindings/perl/Preforkd.pm
 	for n in 1 5 8; do install -D -m 644 -t $(DEST)/share/man/man$$n doc/*.$$n || exit; done
 	install -D -m 644 doc/preforkctl.bash $(DEST)/share/bash-completion/completions/preforkctl
 	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md doc/RELIABILITY.md doc/haproxy.cfg doc/hitch.conf systemd/pool-users.conf

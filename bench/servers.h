@@ -58,6 +58,7 @@ struct PoolShape {
   int min_spare = 2, max_spare = 8;
   std::string handler = "echo", settings = "";
   std::string program = "";  // instead of the handler
+  std::string serve = "";  // or this: a program that accepts by itself, quoted, with its arguments
 };
 
 class Preforkd {
@@ -100,13 +101,17 @@ class Preforkd {
   }
 
  private:
+  static std::string served_by(const PoolShape& shape) {
+    if (!shape.serve.empty()) return "serve = [ " + shape.serve + " ]";
+    if (!shape.program.empty()) return "program = [ \"" + shape.program + "\" ]";
+    return "handler = \"" + shape.handler + "\"";
+  }
+
   std::string write_configuration(const PoolShape& shape) {
     std::string path = folder_.file("preforkd.conf");
     std::ofstream(path) << "control = { web = \"127.0.0.1:0\"; };\n"
                         << "pools = ( { name = \"echo\"; listen = [ \"127.0.0.1:0\" ]; "
-                        << (shape.program.empty() ? "handler = \"" + shape.handler + "\""
-                                                  : "program = [ \"" + shape.program + "\" ]")
-                        << "; settings = { " << shape.settings << " };\n"
+                        << served_by(shape) << "; settings = { " << shape.settings << " };\n"
                         << "  workers = { min = " << shape.min << "; max = " << shape.max
                         << "; min_spare = " << shape.min_spare
                         << "; max_spare = " << shape.max_spare
@@ -133,7 +138,9 @@ class Preforkd {
 class Bare {
  public:
   Bare(const std::string& build, int workers)
-      : child_({build + "/bench/bare", "serve", std::to_string(workers)}) {
+      : Bare({build + "/bench/bare", "serve", std::to_string(workers)}) {}
+  // Any program that prints its port when it serves, and ends at TERM.
+  explicit Bare(const std::vector<std::string>& argv) : child_(argv) {
     Figures figures = parse_figures(child_.read_line(10));
     port_ = std::to_string(static_cast<int>(figures.at("port")));
   }

@@ -1,6 +1,7 @@
 // How fast: connections that arrive all at once, and short connections one after the other.
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include "bench/report.h"
@@ -62,43 +63,70 @@ inline void burst(const std::string& build, Report& report) {
               Verdict::kForComparison});
 }
 
-// --- throughput: short connections, pool against no pool
+// --- short connections, one after the other, on preforkd and on a reference in turn
+
+struct Contest {
+  Samples ours, theirs;
+  double completed = 0, failed = 0;
+
+  Samples ratio() const { return ratios(ours, theirs); }
+  std::string summary_of_ratio() const {
+    const Interval interval = confidence_of_median(ratio());
+    return text("%.3f [%.3f, %.3f]", median(ratio()), interval.low, interval.high);
+  }
+  Verdict reached(double least) const {
+    return reached_if(confidence_of_median(ratio()).high >= least && failed == 0);
+  }
+};
+
+struct ContestShape {
+  const char* name;
+  const char* reference;  // as the progress calls it
+  int clients, pairs;
+};
+
+inline Contest contest(const std::string& build, const ContestShape& shape,
+                       const std::string& our_port, const std::string& their_port) {
+  Contest all;
+  auto load = [&](const std::string& port, const char* seconds, Samples* rates) {
+    Figures figures =
+        measure({build + "/bench/echo_load", port, std::to_string(shape.clients), seconds});
+    if (!rates) return;  // a warm-up
+    rates->push_back(figures.at("per_second"));
+    all.completed += figures.at("completed");
+    all.failed += figures.at("refused") + figures.at("reset") + figures.at("wrong");
+  };
+  load(our_port, "1", nullptr);
+  load(their_port, "1", nullptr);
+  for (int pair = 0; pair < shape.pairs; pair++) {
+    // Each is first as often as the other.
+    if (pair % 2) load(their_port, "3", &all.theirs);
+    load(our_port, "3", &all.ours);
+    if (pair % 2 == 0) load(their_port, "3", &all.theirs);
+    progress(text("%s: preforkd %.0f/s, %s %.0f/s", shape.name, all.ours.back(), shape.reference,
+                  all.theirs.back()));
+  }
+  return all;
+}
+
+// --- throughput: pool against no pool
 
 inline constexpr int kStaticWorkers = 64, kPairs = 15;
 
 inline void throughput(const std::string& build, Report& report) {
-  Samples pool_rates, bare_rates;
-  double failed = 0, completed = 0;
   Preforkd preforkd(build, {.min = kStaticWorkers, .max = kStaticWorkers});
   Bare bare(build, kStaticWorkers);
-  auto load = [&](const std::string& port, const char* seconds, Samples* rates) {
-    Figures figures = measure({build + "/bench/echo_load", port, "16", seconds});
-    if (!rates) return;  // a warm-up
-    rates->push_back(figures.at("per_second"));
-    completed += figures.at("completed");
-    failed += figures.at("refused") + figures.at("reset") + figures.at("wrong");
-  };
-  load(preforkd.port(), "1", nullptr);
-  load(bare.port(), "1", nullptr);
-  for (int pair = 0; pair < kPairs; pair++) {
-    if (pair % 2) load(bare.port(), "3", &bare_rates);
-    load(preforkd.port(), "3", &pool_rates);
-    if (pair % 2 == 0) load(bare.port(), "3", &bare_rates);
-    progress(
-        text("throughput: preforkd %.0f/s, bare %.0f/s", pool_rates.back(), bare_rates.back()));
-  }
-  Samples ratio = ratios(pool_rates, bare_rates);
-  Interval interval = confidence_of_median(ratio);
+  const Contest all =
+      contest(build, {"throughput", "bare", 16, kPairs}, preforkd.port(), bare.port());
   report.add({text("short echo connections/s, 16 clients, %d workers", kStaticWorkers),
-              summary(pool_rates, 0), "bare: " + summary(bare_rates, 0),
-              text("%.3f [%.3f, %.3f]", median(ratio), interval.low, interval.high), "≥ 0.95",
-              reached_if(interval.high >= 0.95 && failed == 0)});
+              summary(all.ours, 0), "bare: " + summary(all.theirs, 0), all.summary_of_ratio(),
+              "≥ 0.95", all.reached(0.95)});
   report.note(
       text(
           "throughput: %.0f connections, %.0f failed; the median of %d paired ratios and its 95 %% "
           "interval (percentile bootstrap, 10,000 resamples); the ratios: ",
-          completed, failed, kPairs) +
-      listing(ratio, 3) + ".");
+          all.completed, all.failed, kPairs) +
+      listing(all.ratio(), 3) + ".");
 }
 
 // --- program: one per connection, against tcpserver
@@ -106,34 +134,37 @@ inline void throughput(const std::string& build, Report& report) {
 inline constexpr int kProgramPairs = 9;
 
 inline void program(const std::string& build, Report& report) {
-  Samples pool_rates, peer_rates;
-  double failed = 0, completed = 0;
   Preforkd preforkd(build, {.min = 8, .max = 256, .program = "/bin/cat"});
   Tcpserver tcpserver("/bin/cat");
-  auto load = [&](const std::string& port, const char* seconds, Samples* rates) {
-    Figures figures = measure({build + "/bench/echo_load", port, "8", seconds});
-    if (!rates) return;  // a warm-up
-    rates->push_back(figures.at("per_second"));
-    completed += figures.at("completed");
-    failed += figures.at("refused") + figures.at("reset") + figures.at("wrong");
-  };
-  load(preforkd.port(), "1", nullptr);
-  load(tcpserver.port(), "1", nullptr);
-  for (int pair = 0; pair < kProgramPairs; pair++) {
-    if (pair % 2) load(tcpserver.port(), "3", &peer_rates);
-    load(preforkd.port(), "3", &pool_rates);
-    if (pair % 2 == 0) load(tcpserver.port(), "3", &peer_rates);
-    progress(
-        text("program: preforkd %.0f/s, tcpserver %.0f/s", pool_rates.back(), peer_rates.back()));
-  }
-  Samples ratio = ratios(pool_rates, peer_rates);
-  Interval interval = confidence_of_median(ratio);
-  report.add({"/bin/cat for each connection, connections/s, 8 clients", summary(pool_rates, 0),
-              "tcpserver: " + summary(peer_rates, 0),
-              text("%.3f [%.3f, %.3f]", median(ratio), interval.low, interval.high), "≥ 1.0",
-              reached_if(interval.high >= 1.0 && failed == 0)});
-  report.note(text("program: %.0f connections, %.0f failed; the ratios: ", completed, failed) +
-              listing(ratio, 3) + ".");
+  const Contest all =
+      contest(build, {"program", "tcpserver", 8, kProgramPairs}, preforkd.port(), tcpserver.port());
+  report.add({"/bin/cat for each connection, connections/s, 8 clients", summary(all.ours, 0),
+              "tcpserver: " + summary(all.theirs, 0), all.summary_of_ratio(), "≥ 1.0",
+              all.reached(1.0)});
+  report.note(
+      text("program: %.0f connections, %.0f failed; the ratios: ", all.completed, all.failed) +
+      listing(all.ratio(), 3) + ".");
+}
+
+// --- serve: a program that accepts by itself, in Python, against the same one without a pool
+
+inline constexpr int kServePairs = 9, kServeWorkers = 8;
+
+inline void serve(const std::string& build, Report& report) {
+  const std::string scripts = std::filesystem::canonical(build + "/../../bench");
+  Preforkd preforkd(build, {.min = kServeWorkers,
+                            .max = kServeWorkers,
+                            .serve = "\"python3\", \"" + scripts + "/echo.py\""});
+  Bare bare({"/usr/bin/python3", scripts + "/bare.py", std::to_string(kServeWorkers)});
+  const Contest all =
+      contest(build, {"serve", "bare Python", 16, kServePairs}, preforkd.port(), bare.port());
+  report.add(
+      {text("short echo connections/s of a Python program, 16 clients, %d workers", kServeWorkers),
+       summary(all.ours, 0), "accept in forked children, in Python: " + summary(all.theirs, 0),
+       all.summary_of_ratio(), "≥ 0.9", all.reached(0.9)});
+  report.note(
+      text("serve: %.0f connections, %.0f failed; the ratios: ", all.completed, all.failed) +
+      listing(all.ratio(), 3) + ".");
 }
 
 }  // namespace preforkd::bench

@@ -24,9 +24,15 @@ struct Benchmark {
   void (*run)(const std::string& build, Report& report);
 };
 constexpr Benchmark kBenchmarks[] = {
-    {"burst", burst},         {"throughput", throughput}, {"program", program},
-    {"idle", idle},           {"memory", memory},         {"spell", spell},
-    {"held-wave", held_wave}, {"short-wave", short_wave},
+    {"burst", burst},
+    {"throughput", throughput},
+    {"program", program},
+    {"serve", serve},
+    {"idle", idle},
+    {"memory", memory},
+    {"spell", spell},
+    {"held-wave", held_wave},
+    {"short-wave", short_wave},
 };
 
 int usage() {
