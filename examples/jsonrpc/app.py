@@ -285,7 +285,11 @@ def _ring(number, frame):
     raise TakesTooLong
 
 
-if __name__ == "__main__":
+def main():
     sys.set_int_max_str_digits(4300)  # whatever the environment says: longer numbers take too long to read
     signal.signal(signal.SIGALRM, _ring)
     preforkd.serve(serve)
+
+
+if __name__ == "__main__":
+    main()
