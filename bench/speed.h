@@ -155,7 +155,7 @@ inline void serve(const std::string& build, Report& report) {
   Preforkd preforkd(build, {.min = kServeWorkers,
                             .max = kServeWorkers,
                             .serve = "\"python3\", \"" + scripts + "/echo.py\""});
-  Bare bare({"/usr/bin/python3", scripts + "/bare.py", std::to_string(kServeWorkers)});
+  Bare bare({"/usr/bin/env", "python3", scripts + "/bare.py", std::to_string(kServeWorkers)});
   const Contest all =
       contest(build, {"serve", "bare Python", 16, kServePairs}, preforkd.port(), bare.port());
   report.add(
