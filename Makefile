@@ -30,7 +30,7 @@ FOLDERS  := base shm conf systemd worker daemon control
 HANDLERS := $(patsubst %.cc,$(OUT)/%.so,$(wildcard handlers/*.cc))
 BINDINGS := $(patsubst bindings/%,$(OUT)/%,$(wildcard bindings/*/*.p[my]))
 IMAGES   := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/images/*.cc))
-SYSTEM   := build/system-tests $(IMAGES) $(patsubst %.cc,$(OUT)/%.so,$(wildcard tests/system/handlers/*.cc))
+SYSTEM   := build/system-tests $(IMAGES) $(patsubst %.cc,$(OUT)/%.so,$(wildcard tests/system/handlers/*.cc)) $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/programs/*.cc))
 PARALLEL := $(MAKE) --no-print-directory -j$(shell nproc)
 FUZZERS  := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/fuzz/*.cc))
 BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
@@ -101,6 +101,8 @@ $(OUT)/tests/system/handlers/pidfds.so: $(OUT)/base.a
 # preforkd itself, but for one function.
 $(IMAGES): %: %.o $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -Wl,--wrap=_ZN8preforkd6Daemon13feed_watchdogEv -o $@ $^ -lconfig++ -lsystemd
+$(OUT)/tests/system/programs/%: $(OUT)/tests/system/programs/%.o $(OUT)/libpreforkd.so.1
+	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -Wl,-rpath,$(CURDIR)/$(OUT)
 $(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/control.a $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lconfig++ -lsystemd -lmicrohttpd -lcurl -ldl -pthread
 $(OUT)/threads: $(patsubst %,$(OUT)/%.o,tests/unit/main tests/unit/shm_threads_test worker/seat control/tick_bell) $(OUT)/shm.a

@@ -1,5 +1,6 @@
 // Who may connect: networks, connections from one source, PROXY headers; what real proxies say of a client.
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -461,6 +462,8 @@ void hitch() {
       }
     return false;
   });
+  pollfd answered{out_read.get(), POLLIN, 0};
+  expect_equal("an answer comes", poll(&answered, 1, static_cast<int>(kPatience * 1000)), 1);
   in_write.reset();
   kill(tls, SIGTERM);
   wait_for_child(tls, kPatience);

@@ -162,6 +162,7 @@ void control_dies() {
   Client done(server.address());
   short_echo(done);
   server.wait_for("/connections/served", 1);
+  server.wait_for("/workers/busy", 1);  // it is counted a moment earlier
   Json before = server.pool();
   for (int round = 0; round < 3; ++round) {
     pid_t control = server.control();

@@ -22,6 +22,7 @@ Suite program_suite();
 Suite handlers_suite();
 Suite serving_suite();
 Suite access_suite();
+Suite libpreforkd_suite();
 Suite examples_suite();
 Suite idle_suite();
 Suite config_suite();
@@ -41,14 +42,14 @@ Suite leaks_suite();
 Suite soak_suite();  // tests/soak; not one of all, takes minutes
 
 inline std::vector<Suite> all_suites() {
-  return {serve_suite(),   sizing_suite(),        limits_suite(),    reload_suite(),
-          upgrade_suite(), deaths_suite(),        recycle_suite(),   options_suite(),
-          stop_suite(),    program_suite(),       handlers_suite(),  serving_suite(),
-          access_suite(),  idle_suite(),          config_suite(),    resources_suite(),
-          clients_suite(), control_abuse_suite(), git_suite(),       rsync_suite(),
-          ssh_suite(),     tcpserver_suite(),     echo_load_suite(), systemd_suite(),
-          notify_suite(),  instructions_suite(),  examples_suite(),  hostile_suite(),
-          leaks_suite(),   valgrind_suite()};
+  return {serve_suite(),   sizing_suite(),        limits_suite(),      reload_suite(),
+          upgrade_suite(), deaths_suite(),        recycle_suite(),     options_suite(),
+          stop_suite(),    program_suite(),       handlers_suite(),    serving_suite(),
+          access_suite(),  idle_suite(),          config_suite(),      resources_suite(),
+          clients_suite(), control_abuse_suite(), git_suite(),         rsync_suite(),
+          ssh_suite(),     tcpserver_suite(),     echo_load_suite(),   systemd_suite(),
+          notify_suite(),  instructions_suite(),  libpreforkd_suite(), examples_suite(),
+          hostile_suite(), leaks_suite(),         valgrind_suite()};
 }
 
 }  // namespace preforkd::system_test

@@ -364,7 +364,8 @@ void builtin_default() {
   CU_ASSERT(loaded.settings == expected);
   for (const Key& key : keys()) {
     std::string path = path_of(key.section, key.name);
-    bool written = loaded.lines.has(path) || loaded.pool_lines[0].has(path) || path == "program";
+    bool written = loaded.lines.has(path) || loaded.pool_lines[0].has(path) || path == "program" ||
+                   path == "serve";
     bool explained = text.find(key.help) != text.npos;
     if (!written || !explained) std::printf("\n  %s is not in conf/preforkd.conf\n", path.c_str());
     CU_ASSERT(written && explained);
