@@ -27,7 +27,7 @@
  *
  * Signals. SIGURG and SIGUSR2 are blocked from the start (children inherit that) and belong to preforkd, and so does
  * SIGTERM from the first preforkd_accept() on. SIGTERM ends the program at once only when its connection, or the whole
- * worker, is to be ended; else it is told to leave by preforkd_accept().
+ * worker, is to be ended; else it is told to leave by preforkd_accept(). SIGPIPE is ignored from the start.
  *
  * This header compiles as C99 and as C++.
  */
