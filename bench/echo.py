@@ -2,5 +2,6 @@
 import preforkd
 
 for connection in preforkd.connections():
-    while data := connection.recv(16384):
-        connection.sendall(data)
+    socket = connection.socket
+    while data := socket.recv(16384):
+        socket.sendall(data)

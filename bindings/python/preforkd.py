@@ -59,20 +59,22 @@ def _library():
     """libpreforkd, with the types of its functions; OSError without it."""
     global _loaded
     if _loaded is None:
-        library = ctypes.CDLL(os.environ.get("PREFORKD_LIBRARY", "libpreforkd.so.1"), use_errno=True)
-        for name, result, arguments in (
-            ("accept", ctypes.c_int, [ctypes.POINTER(_Connection)]),
-            ("done", None, [ctypes.c_int]),
-            ("note", None, [ctypes.c_char_p]),
-            ("extend", None, [ctypes.c_uint32]),
-            ("recycle", None, []),
-            ("log", None, [ctypes.c_int, ctypes.c_char_p]),
-            ("peer", ctypes.c_char_p, []),
-            ("pool", ctypes.c_char_p, []),
-            ("settings", ctypes.c_char_p, []),
-            ("error", ctypes.c_char_p, []),
+        path = os.environ.get("PREFORKD_LIBRARY", "libpreforkd.so.1")
+        waiting = ctypes.CDLL(path, use_errno=True)  # meanwhile other threads run
+        library = ctypes.PyDLL(path)
+        for whose, name, result, arguments in (
+            (waiting, "accept", ctypes.c_int, [ctypes.POINTER(_Connection)]),
+            (library, "done", None, [ctypes.c_int]),
+            (library, "note", None, [ctypes.c_char_p]),
+            (library, "extend", None, [ctypes.c_uint32]),
+            (library, "recycle", None, []),
+            (library, "log", None, [ctypes.c_int, ctypes.c_char_p]),
+            (library, "peer", ctypes.c_char_p, []),
+            (library, "pool", ctypes.c_char_p, []),
+            (library, "settings", ctypes.c_char_p, []),
+            (library, "error", ctypes.c_char_p, []),
         ):
-            function = library["preforkd_" + name]
+            function = whose["preforkd_" + name]
             function.restype, function.argtypes = result, arguments
             setattr(library, name, function)
         _loaded = library
@@ -196,23 +198,18 @@ class Connection:
                 log(f"serve {_peer_text()}: {error}", 3)
 
 
-class _Connections:
-    __slots__ = ()
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        global _in_hand
+def _each(accept):
+    global _in_hand
+    while True:
         if _in_hand is not None:
             _in_hand._end()
-        got = _loaded.accept(_filled_in_place)
-        if got > 0:
-            _in_hand = Connection()
-            return _in_hand
+        got = accept(_filled_in_place)
+        if got < 0:
+            raise OSError(ctypes.get_errno(), (_loaded.error() or b"").decode("utf-8", "replace"))
         if got == 0:
-            raise StopIteration
-        raise OSError(ctypes.get_errno(), (_loaded.error() or b"").decode("utf-8", "replace"))
+            return
+        _in_hand = Connection()
+        yield _in_hand
 
 
 def connections():
@@ -223,10 +220,10 @@ def connections():
     stays as it is until connections() is gone through again. OSError: there are none to be had.
     """
     try:
-        _library()
+        accept = _library().accept
     except OSError as error:
         raise OSError(errno.EPERM, f"preforkd has not started this process ({error})") from None
-    return _Connections()
+    return _each(accept)
 
 
 def serve(function):
