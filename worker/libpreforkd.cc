@@ -56,8 +56,6 @@ class Self {
     connection_ = std::move(*accepted);
     intake_.begin(connection_);
     is_in_hand_ = true;
-    peer_ = to_string(connection_.peer);
-    local_ = to_string(connection_.local);
     described = intake_.describe(connection_);
     described.fd = connection_.fd.release();  // the caller's
     return true;
@@ -71,8 +69,10 @@ class Self {
   }
 
   const PoolSettings& settings() const { return settings_; }
-  const char* peer() const { return peer_.c_str(); }
-  const char* local() const { return local_.c_str(); }
+  pid_t pid() const { return pid_; }
+  // Made when they are asked for.
+  const char* peer() { return text_of(connection_.peer, peer_); }
+  const char* local() { return text_of(connection_.local, local_); }
 
  private:
   static std::vector<int> numbers(const ServingWorker& worker) {
@@ -82,6 +82,12 @@ class Self {
     return all;
   }
 
+  const char* text_of(const SocketAddress& address, std::string& text) const {
+    if (is_in_hand_ && text.empty()) text = to_string(address);
+    return text.c_str();
+  }
+
+  const pid_t pid_ = getpid();
   const PoolSettings settings_;
   const shm::Mapping mapping_;
   const std::vector<int> listen_sockets_;
@@ -102,6 +108,7 @@ std::unique_ptr<Self>& self() {
 }
 
 Self& expect_self() {
+  if (self() && self()->pid() == getpid()) return *self();
   const char* text = std::getenv(ServingWorker::kVariable);
   const auto worker = text ? ServingWorker::from_text(text) : std::nullopt;
   if (!worker) throw NotAWorker("this process was not started by preforkd, as `serve` of a pool");
