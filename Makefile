@@ -21,7 +21,7 @@ HARDEN := -Wl,-z,relro,-z,now
 # Fewer mappings: each is copied at each fork.
 COMPACT := -Wl,-z,noseparate-code
 # The kernel maps code by 16 pages (64 KiB) around the one that is touched: what a fresh worker runs lies within those.
-TOGETHER := -Wl,-z,max-page-size=65536,-Ttext=0x10000
+TOGETHER_release := -Wl,-z,max-page-size=65536,-Ttext=0x10000
 
 FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region daemon/workforce daemon/supervisor
 PROGRAMS := preforkd preforkd-supervisor preforkd-supervisor-static preforkd-control preforkctl
@@ -81,10 +81,10 @@ $(OUT)/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/syste
 SUPERVISOR := $(FRESH:%=$(OUT)/%.o) $(OUT)/daemon/supervisor_main.o $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
 # (By itself, quick_fork exports what it must: from an archive nothing is exported.)
 $(OUT)/preforkd-supervisor: $(OUT)/daemon/quick_fork.o $(SUPERVISOR)
-	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER) $(STATIC_$(BUILD)) -o $@ $^ -ldl
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER_$(BUILD)) $(STATIC_$(BUILD)) -o $@ $^ -ldl
 # (Sanitizers cannot be linked statically.)
 $(OUT)/preforkd-supervisor-static: $(OUT)/daemon/without_handlers.o $(SUPERVISOR)
-	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER) $(if $(STATIC_$(BUILD)),-static-pie) -o $@ $^
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER_$(BUILD)) $(if $(STATIC_$(BUILD)),-static-pie) -o $@ $^
 # For programs that accept by themselves, and what their languages need beside it.
 $(OUT)/libpreforkd.so.1: $(OUT)/worker/libpreforkd.o $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -shared -Wl,-soname,libpreforkd.so.1,--version-script=worker/libpreforkd.map -o $@ $^
