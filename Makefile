@@ -174,7 +174,7 @@ install: all                              ## install under DESTDIR and PREFIX; a
 	install -D -m 644 doc/preforkctl.bash $(DEST)/share/bash-completion/completions/preforkctl
 	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md doc/RELIABILITY.md doc/haproxy.cfg doc/hitch.conf systemd/pool-users.conf
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' worker/preforkd.pc.in | install -D -m 644 /dev/stdin $(DEST)/lib/pkgconfig/preforkd.pc
-	find examples -type f ! -name '*.so' -exec install -D -m 644 {} $(DEST)/share/doc/preforkd/{} \;
+	find examples -type f ! -name '*.so' ! -name '*.pyc' -exec install -D -m 644 {} $(DEST)/share/doc/preforkd/{} \;
 	install -D -m 644 systemd/preforkd.sysusers $(DEST)/lib/sysusers.d/preforkd.conf
 	install -D -m 644 -t $(DEST)/lib/systemd/catalog systemd/preforkd.catalog
 	install -D -m 644 -t $(UNITS) systemd/preforkd.socket
