@@ -178,6 +178,23 @@ void on_a_unix_socket(const Language& language) {
   expect_equal("local", ask(client, "local"), server.folder().file("socket"));
 }
 
+// A file that was made of the connection is written out, and does not keep it open.
+void buffered_in_python() {
+  if (cannot_run()) return;
+  const std::string script = scripts().write("buffered.py", R"(import preforkd
+kept = []
+for connection in preforkd.connections():
+    kept.append(connection.makefile("wb"))
+    kept[-1].write(b"written")
+)");
+  Server server({serving("echo", "python3", script)});
+  for (int served = 1; served <= 3; ++served) {
+    Client client(server.address());
+    expect_equal("all of it", client.read_until_eof(), "written");
+    expect_equal("counted", server.pool()["connections"]["served"], served);
+  }
+}
+
 void throws(const Language& language) {
   Server server({diary(language)});
   std::string pid;
@@ -555,6 +572,7 @@ Suite serving_suite() {
           {{"README.md", readme},
            {"what is around a connection", [] { speak(surroundings); }},
            {"on a Unix socket", [] { speak(on_a_unix_socket); }},
+           {"buffered in Python", buffered_in_python},
            {"throws", [] { speak(throws); }},
            {"extends", [] { speak(extends); }},
            {"recycles", [] { speak(recycles); }},
