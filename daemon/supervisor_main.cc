@@ -12,6 +12,7 @@
 #include <memory>
 #include <memory_resource>
 #include <new>
+#include <utility>
 
 #include "base/document.h"
 #include "base/error.h"
@@ -86,13 +87,29 @@ ServingWorker as_serving_worker(const SupervisorArgs& args) {
           .segment = kSegmentFd,
           .settings = kSettingsFd,
           .first_listen = kFirstListenFd,
-          .listen_sockets = args.listen_sockets};
+          .listen_sockets = args.listen_sockets,
+          .log_level = args.log_level};
 }
 
-// Ends the process with its channel open: the daemon kills whoever closes it before.
+// An object that is never destroyed, whichever way the process ends.
+template <class T>
+class Forever {
+ public:
+  template <class... Arguments>
+  T& make(Arguments&&... arguments) {
+    return *new (room_) T(std::forward<Arguments>(arguments)...);
+  }
+
+ private:
+  alignas(T) std::byte room_[sizeof(T)];
+};
+
+// Ends the process with its channel open (the daemon kills whoever closes it before) and its memory mapped
+// (signals ring the doorbell in it to the last moment).
 [[noreturn]] void supervise(const SupervisorArgs& args, const PoolSettings& settings) {
-  static Channel daemon{
-      UniqueFd(kChannelFd)};  // (static: each worker writes to it, and to what lies there)
+  static Forever<Channel> channel;
+  static Forever<shm::Mapping> memory;
+  Channel& daemon = channel.make(UniqueFd(kChannelFd));
   try {
     // 1. What a worker must never reach: this process's memory, and its channel.
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
@@ -101,7 +118,7 @@ ServingWorker as_serving_worker(const SupervisorArgs& args) {
     set_log_level(static_cast<LogLevel>(args.log_level));
     // 2. The pool's shared memory; mapped, the descriptor is not needed, and workers could truncate it. (A program
     // that accepts by itself maps it again.)
-    shm::Mapping mapping(kSegmentFd, args.capacity);
+    const shm::Mapping& mapping = memory.make(kSegmentFd, args.capacity);
     if (settings.serve.empty()) close(kSegmentFd);
     OwnMemory own;
     auto& board = *std::pmr::polymorphic_allocator<>(&own).new_object<shm::Scoreboard>(

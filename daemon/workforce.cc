@@ -217,8 +217,9 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
     death.abnormal = last.state == WorkerState::kStarting && record.ending != shm::kEndAny;
   } else if (was_program && (!signaled || code == SIGPIPE)) {
     death.ending = shm::Ending::kRecycled;  // whether it succeeded is the connection's matter
-  } else if (!signaled && code == 0 && !last.active && may_leave) {
-    // (exit() within start or serve is no way to leave.)
+  } else if (!signaled && code == 0 && !last.active && may_leave &&
+             !(plan_.serving && last.begun == 0 && last.state != WorkerState::kRetiring)) {
+    // (exit() within start or serve is no way to leave, nor is it before the first connection.)
     // A program that accepts by itself may end when it likes; a wake-up may end with it.
     death.unannounced = plan_.serving && last.state != WorkerState::kRetiring;
     const bool recycled = last.recycle || record.worn || death.unannounced;

@@ -33,8 +33,11 @@ void Acceptor::register_for_wake() {
   for (int fd : sockets_) {
     epoll_event event{};
     event.events = EPOLLIN | EPOLLEXCLUSIVE;
-    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0)
-      throw SysError("epoll_ctl add listen socket", errno);
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0) {
+      const int error = errno;
+      epoll_.reset();  // with those that are in it: whoever tries again begins anew
+      throw SysError("epoll_ctl add listen socket", error);
+    }
   }
   registered_ = true;
 }

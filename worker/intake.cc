@@ -152,7 +152,10 @@ bool Intake::is_spent() {
 }
 
 bool Intake::is_worn_out() {
-  if (worn_out_) return true;
+  if (worn_out_) {
+    seat_.ask_for_recycling();
+    return true;
+  }
   if (recycle_at_ == 0 || seat_.begun() < recycle_from_) return false;
   const Nanoseconds min_age = plan_.settings.min_age;
   if (min_age && monotonic_now() < began_at_ + min_age) return false;

@@ -12,6 +12,7 @@
 
 #include "base/document.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "conf/pool_json.h"
 #include "worker/host.h"
 #include "worker/intake.h"
@@ -26,6 +27,9 @@ struct NotAWorker : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// What the structure had when serve.h was made: programs that were compiled then have room for no more.
+constexpr size_t kDescribed = 48;
+
 // The worker that this process was started as.
 class Self {
  public:
@@ -35,14 +39,18 @@ class Self {
         listen_sockets_(numbers(worker)),
         plan_{settings_, mapping_, listen_sockets_, worker.supervisor},
         intake_(plan_, worker.slot) {
-    close(worker.settings);
-    close(worker.segment);
     for (int fd : listen_sockets_)
       if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) throw SysError("listen socket", errno);
+    // Nothing fails from here on: whoever tries again after a failure finds these still open.
+    close(worker.settings);
+    close(worker.segment);
+    set_log_level(static_cast<LogLevel>(worker.log_level));
     host_works_for(intake_);
   }
 
   bool accept(preforkd_connection& described) {
+    // The parent-death signal is a thread's own, and the main thread has one from before the exec.
+    if (gettid() != pid_) throw NotAWorker("preforkd_accept() is for the main thread");
     if (!is_started_) {
       intake_.install_signals();
       intake_.started();
@@ -56,6 +64,7 @@ class Self {
     connection_ = std::move(*accepted);
     intake_.begin(connection_);
     is_in_hand_ = true;
+    static_assert(sizeof described == kDescribed, "it would be written past its end: see serve.h");
     described = intake_.describe(connection_);
     described.fd = connection_.fd.release();  // the caller's
     return true;
@@ -107,6 +116,11 @@ std::unique_ptr<Self>& self() {
   return *made;
 }
 
+// As a supervisor has it of its own workers.
+void log_as_worker(const LogLine& line) {
+  log_to_stderr({line.level, self()->settings().name, getpid(), line.text, line.event});
+}
+
 Self& expect_self() {
   if (self() && self()->pid() == getpid()) return *self();
   const char* text = std::getenv(ServingWorker::kVariable);
@@ -117,9 +131,15 @@ Self& expect_self() {
   if (worker->layout != shm::kLayoutVersion)
     throw NotAWorker(
         "libpreforkd is of another version than the preforkd that started this process");
-  if (!self()) self() = std::make_unique<Self>(*worker);
+  if (!self()) {
+    self() = std::make_unique<Self>(*worker);
+    set_log_sink(log_as_worker);
+  }
   return *self();
 }
+
+// Null in a child, too, which has its parent's memory and must not speak for it.
+Self* existing_self() { return self() && self()->pid() == getpid() ? self().get() : nullptr; }
 
 // In the handler of an exception: keeps for the caller what it says.
 void note_error() {
@@ -159,17 +179,20 @@ PREFORKD_EXPORT int preforkd_accept(preforkd_connection* connection) {
     return worker->accept(*connection) ? 1 : 0;
   } catch (...) {
     note_error();
+    log_error(last_error);  // a program may do no more than to end
     return -1;
   }
 }
 
 PREFORKD_EXPORT void preforkd_done(int served) {
-  if (self()) self()->done(served != 0);
+  if (Self* worker = existing_self()) worker->done(served != 0);
 }
 
-PREFORKD_EXPORT void preforkd_note(const char* text) { host_functions().note(text); }
+PREFORKD_EXPORT void preforkd_note(const char* text) {
+  if (existing_self()) host_functions().note(text);
+}
 PREFORKD_EXPORT void preforkd_extend(uint32_t milliseconds) {
-  host_functions().extend(milliseconds);
+  if (existing_self()) host_functions().extend(milliseconds);
 }
 PREFORKD_EXPORT void preforkd_recycle() {
   if (try_self()) host_functions().recycle();
@@ -178,8 +201,14 @@ PREFORKD_EXPORT void preforkd_log(int level, const char* text) {
   host_functions().log(level, text);
 }
 
-PREFORKD_EXPORT const char* preforkd_peer() { return self() ? self()->peer() : ""; }
-PREFORKD_EXPORT const char* preforkd_local() { return self() ? self()->local() : ""; }
+PREFORKD_EXPORT const char* preforkd_peer() {
+  Self* worker = existing_self();
+  return worker ? worker->peer() : "";
+}
+PREFORKD_EXPORT const char* preforkd_local() {
+  Self* worker = existing_self();
+  return worker ? worker->local() : "";
+}
 
 PREFORKD_EXPORT const char* preforkd_pool() {
   Self* worker = try_self();

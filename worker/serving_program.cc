@@ -40,19 +40,19 @@ std::string search_path(const char* name, const std::string& folder) {
 
 std::string ServingWorker::to_text() const {
   std::string text;
-  for (int64_t number :
-       {int64_t{layout}, int64_t{pid}, int64_t{supervisor}, int64_t{slot}, int64_t{capacity},
-        int64_t{segment}, int64_t{settings}, int64_t{first_listen}, int64_t{listen_sockets}})
+  for (int64_t number : {int64_t{layout}, int64_t{pid}, int64_t{supervisor}, int64_t{slot},
+                         int64_t{capacity}, int64_t{segment}, int64_t{settings},
+                         int64_t{first_listen}, int64_t{listen_sockets}, int64_t{log_level}})
     text += (text.empty() ? "" : " ") + std::to_string(number);
   return text;
 }
 
 std::optional<ServingWorker> ServingWorker::from_text(const char* text) {
   ServingWorker w{};
-  const int read =
-      std::sscanf(text, "%u %d %d %u %u %d %d %d %u", &w.layout, &w.pid, &w.supervisor, &w.slot,
-                  &w.capacity, &w.segment, &w.settings, &w.first_listen, &w.listen_sockets);
-  if (read != 9 || w.slot >= w.capacity) return std::nullopt;
+  const int read = std::sscanf(text, "%u %d %d %u %u %d %d %d %u %d", &w.layout, &w.pid,
+                               &w.supervisor, &w.slot, &w.capacity, &w.segment, &w.settings,
+                               &w.first_listen, &w.listen_sockets, &w.log_level);
+  if (read != 10 || w.slot >= w.capacity) return std::nullopt;
   return w;
 }
 

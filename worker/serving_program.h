@@ -5,7 +5,7 @@
 // Handed on by inheritance: descriptor 1 becomes the log; the pool's segment, its settings as a JSON document, and its
 // listen sockets stay open under the numbers that they have; and one variable says what they are:
 //
-//   PREFORKD_WORKER=LAYOUT PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS FIRST_LISTEN LISTEN_SOCKETS
+//   PREFORKD_WORKER=LAYOUT PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS FIRST_LISTEN LISTEN_SOCKETS LOG_LEVEL
 //
 // (numbers; PID is the worker's own: a child that inherits the variable is told that it is another process). A program
 // can do to the segment whatever a handler can, and besides truncate it: of that its own pool's supervisor dies, and is
@@ -27,6 +27,7 @@ struct ServingWorker {
   uint32_t slot, capacity;
   int segment, settings, first_listen;
   uint32_t listen_sockets;
+  int log_level;
 
   static constexpr const char* kVariable = "PREFORKD_WORKER";
   std::string to_text() const;

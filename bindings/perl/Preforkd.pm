@@ -140,7 +140,7 @@ sub _is_in_hand { $in_hand && $_[0] == $in_hand }
 sub _end {
     my ($self) = @_;
     undef $in_hand;
-    $self->{handle}->flush if $self->{handle}->opened;
+    $self->{failed} = 1 if $self->{handle}->opened && !defined $self->{handle}->flush;
     Preforkd::_c_done($self->{failed} ? 0 : 1);
     close $self->{handle};
 }

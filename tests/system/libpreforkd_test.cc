@@ -42,6 +42,9 @@ void what_it_is_told() {
   expect_equal("blocked signals", ask(client, "blocked"), "USR2 URG");
   expect_equal("to a child", ask(client, "child"),
                "this is not the process that preforkd started, but a child of it");
+  expect_equal("in another thread", ask(client, "thread"),
+               "preforkd_accept() is for the main thread");
+  expect_equal("served by the child", server.pool()["connections"]["served"], 0);
   ask(client, "note GET /x");
   const Json worker = server.workers()[0];
   expect_equal("note", worker["note"], "GET /x");
@@ -51,6 +54,8 @@ void what_it_is_told() {
   ask(client, "log dear diary");
   server.wait_until("it is logged", kPatience,
                     [&] { return server.log().find("dear diary") != std::string::npos; });
+  expect_contains("whose it is", server.log(),
+                  "pool echo: worker " + std::to_string(pid_of(client)) + ": dear diary");
   client.close();
   server.wait_for("/connections/served", 1);
   Client next(server.address());
@@ -134,6 +139,16 @@ void ends_before_it_calls_in() {
   });
 }
 
+void without_its_descriptors() {
+  Server server({serving(kOne, "", "shuts")}, {.wait_until_ready = false});
+  server.wait_until("it is told", kPatience, [&] {
+    return server.log().find("read a document: Bad file descriptor") != std::string::npos;
+  });
+  server.wait_until("it counts as a crash", kPatience, [&] {
+    return server.log().find("exited with status 1 while starting") != std::string::npos;
+  });
+}
+
 void a_stuck_one() {
   Server server({serving(kOne, "connection = 0.2;")});
   Client client(server.address());
@@ -160,6 +175,18 @@ void told_to_leave() {
   expect(kill(before, 0) < 0, "it is gone");
   expect_contains("asked on, it hears the same", server.log(), "asked again: 0");
   expect_equal("crashed", server.pool()["lifetime"]["crashed"], 0);
+}
+
+void asks_between_connections() {
+  Server server({serving(kOne)});
+  Client client(server.address());
+  const pid_t before = pid_of(client);
+  ask(client, "later");
+  client.close();
+  server.wait_for("/lifetime/recycled", 1);
+  Client next(server.address());
+  expect(pid_of(next) != before, "another one serves");
+  expect_equal("retired", server.pool()["lifetime"]["retired"], 0);
 }
 
 void new_generations() {
@@ -241,8 +268,10 @@ Suite libpreforkd_suite() {
            {"dies in the midst", dies_in_the_midst},
            {"never calls in", never_calls_in},
            {"ends before it calls in", ends_before_it_calls_in},
+           {"without its descriptors", without_its_descriptors},
            {"a stuck one", a_stuck_one},
            {"told to leave", told_to_leave},
+           {"asks between connections", asks_between_connections},
            {"new generations", new_generations},
            {"its supervisor dies", its_supervisor_dies},
            {"refused ones", refused_ones},

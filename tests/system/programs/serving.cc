@@ -8,9 +8,10 @@
 //   child                                             what preforkd_accept() says in a child of it
 //   fail     ends the connection as failed            untold   ... without preforkd_done()
 //   exit N   exits with N in the midst of it          leave    exits with 0 after it
-//   hang     answers nothing any more
+//   hang     answers nothing any more                 later    is recycled, which it asks for after it
+//   thread   what preforkd_accept() says in another thread than the main one
 //
-// Argument: `never` calls in, `ends` before it would, `again`: asks on when it was told to leave, and logs what it gets.
+// Argument: `never` calls in, `ends` before it would, `shuts` all descriptors before that, `again`: asks on when it was told to leave, and logs what it gets.
 #include <dirent.h>
 #include <fcntl.h>
 #include <preforkd/serve.h>
@@ -23,11 +24,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
 
-bool leaves = false, fails = false, tells = true;
+bool leaves = false, asks_later = false, fails = false, tells = true;
 
 std::string inheritable_descriptors() {
   std::vector<int> all;
@@ -60,6 +62,8 @@ std::string said_to_a_child() {
   const pid_t pid = fork();
   if (pid == 0) {
     preforkd_connection c;
+    preforkd_done(0);  // of the connection that is its parent's
+    preforkd_note("a child's");
     std::string said = preforkd_accept(&c) == -1 && errno == EPERM ? preforkd_error() : "accepted";
     _exit(write(ends[1], said.data(), said.size()) < 0);
   }
@@ -69,6 +73,15 @@ std::string said_to_a_child() {
   close(ends[0]);
   waitpid(pid, nullptr, 0);
   return std::string(said, size > 0 ? static_cast<size_t>(size) : 0);
+}
+
+std::string said_to_a_thread() {
+  std::string said;
+  std::thread([&said] {
+    preforkd_connection c;
+    said = preforkd_accept(&c) == -1 ? preforkd_error() : "accepted";
+  }).join();
+  return said;
 }
 
 std::string obey(const preforkd_connection& c, const std::string& line) {
@@ -89,7 +102,9 @@ std::string obey(const preforkd_connection& c, const std::string& line) {
   if (order == "blocked") return blocked_signals();
   if (order == "child") return said_to_a_child();
   if (order == "exit") std::exit(std::atoi(rest.c_str()));
+  if (order == "thread") return said_to_a_thread();
   if (order == "leave") leaves = true;
+  if (order == "later") asks_later = true;
   if (order == "fail") fails = true;
   if (order == "untold") tells = false;
   while (order == "hang") pause();
@@ -117,6 +132,8 @@ int main(int argc, char** argv) {
   const std::string how = argc > 1 ? argv[1] : "";
   while (how == "never") pause();
   if (how == "ends") return 0;
+  if (how == "shuts")
+    for (int fd = 3; fd < 64; ++fd) close(fd);
   preforkd_connection c;
   int got;
   while ((got = preforkd_accept(&c)) == 1) {
@@ -124,6 +141,7 @@ int main(int argc, char** argv) {
     if (tells) preforkd_done(!fails);
     close(c.fd);
     if (leaves) return 0;
+    if (asks_later) preforkd_recycle();
   }
   if (how == "again")
     preforkd_log(6, ("asked again: " + std::to_string(preforkd_accept(&c))).c_str());

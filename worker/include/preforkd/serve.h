@@ -6,12 +6,13 @@
  *     #include <preforkd/serve.h>
  *     int main(void) {
  *       struct preforkd_connection c;
- *       while (preforkd_accept(&c) > 0) {
+ *       int got;
+ *       while ((got = preforkd_accept(&c)) > 0) {
  *         int served = answer(c.fd) == 0;
  *         preforkd_done(served);
  *         close(c.fd);
  *       }
- *       return 0;
+ *       return got < 0;
  *     }
  *
  * and is built with: cc -o mine mine.c $(pkg-config --cflags --libs preforkd)
@@ -23,7 +24,7 @@
  * The program runs as the pool's user. Descriptor 0 is /dev/null, 1 and 2 are the log; those from 3 on are
  * preforkd's until the first preforkd_accept(), which makes them close-on-exec: a program that starts others before
  * that closes them there. All functions are for the process that preforkd started (`serve = [ "sh", "-c", "exec
- * ..." ]` is one, a child of it is not) and for one thread of it, always the same.
+ * ..." ]` is one, a child of it is not) and for its main thread.
  *
  * Signals. SIGURG and SIGUSR2 are blocked from the start (children inherit that) and belong to preforkd, and so does
  * SIGTERM from the first preforkd_accept() on. SIGTERM ends the program at once only when its connection, or the whole
@@ -40,14 +41,17 @@
 extern "C" {
 #endif
 
-/* Waits for the next connection, however long that takes. The first call says that the program has started: it must
+/* Waits for the next connection, however long that takes. What the program does between preforkd_done() and the next
+ * call has no deadline. The first call says that the program has started: it must
  * come within `timeouts.start`, else the worker is killed, and that counts as a crash.
  *
- * 1: *connection is filled in. connection->fd is the caller's, blocking and close-on-exec; the addresses are valid
+ * 1: *connection is filled in, as far as it goes in version 2 of preforkd/handler.h, and never further: the library may
+ * be newer than the program. connection->fd is the caller's, blocking and close-on-exec; the addresses are valid
  * until the next call. A connection that preforkd_done() was not called for counts as served.
  * 0: this worker is not needed any more: the program ends, within `timeouts.drain`, and exits with 0. (So does each
- * further call.)
- * -1: it cannot be had; errno says why, and preforkd_error() in words. EPERM: preforkd has not started this process.
+ * further call.) One that exits with 0 by itself, between two connections, is replaced; before its first connection, or
+ * with one in hand, that is a crash.
+ * -1: it cannot be had; errno says why, and preforkd_error() and the log in words. EPERM: preforkd has not started this process.
  * EBADF and the like: the program has closed descriptors of preforkd's. */
 int preforkd_accept(struct preforkd_connection* connection);
 
@@ -56,8 +60,8 @@ int preforkd_accept(struct preforkd_connection* connection);
 void preforkd_done(int served);
 
 /* As the functions of the same name in preforkd_host (preforkd/handler.h): what is being done with the connection in
- * hand; that it may take so many milliseconds from now; that this worker is worn out: it is replaced, and the next
- * preforkd_accept() says so; one line for the log. */
+ * hand; that it may take so many milliseconds from now; that this worker is worn out: it is replaced, and
+ * preforkd_accept() returns 0 after this connection, or the first one; one line for the log. */
 void preforkd_note(const char* text);
 void preforkd_extend(uint32_t milliseconds);
 void preforkd_recycle(void);
