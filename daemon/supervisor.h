@@ -11,7 +11,7 @@
 // either is counted or rings. `idle` is read before `queued`: a connection accepted in between is then
 // missed rather than counted twice, and its worker's ring brings the supervisor back.
 //
-// SIGKILL at any moment: its workers finish what they serve, and leave (worker/worker.h); the daemon starts
+// SIGKILL at any moment: its workers finish what they serve, and leave (worker/intake.h); the daemon starts
 // the next supervisor on a new segment. Nothing of this one's memory is needed again.
 #pragma once
 

@@ -21,7 +21,7 @@ struct SegmentFds {
 // error now and not a SIGBUS in a worker later. Throws SysError "allocate N bytes in /dev/shm: ...".
 SegmentFds create_segment(uint32_t capacity);
 
-// The read-write mapping. Called by the supervisor (and by tests); workers inherit it.
+// The read-write mapping. Called by the supervisor, and by libpreforkd; workers inherit it.
 class Mapping {
  public:
   // Throws SysError, or std::runtime_error if the descriptor's size is not that of `capacity` slots.

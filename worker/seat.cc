@@ -34,7 +34,7 @@ bool Seat::wait_to_start() {
 }
 
 void Seat::move_to(WorkerState state) {
-  if (!worker_may_move(state_, state)) abort();  // a defect in worker/worker.cc
+  if (!worker_may_move(state_, state)) abort();  // a defect in worker/intake.cc
   state_ = state;
   slot_.state.store(static_cast<uint32_t>(state), std::memory_order_release);
 }

@@ -1,4 +1,4 @@
-// A worker's signals (worker/worker.h says what each means). The handlers are installed by the supervisor, once,
+// A worker's signals (worker/intake.h says what each means). The handlers are installed by the supervisor, once,
 // and inherited: a fresh worker has to serve, and each call that it makes first, and each page of libc that it
 // touches for one, is time that its client waits.
 #pragma once
