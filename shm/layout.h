@@ -2,8 +2,8 @@
 // says the same in prose, and tests/unit holds both to the offsets below.
 //
 // The daemon creates the segment (shm/region.h), the supervisor maps it read-write and writes the
-// header, the workers inherit that mapping over fork (a program that accepts by itself maps it again), and control reads it with pread through a
-// read-only descriptor. Nothing read from it is trusted by anyone: a worker may have scribbled over
+// header, the workers inherit that mapping over fork (a program that accepts by itself maps it again),
+// and control reads it with pread through a read-only descriptor. Nothing read from it is trusted by anyone: a worker may have scribbled over
 // all of it. In particular no process takes an index, a count, a size or a pid from here without
 // bounding it by what it holds in private memory.
 //
