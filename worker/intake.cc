@@ -183,7 +183,7 @@ std::optional<Accepted> Intake::wait_for_one() {
       continue;
     }
     if (int error = acceptor_.broken()) throw SysError("accept", error);
-    if (seat_.is_busy()) go_idle();
+    if (seat_.is_busy()) seat_.idle(monotonic_now());
     if (acceptor_.short_of()) {
       back_off();
       continue;
@@ -212,10 +212,8 @@ std::optional<Accepted> Intake::last_accept(bool leaving, uint64_t from) {
   return connection;
 }
 
-void Intake::go_idle() { seat_.idle(monotonic_now()); }
-
 void Intake::wait_for_verdict() {
-  if (seat_.is_busy()) go_idle();
+  if (seat_.is_busy()) seat_.idle(monotonic_now());
   ppoll(nullptr, 0, nullptr, &unblocked_);
   signalled.nudged = 0;
 }

@@ -84,7 +84,6 @@ class Intake {
   bool must_leave() const;
   std::optional<Accepted> wait_for_one();
   std::optional<Accepted> last_accept(bool leaving, uint64_t from);
-  void go_idle();
   void wait_for_verdict();
   void back_off();
 

@@ -2,9 +2,9 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -16,12 +16,6 @@
 
 namespace preforkd {
 namespace {
-
-bool can_be_executed(const std::string& file) {
-  struct stat s {};
-  return stat(file.c_str(), &s) == 0 && S_ISREG(s.st_mode) &&
-         faccessat(AT_FDCWD, file.c_str(), X_OK, AT_EACCESS) == 0;
-}
 
 bool exists(const std::string& file) { return access(file.c_str(), F_OK) == 0; }
 
@@ -63,7 +57,7 @@ std::string find_program(const std::string& name) {
   for (size_t from = 0; from <= path.size();) {
     const size_t to = std::min(path.find(':', from), path.size());
     const std::string file = path.substr(from, to - from) + "/" + name;
-    if (can_be_executed(file)) return file;
+    if (program_trouble({file}).empty()) return file;
     from = to + 1;
   }
   return "";
