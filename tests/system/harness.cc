@@ -230,14 +230,15 @@ std::vector<pid_t> Server::left_behind() {
 void Server::end_all() {
   if (!reaped_) {
     // A supervisor or control that a test stopped must hear of it too.
-    for (pid_t pid : descendants_of(pid_)) kill(pid, SIGCONT);
-    kill(pid_, SIGCONT);
+    for (pid_t pid : descendants_of(pid_)) let_go_on(pid);
+    let_go_on(pid_);
     kill(pid_, SIGTERM);
     try {
       wait_exit(10);
     } catch (const Failure& e) {
-      expect(false, "stopped by TERM within 10 s; still there: " +
-                        std::to_string(children_of(pid_).size()) + " children");
+      std::string there;
+      for (pid_t pid : descendants_of(pid_)) there += "\n  " + doing(pid);
+      expect(false, "stopped by TERM within 10 s; still there:" + there);
       kill(pid_, SIGKILL);
       wait_exit();
     }

@@ -21,6 +21,10 @@ class Machine {
   void configure(const std::string& config) {
     installed_.write("etc/preforkd/preforkd.conf", config);
   }
+  // An empty file in its /etc/preforkd, which is read-only in there; the path out here.
+  std::string add_file(const std::string& name) {
+    return installed_.write("etc/preforkd/" + name, "");
+  }
   void add_handler(const std::string& name) {  // one of those made for tests
     std::filesystem::copy(built("tests/system/handlers/" + name + ".so"),
                           installed_.file("usr/local/lib/preforkd/handlers"));

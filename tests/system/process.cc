@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <sstream>
@@ -135,6 +136,12 @@ bool is_running(pid_t pid) {
   return read_stat(pid, state, parent) && state != 'Z' && state != 'X';
 }
 
+void let_go_on(pid_t pid) {
+  char state = 0;
+  pid_t parent = 0;
+  if (read_stat(pid, state, parent) && state == 'T') kill(pid, SIGCONT);
+}
+
 std::string file_text(const std::string& path) {
   std::ifstream file(path);
   std::ostringstream text;
@@ -145,6 +152,20 @@ std::string file_text(const std::string& path) {
 std::string title_of(pid_t pid) {
   std::string title = file_text("/proc/" + std::to_string(pid) + "/cmdline");
   return title.substr(0, title.find('\0'));
+}
+
+std::string doing(pid_t pid) {
+  const std::string folder = "/proc/" + std::to_string(pid);
+  std::string text = std::to_string(pid) + " " + title_of(pid);
+  std::istringstream status(file_text(folder + "/status"));
+  for (std::string line; std::getline(status, line);)
+    for (const char* wanted : {"State:", "PPid:", "TracerPid:", "SigPnd:", "ShdPnd:", "SigBlk:"})
+      if (line.starts_with(wanted)) text += "\n    " + line;
+  std::error_code gone;
+  for (const auto& task : std::filesystem::directory_iterator(folder + "/task", gone))
+    text += "\n    " + task.path().filename().string() + ": system call " +
+            file_text(task.path() / "syscall") + file_text(task.path() / "stack");
+  return text;
 }
 
 }  // namespace preforkd::system_test

@@ -36,8 +36,12 @@ int exit_code(int status);                      // as in Outcome
 // Our children now: what we started, and (we are a child subreaper) orphans of that.
 std::vector<pid_t> own_children();
 std::vector<pid_t> children_of(pid_t parent);
-bool is_running(pid_t pid);                      // exists and is no zombie
+bool is_running(pid_t pid);  // exists and is no zombie
+// SIGCONT, if it is stopped. To one that is not it may do harm: it takes away the SIGSTOP that LeakSanitizer's attaching
+// to its own process waits for, at the end of it.
+void let_go_on(pid_t pid);
 std::string title_of(pid_t pid);                 // as `ps` shows it
+std::string doing(pid_t pid);                    // its title, state, and what its threads wait for
 std::string file_text(const std::string& path);  // "" where it cannot be read
 
 }  // namespace preforkd::system_test
