@@ -32,7 +32,8 @@ inline void set_process_title(std::string_view title, const char* comm) {
   volatile char* to = room.begin;
   for (size_t i = 0; i < length; ++i) to[i] = title[i];
   for (size_t i = length; i < room.used; ++i) to[i] = 0;
-  room.used = length;
+  // A worker's is shorter than its supervisor's: what it does not write it need not copy.
+  if (room.used == room.size || length > room.used) room.used = length;
 }
 
 }  // namespace preforkd

@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/exec_strings.h"
 #include "systemd/notify.h"
 
 namespace preforkd {
@@ -48,13 +49,6 @@ std::vector<std::string> child_environment(const Environment& more) {
       kept.emplace_back(entry);
   }
   return kept;
-}
-
-std::vector<char*> pointers(const std::vector<std::string>& strings) {
-  std::vector<char*> p;
-  for (const auto& s : strings) p.push_back(const_cast<char*>(s.c_str()));
-  p.push_back(nullptr);
-  return p;
 }
 
 void close_on_exec_from(int first) {
@@ -138,7 +132,7 @@ Child launch(const Launch& what) {
   UniqueFd from_child(ends[0]), to_parent(ends[1]);
   auto groups = what.user.change ? groups_of(what.user) : std::vector<gid_t>{};
   auto environment = child_environment(what.process.environment);
-  auto argv = pointers(what.argv), envp = pointers(environment);
+  auto argv = pointers_to(what.argv), envp = pointers_to(environment);
 
   Child child;
   child.pid = fork();

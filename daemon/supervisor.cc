@@ -200,10 +200,9 @@ bool Supervisor::say(ReportType type, uint32_t number, const std::string& text) 
 }
 
 void Supervisor::send_log(const LogLine& line) {
-  if (!daemon_.is_open()) {
-    pid_t worker = getpid() == plan_.supervisor ? 0 : getpid();
+  const pid_t worker = getpid() == plan_.supervisor ? 0 : getpid();
+  if (worker || !daemon_.is_open())
     return log_to_stderr({line.level, plan_.settings.name, worker, line.text});
-  }
   Report report;
   report.type = ReportType::kLog;
   report.level = static_cast<int32_t>(line.level);

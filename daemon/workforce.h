@@ -99,6 +99,7 @@ class Workforce {
     bool started = false;  // was seen past `start`
   };
 
+  [[gnu::hot, gnu::noinline]] uint32_t fork_some(uint32_t wanted, Nanoseconds now, int& error);
   void note_forked(uint32_t slot, pid_t pid, Nanoseconds now);
   [[noreturn, gnu::hot]] void be_worker(uint32_t slot);
   void send(const Record& record, int signal_number) const;

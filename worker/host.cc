@@ -8,23 +8,22 @@
 namespace preforkd {
 namespace {
 
-Intake* intake = nullptr;  // of this process
-
 void write_log(int level, const char* text) {
   const int bounded = std::clamp(level, 3, 7);
   log({static_cast<LogLevel>(bounded), {}, 0, text ? text : ""});
 }
 
 void note(const char* text) {
-  if (intake) intake->note(text ? text : "");
+  if (Intake* intake = Intake::of_this_process()) intake->note(text ? text : "");
 }
 
 void extend(uint32_t milliseconds) {
-  if (intake) intake->extend(monotonic_now() + milliseconds * kMillisecond);
+  if (Intake* intake = Intake::of_this_process())
+    intake->extend(monotonic_now() + milliseconds * kMillisecond);
 }
 
 void recycle() {
-  if (intake) intake->recycle();
+  if (Intake* intake = Intake::of_this_process()) intake->recycle();
 }
 
 }  // namespace
@@ -40,7 +39,5 @@ preforkd_host make_host(const std::string& pool, const std::string& settings) {
       PREFORKD_ABI, sizeof(preforkd_host), pool.c_str(), settings.c_str(), write_log, note, extend,
       recycle};
 }
-
-void host_works_for(Intake& its) { intake = &its; }
 
 }  // namespace preforkd

@@ -16,7 +16,4 @@ const preforkd_host& host_functions();
 // Both strings must outlive it.
 preforkd_host make_host(const std::string& pool, const std::string& settings);
 
-// Called by a worker before its handler's `start`, and by a program that accepts by itself.
-void host_works_for(Intake& intake);
-
 }  // namespace preforkd

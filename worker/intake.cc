@@ -22,8 +22,10 @@ constexpr Nanoseconds kBackOff = 50 * kMillisecond;
 // See DESIGN: beyond, the kernel would walk past hundreds of busy registrations at each connection.
 constexpr uint32_t kManyBusy = 256;
 
-// What the signal handlers need; there is one worker in a process.
+// What the signal handlers need; there is one worker in a process. In one page: whatever a worker writes to is
+// copied for it.
 struct {
+  Intake* intake = nullptr;
   void (*term_in_supervisor)(int) = nullptr;
   const Seat* seat = nullptr;  // null: this is the supervisor
   pid_t supervisor = 0;
@@ -53,7 +55,8 @@ void set_parent_death_signal(int number) {
   system_call(SYS_prctl, PR_SET_PDEATHSIG, number, 0, 0, 0);
 }
 
-void become_worker(const IntakePlan& plan, const Seat& seat) {
+void become_worker(Intake& intake, const IntakePlan& plan, const Seat& seat) {
+  signalled.intake = &intake;
   signalled.seat = &seat;
   signalled.supervisor = plan.supervisor;
   signalled.nudge_signal = plan.nudge_signal();
@@ -100,15 +103,17 @@ Intake::Intake(const IntakePlan& plan, uint32_t slot)
   recycle_from_ = tenth ? limit - random_below(tenth + 1) : limit > 1 ? limit - 1 : limit;
 }
 
+Intake* Intake::of_this_process() { return signalled.intake; }
+
 void Intake::take_over_signals(int until_started) {
-  become_worker(plan_, seat_);
+  become_worker(*this, plan_, seat_);
   // Set after the change of user, which clears it, and before the first look at getppid().
   set_parent_death_signal(death_signal_ = until_started ? until_started : kSupervisorDied);
   block_exactly(signal_bit(SIGUSR1) | signal_bit(SIGURG) | signal_bit(kSupervisorDied));
 }
 
 void Intake::install_signals() {
-  become_worker(plan_, seat_);
+  become_worker(*this, plan_, seat_);
   sigset_t ours, before;
   sigemptyset(&ours);
   sigaddset(&ours, plan_.nudge_signal());

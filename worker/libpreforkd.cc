@@ -45,7 +45,6 @@ class Self {
     close(worker.settings);
     close(worker.segment);
     set_log_level(static_cast<LogLevel>(worker.log_level));
-    host_works_for(intake_);
   }
 
   bool accept(preforkd_connection& described) {

@@ -1,5 +1,6 @@
 #include "worker/program.h"
 
+#include <alloca.h>
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -14,6 +15,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "base/exec_strings.h"
 #include "worker/signals.h"
 
 namespace preforkd {
@@ -26,6 +28,14 @@ constexpr std::string_view kOurs[] = {
     "UNIXLOCALGID",   "UNIXLOCALPID",  "UNIXREMOTEPATH", "UNIXREMOTEPID", "UNIXREMOTEEUID",
     "UNIXREMOTEEGID", "REMOTE_ADDR",   "REMOTE_PORT",    "REMOTE_HOST",   "NOTIFY_SOCKET",
     "WATCHDOG_PID",   "WATCHDOG_USEC", "LISTEN_PID",     "LISTEN_FDS",    "LISTEN_FDNAMES"};
+
+// Not literals: data a child has from its parent, but the page of the literals it would touch here first.
+struct {
+  char proto_tcp[16] = "PROTO=TCP", local_ip[16] = "TCPLOCALIP=", local_port[16] = "TCPLOCALPORT=",
+       remote_ip[16] = "TCPREMOTEIP=", remote_addr[16] = "REMOTE_ADDR=",
+       remote_host[16] = "REMOTE_HOST=", remote_port[16] = "TCPREMOTEPORT=",
+       remote_port_too[16] = "REMOTE_PORT=";
+} names;
 
 // The four bytes of an IPv4 address; an IPv4 client of a socket that takes both is shown as what it is.
 const uint8_t* ipv4_of(const SocketAddress& address) {
@@ -43,8 +53,12 @@ const uint8_t* ipv4_of(const SocketAddress& address) {
 void reset_signals(int nudge_signal, const std::vector<int>& ignored) {
   uint64_t pending = 0;
   system_call(SYS_rt_sigpending, &pending, kKernelSetSize);
-  for (int ours : {SIGUSR1, SIGUSR2, nudge_signal})
+  auto throw_away = [pending](int ours) {
     if (pending & signal_bit(ours)) throw_away_pending(ours);
+  };
+  throw_away(SIGUSR1);
+  throw_away(SIGUSR2);
+  throw_away(nudge_signal);
   for (int each : ignored) set_to_default(each);
   block_exactly(0);
 }
@@ -84,16 +98,16 @@ ConnectionEnvironment::ConnectionEnvironment(const SocketAddress& local, const S
     add_number(unix_peer.gid);
     return;
   }
-  begin("PROTO=TCP");
-  begin("TCPLOCALIP=");
+  begin(names.proto_tcp);
+  begin(names.local_ip);
   add_ip(local);
-  begin("TCPLOCALPORT=");
+  begin(names.local_port);
   add_port(local);
-  for (const char* name : {"TCPREMOTEIP=", "REMOTE_ADDR=", "REMOTE_HOST="}) {
+  for (const char* name : {names.remote_ip, names.remote_addr, names.remote_host}) {
     begin(name);
     add_ip(peer);
   }
-  for (const char* name : {"TCPREMOTEPORT=", "REMOTE_PORT="}) {
+  for (const char* name : {names.remote_port, names.remote_port_too}) {
     begin(name);
     add_port(peer);
   }
@@ -148,14 +162,6 @@ std::vector<std::string> environment_of_programs() {
   return kept;
 }
 
-std::vector<char*> pointers_to(const std::vector<std::string>& strings, size_t room) {
-  std::vector<char*> p;
-  p.reserve(strings.size() + room);
-  for (const auto& s : strings) p.push_back(const_cast<char*>(s.c_str()));
-  p.resize(strings.size() + room);
-  return p;
-}
-
 std::string program_trouble(const std::vector<std::string>& argv) {
   struct stat s {};
   auto trouble = [&](const char* reason) { return "execute " + argv[0] + ": " + reason; };
@@ -169,7 +175,8 @@ std::string program_trouble(const std::vector<std::string>& argv) {
 Program::Program(const std::vector<std::string>& argv)
     : argv_(argv), environment_(environment_of_programs()), ignored_(ignored_signals()) {
   argv_pointers_ = pointers_to(argv_);
-  environment_pointers_ = pointers_to(environment_, ConnectionEnvironment::kMost + 1);
+  environment_pointers_ = pointers_to(environment_);
+  environment_pointers_.pop_back();
 }
 
 std::string Program::become(const Accepted& connection, int nudge_signal) const {
@@ -181,8 +188,12 @@ std::string Program::become(const Accepted& connection, int nudge_signal) const 
   // The fewer pages are written here, the fewer are copied between accept and exec.
   ConnectionEnvironment own(connection.local, connection.peer, unix_peer);
   char* const* argv = argv_pointers_.data();
-  char** envp = const_cast<char**>(environment_pointers_.data());
-  for (size_t i = 0; i < own.size(); ++i) envp[environment_.size() + i] = own[i];
+  const size_t kept = environment_pointers_.size();
+  auto* volatile* envp =  // pointer by pointer, and not by memcpy
+      static_cast<char* volatile*>(alloca((kept + own.size() + 1) * sizeof(char*)));
+  for (size_t i = 0; i < kept; ++i) envp[i] = environment_pointers_[i];
+  for (size_t i = 0; i < own.size(); ++i) envp[kept + i] = own[i];
+  envp[kept + own.size()] = nullptr;
 
   system_call(SYS_dup3, connection.fd.get(), 0, 0);
   system_call(SYS_dup3, connection.fd.get(), 1, 0);

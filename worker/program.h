@@ -39,8 +39,6 @@ class ConnectionEnvironment {
 
 // The daemon's environment, but for what would lie about the connection or about preforkd's own start.
 std::vector<std::string> environment_of_programs();
-// What exec takes: pointers into `strings`, and `room` null pointers behind them.
-std::vector<char*> pointers_to(const std::vector<std::string>& strings, size_t room = 1);
 
 // Checks, as the calling user, that argv[0] is a file that can be executed. "" or "execute PATH: reason".
 std::string program_trouble(const std::vector<std::string>& argv);
@@ -59,7 +57,7 @@ class Program {
 
  private:
   std::vector<std::string> argv_, environment_;
-  // What exec takes: pointers into those; the second with room for the connection's own behind them.
+  // Pointers into those; the first ends with a null pointer, behind the second comes the connection's own.
   std::vector<char*> argv_pointers_, environment_pointers_;
   std::vector<int> ignored_;  // signals that were, when this was made
 };

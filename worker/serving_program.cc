@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/exec_strings.h"
 #include "shm/layout.h"
 #include "worker/program.h"
 #include "worker/signals.h"

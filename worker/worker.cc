@@ -9,7 +9,6 @@
 
 #include "base/log.h"
 #include "base/process_title.h"
-#include "worker/host.h"
 #include "worker/signals.h"
 
 namespace preforkd {
@@ -28,7 +27,6 @@ Worker::Worker(const WorkerPlan& plan, uint32_t slot)
 }
 
 int Worker::run() {
-  host_works_for(intake_);
   if (plan_.has_start() && !intake_.wait_to_start()) return 0;
   if (plan_.serving) throw std::runtime_error(plan_.serving->become(slot_));
   if (plan_.handler)
