@@ -1,37 +1,26 @@
 #include "daemon/workforce.h"
 
 #include <alloca.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "daemon/quick_fork.h"
-#include "shm/note.h"
 #include "shm/tickets.h"
 #include "worker/signals.h"
 
 namespace preforkd {
 namespace {
 
-constexpr Nanoseconds kTermToKill = 1 * kSecond;
-constexpr Nanoseconds kStoppedTooLong = 5 * kSecond;
-constexpr uint32_t kTenth = 10;
 constexpr uint32_t kAtATime = 64;
 constexpr uintptr_t kPage = 4096;
-constexpr Nanoseconds kLongConnection = 2 * kSecond;
-
-void warn(pid_t worker, Event event, const std::string& text) {
-  log({LogLevel::kWarning, {}, worker, text, event});
-}
 
 // ±10 %, so that workers that were forked together do not leave together.
 Nanoseconds jittered(Nanoseconds age, pid_t pid) {
@@ -39,25 +28,6 @@ Nanoseconds jittered(Nanoseconds age, pid_t pid) {
   const uint32_t step =
       static_cast<uint32_t>(pid) * 2654435769u >> 22;  // Knuth's multiplicative hash
   return age - age / 10 + age / 5 / kSteps * step;
-}
-
-// 0 if it cannot be had: nobody is replaced for that.
-uint64_t resident_mib(pid_t pid) {
-  char text[128] = "";
-  const int fd = open(("/proc/" + std::to_string(pid) + "/statm").c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return 0;
-  const ssize_t size = read(fd, text, sizeof text - 1);
-  close(fd);
-  unsigned long pages = 0;
-  if (size <= 0 || std::sscanf(text, "%*u %lu", &pages) != 1) return 0;
-  static const auto kPageSize = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  return pages * kPageSize >> 20;
-}
-
-// "10.0.0.1:4242 (GET /x)"
-std::string in_hand_text(const shm::Slot& slot) {
-  const std::string note = shm::note_text(shm::load_note(slot));
-  return shm::peer_text(shm::load_peer(slot)) + (note.empty() ? "" : " (" + note + ")");
 }
 
 // "killed by signal 11 (Segmentation fault) while serving 10.0.0.1:4242"
@@ -88,15 +58,6 @@ Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board, Channel& da
       daemon_(daemon),
       is_other_(std::move(is_other)),
       records_(board.capacity(), &own_) {}
-
-template <class Visit>
-void Workforce::each(Visit visit) const {
-  for (uint32_t slot = 0, seen = 0; slot < records_.size() && seen < board_.alive(); ++slot) {
-    if (records_[slot].pid == 0) continue;
-    ++seen;
-    visit(slot);
-  }
-}
 
 // --- fork ----------------------------------------------------------------------------------------
 
@@ -277,164 +238,6 @@ void Workforce::tell_to_leave(uint32_t slot) {
   send(records_[slot], plan_.nudge_signal());
 }
 
-uint32_t Workforce::dismiss_recyclers(const uint32_t most) {
-  uint32_t told = 0;
-  for (bool idle : {true, false})
-    each([&](uint32_t slot) {
-      const bool wants = records_[slot].worn || board_.slot(slot).recycle.load();
-      if (told == most || records_[slot].told_to_leave || !wants) return;
-      if (board_.is_idle(slot) < idle) return;
-      tell_to_leave(slot);
-      ++told;
-    });
-  return told;
-}
-
-// --- deadlines -----------------------------------------------------------------------------------
-
-bool Workforce::in_hand(uint32_t slot, uint64_t number) const {
-  const shm::Slot& s = board_.slot(slot);
-  uint64_t done = s.served.load() + s.failed.load();
-  return number == shm::kEndAny || (s.begun.load() == number && done < number);
-}
-
-void Workforce::note_ending(uint32_t slot, uint64_t number, Nanoseconds now) {
-  Record& record = records_[slot];
-  ending_ += record.ending == 0;
-  record.ending = number;
-  record.kill_at = now + kTermToKill;
-}
-
-// Interleavings: worker/seat.h. False: it was done in the meantime.
-bool Workforce::order_end(uint32_t slot, uint64_t number, Nanoseconds now) {
-  board_.slot(slot).end.store(number);
-  if (!in_hand(slot, number)) {
-    board_.slot(slot).end.store(0);
-    return false;
-  }
-  note_ending(slot, number, now);
-  send(records_[slot], SIGTERM);
-  return true;
-}
-
-void Workforce::end_starters(Nanoseconds now) {
-  each([&](uint32_t slot) {
-    const bool starting =
-        static_cast<WorkerState>(board_.slot(slot).state.load()) == WorkerState::kStarting;
-    if (starting && records_[slot].ending == 0) order_end(slot, shm::kEndAny, now);
-  });
-}
-
-void Workforce::end_all(Nanoseconds now) {
-  each([&](uint32_t slot) {
-    if (records_[slot].ending != shm::kEndAny) order_end(slot, shm::kEndAny, now);
-  });
-}
-
-Nanoseconds Workforce::end_overdue(Nanoseconds now) {
-  Nanoseconds next = kNever;
-  if (!plan_.settings.first_deadline() && unstarted_ == 0 && ending_ == 0 && stopped_ == 0 &&
-      board_.counts().retiring == 0)
-    return next;
-  each([&](uint32_t slot) {
-    Record& record = records_[slot];
-    if (record.kill_at) {
-      if (now < record.kill_at) {
-        next = std::min(next, record.kill_at);
-        return;
-      }
-      // Only while it is still about the same connection: a worker that finished it leaves by itself.
-      const bool still = in_hand(slot, record.ending);
-      if (still) send(record, SIGKILL);
-      record.kill_at = still ? now + kTermToKill : 0;
-      if (still) next = std::min(next, record.kill_at);
-      if (still) return;
-    }
-    if (record.stopped_at) {
-      if (now < record.stopped_at + kStoppedTooLong) {
-        next = std::min(next, record.stopped_at + kStoppedTooLong);
-      } else {
-        warn(record.pid, Event::kWorkerStopped, "has been stopped for 5 s: killed");
-        note_ending(slot, shm::kEndAny, now);
-        send(record, SIGKILL);
-        next = std::min(next, record.kill_at);
-      }
-      return;
-    }
-    auto state = static_cast<WorkerState>(board_.slot(slot).state.load());
-    if (state == WorkerState::kStarting)
-      next = std::min(next, check_start(slot, now));
-    else if (state == WorkerState::kRetiring)
-      next = std::min(next, check_retiring(slot, now));
-    else if (state == WorkerState::kBusy && plan_.settings.first_deadline())
-      next = std::min(next, check_connection(slot, now));
-  });
-  return next;
-}
-
-// A worker that waits for a start ticket is not late, as long as others come through.
-Nanoseconds Workforce::check_start(uint32_t slot, Nanoseconds now) {
-  const shm::Slot& s = board_.slot(slot);
-  auto step = static_cast<shm::StartingStep>(s.starting_step.load());
-  Nanoseconds timeout = plan_.settings.start_timeout;
-  if (timeout == 0) return kNever;
-  Nanoseconds since = records_[slot].forked_at;
-  if (step == shm::StartingStep::kHasTicket) since = std::max<Nanoseconds>(since, s.since.load());
-  since = std::min(since, now);  // whatever the slot says
-  if (step == shm::StartingStep::kWaitsForTicket)
-    since = std::max(since, start_progress_) + timeout;
-  if (since > now || now - since < timeout) return since + timeout;
-  warn(records_[slot].pid, Event::kStartTimedOut,
-       "did not get through start in " + std::to_string(timeout / kMillisecond) + " ms: killed");
-  note_ending(slot, 1, now);  // any number but kEndAny: see judge()
-  send(records_[slot], SIGKILL);
-  return records_[slot].kill_at;
-}
-
-// A handler's `stop` that hangs would hold the slot for ever: it has as long as a drain.
-Nanoseconds Workforce::check_retiring(uint32_t slot, Nanoseconds now) {
-  Nanoseconds since = std::min<Nanoseconds>(board_.slot(slot).since.load(), now);
-  Nanoseconds timeout = plan_.settings.drain_timeout;
-  if (now - since < timeout) return since + timeout;
-  warn(records_[slot].pid, Event::kDrainForced,
-       "was to leave " + std::to_string((now - since) / kMillisecond) + " ms ago: ended");
-  order_end(slot, shm::kEndAny, now);
-  return records_[slot].kill_at;
-}
-
-Nanoseconds Workforce::check_connection(uint32_t slot, Nanoseconds now) {
-  const shm::Slot& s = board_.slot(slot);
-  uint64_t number = s.begun.load();
-  const Nanoseconds since = std::min<Nanoseconds>(s.since.load(), now);  // whatever the slot says
-  const Nanoseconds slow = plan_.settings.slow_timeout, timeout = plan_.settings.connection_timeout;
-  // Not one yet: its PROXY header is waited for. It begins anew then.
-  if (!in_hand(slot, number)) return now + plan_.settings.first_deadline();
-  Nanoseconds next = kNever;
-  if (slow && records_[slot].slow_told != number) {
-    next = since + slow;
-    if (now >= next) tell_slow(slot, number, now - since), next = kNever;
-  }
-  if (timeout == 0) return next;
-  const Nanoseconds end = std::max<Nanoseconds>(since + timeout, s.extended_until.load());
-  if (now < end) return std::min(next, end);
-  const std::string what = in_hand_text(s);
-  if (!order_end(slot, number, now)) return std::min(next, now + timeout);
-  warn(records_[slot].pid, Event::kConnectionTimedOut,
-       "has served " + what + " for " + std::to_string((now - since) / kMillisecond) +
-           " ms: ended (timeouts.connection)");
-  return records_[slot].kill_at;
-}
-
-void Workforce::tell_slow(uint32_t slot, uint64_t number, Nanoseconds took) {
-  const std::string what = in_hand_text(board_.slot(slot));
-  if (!in_hand(slot, number))
-    return;  // it was done in the meantime, and `what` may be the next one
-  records_[slot].slow_told = number;
-  warn(records_[slot].pid, Event::kConnectionSlow,
-       "has served " + what + " for " + std::to_string(took / kMillisecond) +
-           " ms so far (timeouts.slow)");
-}
-
 // --- starting ------------------------------------------------------------------------------------
 
 bool Workforce::hand_out_start_tickets() {
@@ -473,83 +276,6 @@ bool Workforce::hand_out_start_tickets() {
 
 void Workforce::release_all_starters() {
   shm::post_tickets(board_.segment().tickets.start, unstarted_);
-}
-
-bool Workforce::recycles() const {
-  return plan_.settings.connections != 0 || someone_asked_ || worn_ > 0;
-}
-
-// It serves, or has served since it was measured last.
-bool Workforce::may_have_grown(uint32_t slot) {
-  const uint64_t begun = board_.slot(slot).begun.load();
-  const bool same = std::exchange(records_[slot].measured_after, begun) == begun;
-  return !same || !board_.is_idle(slot);
-}
-
-Nanoseconds Workforce::mark_worn(bool measured, Nanoseconds now) {
-  const PoolSettings& settings = plan_.settings;
-  if (!measured && settings.max_age == 0) return kNever;
-  const uint32_t most = std::max(board_.alive() / kTenth, 1u);
-  Nanoseconds next = kNever;
-  // Who has been told and goes on serving for long does not keep the others from being replaced.
-  uint32_t going = 0;
-  if (worn_ > 0)
-    each([&](uint32_t slot) {
-      if (!records_[slot].worn || has_long_connection(slot, now)) return;
-      ++going;
-      if (records_[slot].told_to_leave) next = now + kLongConnection;
-    });
-  each([&](uint32_t slot) {
-    Record& record = records_[slot];
-    if (record.worn || record.told_to_leave || going >= most) return;
-    const Nanoseconds grown_up = record.forked_at + settings.min_age;
-    const bool old = now >= std::max(record.old_at, grown_up);
-    const bool big = measured && now >= grown_up && may_have_grown(slot) &&
-                     resident_mib(record.pid) >= settings.max_rss;
-    if (!old && !big) {
-      if (settings.max_age) next = std::min(next, std::max(record.old_at, grown_up));
-      return;
-    }
-    record.worn = true;
-    ++worn_;
-    ++going;
-  });
-  return next;
-}
-
-bool Workforce::has_long_connection(uint32_t slot, Nanoseconds now) const {
-  const shm::Slot& s = board_.slot(slot);
-  return records_[slot].told_to_leave && in_hand(slot, s.begun.load()) &&
-         now >= s.since.load() + kLongConnection;
-}
-
-Workforce::Headcount Workforce::headcount(Nanoseconds now) {
-  Headcount h;
-  h.counts = board_.counts();
-  shm::Word& asked = board_.segment().shared.recycle;
-  if (asked.load() != 0 && asked.exchange(0) != 0) someone_asked_ = true;
-  const bool recycling = recycles();
-  if (!recycling && told_ == 0 && stopped_ == 0) return h;
-  someone_asked_ = false;
-  h.going = h.counts.retiring;
-  each([&](uint32_t slot) {
-    const Record& record = records_[slot];
-    const shm::Slot& s = board_.slot(slot);
-    const bool wants = recycling && (record.worn || s.recycle.load() != 0);
-    someone_asked_ |= wants && !record.worn;
-    const bool stopped = record.stopped_at != 0;  // as good as gone, until it goes on
-    if (!record.told_to_leave && !wants && !stopped) return;
-    auto state = static_cast<WorkerState>(s.state.load());
-    if (state == WorkerState::kRetiring) return;  // counted as that already
-    h.going += record.told_to_leave && !has_long_connection(slot, now);
-    uint32_t& from = board_.is_idle(slot)              ? h.counts.idle
-                     : state == WorkerState::kStarting ? h.counts.starting
-                                                       : h.counts.busy;
-    if (from == 0) return;  // it moved meanwhile
-    --from;
-    ++(record.told_to_leave || stopped ? h.counts.retiring : h.recycling);
-  });
-  return h;
 }
 
 }  // namespace preforkd

@@ -116,7 +116,13 @@ class Workforce {
   void note_stopped(Record& record, Nanoseconds at);
   Death judge(uint32_t slot, pid_t pid, int status) const;
   template <class Visit>
-  void each(Visit visit) const;  // visit(slot), for every live worker
+  void each(Visit visit) const {  // visit(slot), for every live worker
+    for (uint32_t slot = 0, seen = 0; slot < records_.size() && seen < board_.alive(); ++slot) {
+      if (records_[slot].pid == 0) continue;
+      ++seen;
+      visit(slot);
+    }
+  }
 
   const WorkerPlan& plan_;
   shm::Scoreboard& board_;
