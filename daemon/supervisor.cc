@@ -1,8 +1,6 @@
 #include "daemon/supervisor.h"
 
 #include <signal.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -19,9 +17,7 @@ namespace {
 
 constexpr Nanoseconds kFirstForkPause = 100 * kMillisecond;
 constexpr Nanoseconds kLongestForkPause = 5 * kSecond;
-constexpr Nanoseconds kSayAgain = 100 * kMillisecond;
 constexpr Nanoseconds kLookAgain = 100 * kMillisecond;
-constexpr Nanoseconds kFinishQueue = 5 * kSecond;
 constexpr Nanoseconds kSayAtMaxAgain = 60 * kSecond;
 constexpr Nanoseconds kMeasureEvery = kSecond;
 constexpr uint32_t kFlood = 32;  // turns with nothing to do, before it rests
@@ -96,167 +92,6 @@ int Supervisor::run() {
   }
   say(ReportType::kDrained);
   return 0;
-}
-
-// --- the daemon ----------------------------------------------------------------------------------
-
-bool Supervisor::obey_daemon(Nanoseconds now) {
-  bool any = false;
-  Channel::Datagram datagram;
-  for (;;) {
-    Channel::Got got = daemon_.receive(datagram);
-    if (got == Channel::Got::kNothing) return any;
-    auto order = got == Channel::Got::kMessage ? datagram.as<Order>() : std::nullopt;
-    if (!order) {  // the daemon died, or is not what it was
-      daemon_.close();
-      if (course_ == Course::kServing) drain(plan_.settings.drain_timeout, 0, now);
-      return any;
-    }
-    obey(*order, now);
-    acknowledge(order->number);
-    any = true;
-  }
-}
-
-void Supervisor::obey(const Order& order, Nanoseconds now) {
-  switch (order.type) {
-    case OrderType::kLimits:
-      limits_ = order.limits;
-      limits_.max = std::min(limits_.max, board_.capacity());
-      break;
-    case OrderType::kDrain:
-      if (course_ == Course::kServing) drain(order.drain, order.finish, now);
-      break;
-    case OrderType::kStop:
-      course_ = Course::kEnding;
-      shedder_.stop();
-      board_.segment().published.leaving.store(shm::kDrain);
-      workforce_.end_all(now);
-      break;
-    case OrderType::kReadable:
-      watching_ = false;
-      readable_ = true;
-      break;
-    case OrderType::kLookAgain:
-      look_again_at_ = now;
-      break;
-    case OrderType::kServe:
-      on_trial_ = false;  // publish() says so
-      break;
-    case OrderType::kPing:
-      break;
-  }
-}
-
-void Supervisor::drain(Nanoseconds timeout, uint64_t finish, Nanoseconds now) {
-  course_ = Course::kDraining;
-  drain_ends_ = now + timeout;
-  shm::Published& published = board_.segment().published;
-  finish_ = finish;
-  shedder_.stop();
-  if (finish) {
-    queue_ends_ = now + std::min(timeout, kFinishQueue);
-    published.accept_from.store(finish);
-    published.accept_until.store(queue_ends_);
-    published.ring_on.store(
-        shm::kRingOnCompleted);  // whoever is done may have taken the last of it
-  }
-  // Every worker that becomes busy from now on rings: the daemon wants to know when none accepts.
-  published.low_water.store(~0u);
-  published.leaving.store(shm::kDrain);
-  workforce_.release_all_starters();
-  workforce_.nudge_all();
-}
-
-// Busy workers hold the sockets until they are done: without this nobody serves who comes in, and the next
-// daemon cannot bind their addresses.
-void Supervisor::give_up_sockets() {
-  for (; own_sockets_ > 0; --own_sockets_)
-    shutdown(plan_.listen_sockets[own_sockets_ - 1], SHUT_RDWR);
-}
-
-// Whether nobody is left who could still be served. Nobody joins the queue any more.
-bool Supervisor::queue_is_finished(Nanoseconds now) {
-  if (now >= queue_ends_ || queued(finish_) == 0) return true;
-  due_ = std::min(due_, queue_ends_);
-  return false;
-}
-
-void Supervisor::acknowledge(uint32_t number) {
-  Report report;
-  report.type = ReportType::kAck;
-  report.number = number;
-  report.level = static_cast<int32_t>(board_.alive());
-  daemon_.send_struct(report);  // lost: the order comes again
-}
-
-bool Supervisor::say(ReportType type, uint32_t number, const std::string& text) {
-  Report report;
-  report.type = type;
-  report.number = number;
-  text.copy(report.text, sizeof report.text - 1);
-  if (daemon_.send_struct(report) == Channel::Sent::kYes) return true;
-  return !daemon_.is_open();  // nobody to tell: nothing to say again
-}
-
-void Supervisor::send_log(const LogLine& line) {
-  const pid_t worker = getpid() == plan_.supervisor ? 0 : getpid();
-  if (worker || !daemon_.is_open())
-    return log_to_stderr({line.level, plan_.settings.name, worker, line.text});
-  Report report;
-  report.type = ReportType::kLog;
-  report.level = static_cast<int32_t>(line.level);
-  report.pid = line.worker;
-  report.event = line.event;
-  report.number = lost_lines_;
-  line.text.copy(report.text, sizeof report.text - 1);
-  if (daemon_.send_struct(report) == Channel::Sent::kYes)
-    lost_lines_ = 0;
-  else
-    ++lost_lines_;
-}
-
-std::string Supervisor::what_degrades() const {
-  if (breaker_.tripped())
-    return std::to_string(breaker_.deaths) + " workers died in a row, the last one " + last_death_;
-  if (monotonic_now() < throttled_until_)
-    return "workers die faster than others are forked, the last one " + last_death_;
-  if (fork_pause_) return std::string("fork: ") + std::strerror(fork_error_);
-  return "";
-}
-
-// Until it is ready, it wants as many workers as it was told to begin with.
-Limits Supervisor::in_force() const {
-  Limits limits = limits_;
-  if (!told_ready_)
-    limits.min = std::clamp(first_workers_, limits_.min, std::max(limits_.min, limits_.max));
-  return limits;
-}
-
-// Ready, degraded or not, quiet: told when it changes, and again if the channel was full.
-bool Supervisor::tell_progress() {
-  const shm::Counts counts = board_.counts();
-  bool heard = true, ready = false;
-  if (!told_ready_ && course_ == Course::kServing && counts.idle + counts.busy >= in_force().min)
-    heard &= ready = told_ready_ = say(ReportType::kReady);
-  const std::string trouble = what_degrades();
-  if (!trouble.empty() && throttled_until_ > monotonic_now())
-    due_ = std::min(due_, throttled_until_);
-  if (trouble.empty() == told_degraded_) {
-    bool said = say(trouble.empty() ? ReportType::kRecovered : ReportType::kDegraded, 0, trouble);
-    if (said) told_degraded_ = !told_degraded_;
-    heard &= said;
-  }
-  // Who is busy, or looks at the queue a last time, takes what waits before leaving.
-  const bool nobody_accepts =
-      counts.idle + counts.starting == 0 && queue_is_finished(monotonic_now());
-  if (course_ != Course::kServing && !told_quiet_ && nobody_accepts) {
-    heard &= told_quiet_ = say(ReportType::kQuiet, counts.busy);
-    board_.segment().published.low_water.store(0);
-  }
-  if (told_quiet_ && !daemon_.is_open()) give_up_sockets();
-  if (!heard) due_ = std::min(due_, monotonic_now() + kSayAgain);
-  return ready;  // from here on fewer may do
 }
 
 // --- the workers ---------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ class Supervisor {
   ScalerMemory memory_;
   Breaker breaker_;
 
+  static constexpr Nanoseconds kSayAgain = 100 * kMillisecond;  // what did not fit into the channel
   enum class Course { kServing, kDraining, kEnding };
   Course course_ = Course::kServing;
   Nanoseconds drain_ends_ = kNever;
