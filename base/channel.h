@@ -33,7 +33,6 @@ class Channel {
   int fd() const { return fd_.get(); }
   bool is_open() const { return fd_.is_open(); }
   void close() { fd_.reset(); }
-  UniqueFd release() { return std::move(fd_); }
 
   enum class Sent { kYes, kFull, kGone };
   // Sends one datagram, made of two parts, with at most one descriptor (-1: none).

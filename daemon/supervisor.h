@@ -38,8 +38,8 @@ class Supervisor {
   // Returns when every worker is gone: drained, stopped, or without a daemon.
   int run();
 
-  // Called by the log sink: a line for the daemon. Never blocks; what does not fit is counted. In a
-  // worker, which has no channel, and without a daemon it goes to descriptor 2.
+  // Called by the log sink: a line for the daemon. Never blocks; what does not fit is counted. In any other
+  // process than the supervisor (a worker, the shedder), and without a daemon, it goes to descriptor 2.
   void send_log(const LogLine& line);
 
  private:

@@ -51,7 +51,7 @@ std::string death_text(int status, const shm::Scoreboard::Last& last,
 
 }  // namespace
 
-Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon,
+Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board, const Channel& daemon,
                      std::function<bool(pid_t)> is_other)
     : plan_(plan),
       board_(board),
@@ -107,6 +107,7 @@ void Workforce::note_forked(uint32_t slot, pid_t pid, Nanoseconds now) {
 void Workforce::be_worker(uint32_t slot) {
   int status = static_cast<int>(ExitCode::kInternal);
   try {
+    // Closed, and not forgotten: the object's page would be copied. Only the supervisor speaks on it.
     system_call(SYS_close, daemon_.fd());
     status = Worker(plan_, slot).run();
   } catch (const std::exception& e) {

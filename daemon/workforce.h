@@ -25,9 +25,9 @@ namespace preforkd {
 
 class Workforce {
  public:
-  // `daemon` is the supervisor's channel: its workers let go of it.
+  // `daemon` is the supervisor's channel: its workers close it.
   // `is_other` is asked of each child that was reaped and is no worker: what else the supervisor has forked.
-  Workforce(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon,
+  Workforce(const WorkerPlan& plan, shm::Scoreboard& board, const Channel& daemon,
             std::function<bool(pid_t)> is_other);
 
   // --- fork ---
@@ -126,7 +126,7 @@ class Workforce {
 
   const WorkerPlan& plan_;
   shm::Scoreboard& board_;
-  Channel& daemon_;
+  const Channel& daemon_;
   std::function<bool(pid_t)> is_other_;
   OwnMemory own_;
   std::pmr::unsynchronized_pool_resource own_pool_{&own_};

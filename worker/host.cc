@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "worker/intake.h"
 
 namespace preforkd {
 namespace {

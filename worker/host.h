@@ -7,8 +7,6 @@
 
 #include <string>
 
-#include "worker/intake.h"
-
 namespace preforkd {
 
 // Its functions, without a pool.

@@ -19,12 +19,12 @@ namespace {
 
 constexpr int kSupervisorDied = SIGUSR2;
 constexpr Nanoseconds kBackOff = 50 * kMillisecond;
-// See DESIGN: beyond, the kernel would walk past hundreds of busy registrations at each connection.
+// Beyond, the kernel would walk past hundreds of busy registrations at each connection.
 constexpr uint32_t kManyBusy = 256;
 
-// What the signal handlers need; there is one worker in a process. In one page: whatever a worker writes to is
-// copied for it.
-struct {
+// What the signal handlers and the host's functions need; there is one worker in a process. In one place: each
+// page that a worker writes to is copied for it.
+struct alignas(64) {
   Intake* intake = nullptr;
   void (*term_in_supervisor)(int) = nullptr;
   const Seat* seat = nullptr;  // null: this is the supervisor
@@ -55,8 +55,7 @@ void set_parent_death_signal(int number) {
   system_call(SYS_prctl, PR_SET_PDEATHSIG, number, 0, 0, 0);
 }
 
-void become_worker(Intake& intake, const IntakePlan& plan, const Seat& seat) {
-  signalled.intake = &intake;
+void become_worker(const IntakePlan& plan, const Seat& seat) {
   signalled.seat = &seat;
   signalled.supervisor = plan.supervisor;
   signalled.nudge_signal = plan.nudge_signal();
@@ -96,6 +95,7 @@ Intake::Intake(const IntakePlan& plan, uint32_t slot)
       gate_(plan.gate, plan.mapping, slot, seat_),
       acceptor_(plan.listen_sockets),
       on_trial_(seat_.is_on_trial()) {
+  signalled.intake = this;
   // ±10 %: it asks for its replacement within the last tenth, and has a tenth more to wait for it. Of
   // fewer than 10 connections the limit is exact.
   uint64_t limit = plan.settings.connections, tenth = limit / 10;
@@ -106,14 +106,14 @@ Intake::Intake(const IntakePlan& plan, uint32_t slot)
 Intake* Intake::of_this_process() { return signalled.intake; }
 
 void Intake::take_over_signals(int until_started) {
-  become_worker(*this, plan_, seat_);
+  become_worker(plan_, seat_);
   // Set after the change of user, which clears it, and before the first look at getppid().
   set_parent_death_signal(death_signal_ = until_started ? until_started : kSupervisorDied);
   block_exactly(signal_bit(SIGUSR1) | signal_bit(SIGURG) | signal_bit(kSupervisorDied));
 }
 
 void Intake::install_signals() {
-  become_worker(*this, plan_, seat_);
+  become_worker(plan_, seat_);
   sigset_t ours, before;
   sigemptyset(&ours);
   sigaddset(&ours, plan_.nudge_signal());

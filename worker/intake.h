@@ -55,7 +55,7 @@ struct IntakePlan {
 class Intake {
  public:
   Intake(const IntakePlan& plan, uint32_t slot);
-  // From its next call on; nothing in a supervisor.
+  // Null in a supervisor.
   static Intake* of_this_process();
 
   // One of the two, first of all. A forked worker has the handlers of install_inherited_signals(), and all signals

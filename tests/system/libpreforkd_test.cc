@@ -189,6 +189,19 @@ void asks_between_connections() {
   expect_equal("retired", server.pool()["lifetime"]["retired"], 0);
 }
 
+void asks_before_the_first() {
+  Server server({serving(kOne, "", "worn")});
+  for (int before = 0, round = 1; round <= 3; ++round) {
+    Client client(server.address());
+    const pid_t serves = pid_of(client);
+    expect(serves != before, "each serves one");
+    before = serves;
+    client.close();
+    server.wait_for("/lifetime/recycled", round);
+  }
+  expect_equal("crashed", server.pool()["lifetime"]["crashed"], 0);
+}
+
 void new_generations() {
   Server server({serving(kOne)});
   Client old(server.address());
@@ -272,6 +285,7 @@ Suite libpreforkd_suite() {
            {"a stuck one", a_stuck_one},
            {"told to leave", told_to_leave},
            {"asks between connections", asks_between_connections},
+           {"asks before the first", asks_before_the_first},
            {"new generations", new_generations},
            {"its supervisor dies", its_supervisor_dies},
            {"refused ones", refused_ones},

@@ -11,7 +11,8 @@
 //   hang     answers nothing any more                 later    is recycled, which it asks for after it
 //   thread   what preforkd_accept() says in another thread than the main one
 //
-// Argument: `never` calls in, `ends` before it would, `shuts` all descriptors before that, `again`: asks on when it was told to leave, and logs what it gets.
+// Argument: `never` calls in, `ends` before it would, `shuts` all descriptors before that, `worn`: asks to be recycled
+// before its first, `again`: asks on when it was told to leave, and logs what it gets.
 #include <dirent.h>
 #include <fcntl.h>
 #include <preforkd/serve.h>
@@ -134,6 +135,7 @@ int main(int argc, char** argv) {
   if (how == "ends") return 0;
   if (how == "shuts")
     for (int fd = 3; fd < 64; ++fd) close(fd);
+  if (how == "worn") preforkd_recycle();
   preforkd_connection c;
   int got;
   while ((got = preforkd_accept(&c)) == 1) {
