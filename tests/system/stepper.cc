@@ -20,6 +20,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "tests/system/client.h"
 #include "tests/system/process.h"
 
 namespace preforkd::system_test {
@@ -76,7 +77,9 @@ Stepper::Stepper(pid_t pid) : pid_(pid), own_processors_(processors_of(0)) {
   memory_.reset(open(("/proc/" + std::to_string(pid) + "/mem").c_str(), O_RDONLY | O_CLOEXEC));
   if (!memory_.is_open()) throw SysError("open memory of " + std::to_string(pid), errno);
   learn_mappings();
-  find_slot();
+  // Its supervisor writes the pid when it is back from fork(): a worker may be idle before that.
+  wait_until("worker " + std::to_string(pid) + " has a slot", kPatience,
+             [this] { return find_slot(); });
   if (ptrace(PTRACE_SEIZE, pid, nullptr, nullptr) < 0) throw SysError("PTRACE_SEIZE", errno);
   if (ptrace(PTRACE_INTERRUPT, pid, nullptr, nullptr) < 0)
     throw SysError("PTRACE_INTERRUPT", errno);
@@ -123,15 +126,15 @@ void Stepper::learn_mappings() {
     throw Failure("what is mapped into worker " + std::to_string(pid_) + " looks unusual");
 }
 
-void Stepper::find_slot() {
+bool Stepper::find_slot() {
   uint32_t capacity = 0, words = 0;
   read(segment_ + offsetof(shm::Segment, header.capacity), &capacity, sizeof capacity);
   read(segment_ + offsetof(shm::Segment, published.scan_words), &words, sizeof words);
   for (uint32_t i = 0; i < words * shm::kSlotsPerWord; ++i) {
     slot_ = segment_ + shm::slots_offset(capacity) + i * sizeof(shm::Slot);
-    if (static_cast<pid_t>(slot_word(offsetof(shm::Slot, pid)) & 0xffffffff) == pid_) return;
+    if (static_cast<pid_t>(slot_word(offsetof(shm::Slot, pid)) & 0xffffffff) == pid_) return true;
   }
-  throw Failure("no slot is that of worker " + std::to_string(pid_));
+  return false;
 }
 
 void Stepper::read(uint64_t address, void* into, size_t size) {

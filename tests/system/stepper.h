@@ -58,7 +58,7 @@ class Stepper {
   };
   static bool in(const std::vector<Range>& ranges, uint64_t address);
   void learn_mappings();
-  void find_slot();
+  bool find_slot();
   void read(uint64_t address, void* into, size_t size);
   uint64_t slot_word(size_t offset);
   bool is_system_call(uint64_t address);
