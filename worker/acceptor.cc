@@ -30,10 +30,11 @@ void Acceptor::register_for_wake() {
   if (registered_) return;
   if (!epoll_.is_open()) epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll_.is_open()) throw SysError("epoll_create1", errno);
-  for (int fd : sockets_) {
+  for (size_t i = 0; i < sockets_.size(); ++i) {
     epoll_event event{};
     event.events = EPOLLIN | EPOLLEXCLUSIVE;
-    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0) {
+    event.data.u64 = i;
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, sockets_[i], &event) < 0) {
       const int error = errno;
       epoll_.reset();  // with those that are in it: whoever tries again begins anew
       throw SysError("epoll_ctl add listen socket", error);
@@ -76,8 +77,9 @@ std::optional<Accepted> Acceptor::try_accept(uint64_t which) {
 void Acceptor::wait(const sigset_t& unblocked, int timeout_ms) {
   register_for_wake();
   epoll_event event;
-  if (epoll_pwait(epoll_.get(), &event, 1, timeout_ms, &unblocked) < 0 && errno != EINTR)
-    throw SysError("epoll_pwait", errno);
+  const int events = epoll_pwait(epoll_.get(), &event, 1, timeout_ms, &unblocked);
+  if (events < 0 && errno != EINTR) throw SysError("epoll_pwait", errno);
+  if (events > 0) next_ = event.data.u64;  // its wake-up is ours alone
 }
 
 }  // namespace preforkd

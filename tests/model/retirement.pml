@@ -13,7 +13,7 @@
  *
  * Left out: the doorbell (doorbell.pml: whatever happens is noticed), growth (nobody idle: the supervisor forks, or the
  * daemon watches the socket for it), recycling and `max` lowered (both make a busy worker leave, for whom no wake-up was
- * meant), several listen sockets. A handler may serve for ever. The order of being idle is any.
+ * meant), several listen sockets (worker/acceptor.h). A handler may serve for ever. The order of being idle is any.
  *
  * One assumption about time: nobody takes a ticket while the supervisor goes from counting to taking back (and a taker shows
  * as retiring before the next count). Tickets lie for 0.25 s at least, and those instants are microseconds; but if it does happen

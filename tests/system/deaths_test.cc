@@ -28,8 +28,7 @@ void an_idle_worker_is_replaced() {
   Json pool = server.pool();
   expect_equal("failed", pool["connections"]["failed"], 0);
   expect_equal("state", pool["state"], "running");
-  expect_contains("the log", server.log(),
-                  "worker " + std::to_string(victim) + ": killed by signal 9");
+  server.wait_for_log("worker " + std::to_string(victim) + ": killed by signal 9");
 }
 
 void a_busy_worker_takes_only_its_connection() {
@@ -45,7 +44,7 @@ void a_busy_worker_takes_only_its_connection() {
   expect_equal("failed", connections["failed"], 1);
   expect_equal("active", connections["active"], 1);
   expect(pid_serving(other) > 0, "the other goes on");
-  expect_contains("the log", server.log(), "while serving 127.0.0.1:");
+  server.wait_for_log("while serving 127.0.0.1:");
 }
 
 void a_handler_that_crashes() {
@@ -278,8 +277,8 @@ void stuck_connections_are_ended() {
   Json pool = server.pool();
   expect_equal("crashed", pool["lifetime"]["crashed"], 0);
   expect_equal("state", pool["state"], "running");
-  expect_contains("the log", server.log(), "worker " + std::to_string(pid));
-  expect_contains("the log", server.log(), "timeouts.connection");
+  server.wait_for_log("worker " + std::to_string(pid));
+  server.wait_for_log("timeouts.connection");
 }
 
 void a_slow_start_is_ended() {
@@ -288,7 +287,7 @@ void a_slow_start_is_ended() {
                           .timeouts = "start = 0.1;"},
                  PoolText{.name = "good"}});
   server.wait_for("/state", "degraded");
-  expect_contains("the log", server.log(), "did not get through start");
+  server.wait_for_log("did not get through start");
   expect(Client(server.address("good")).echoes("hello\n"), "the other pool serves");
 }
 
@@ -296,7 +295,7 @@ void a_preload_that_refuses() {
   Server server({PoolText{.serves = unruly("fail_preload = true;")}, PoolText{.name = "good"}});
   server.wait_for("/state", "degraded");
   expect_contains("reason", server.pool()["reason"], "preload");
-  expect_contains("the log", server.log(), "preload refuses, as it was told to");
+  server.wait_for_log("preload refuses, as it was told to");
   expect(Client(server.address("good")).echoes("hello\n"), "the other pool serves");
 }
 
@@ -314,7 +313,7 @@ void a_silent_supervisor_is_replaced() {
   server.wait_for("/limits/min", 4);
   expect(busy.echoes("after\n"), "its busy worker goes on");
   expect(Client(server.address()).echoes("hello\n"), "new clients are served");
-  expect_contains("the log", server.log(), "for 5 s: killed");
+  server.wait_for_log("for 5 s: killed");
 }
 
 }  // namespace

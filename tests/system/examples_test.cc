@@ -132,7 +132,7 @@ void spell_without_dictionary() {
       config_of({PoolText{}, example_pool("spell", "", "dictionary = \"/none\"; ")}));
   Outcome reload = server.ctl({"reload"});
   expect_equal("reload", reload.code, 1);
-  expect_contains("the log", server.log(), "preload: load /none.aff: not readable");
+  server.wait_for_log("preload: load /none.aff: not readable");
 }
 
 // A tenth is what is promised, of workers that have served.
@@ -316,7 +316,7 @@ void accumulate_small_and_wrong() {
     expect(client.read_until_eof() == one.answered, one.what);
     if (one.logged.empty()) continue;
     ++failed;
-    expect_contains(one.what, server.log(), "serve " + client.own_address() + ": " + one.logged);
+    server.wait_for_log("serve " + client.own_address() + ": " + one.logged);
   }
   expect_exact_figures(server, "accumulate", std::size(cases));
   expect_equal("failed", server.pool("accumulate")["connections"]["failed"], failed);
@@ -334,7 +334,7 @@ void throws_in_preload() {
   Server server({thrower("", kOneWorker)});
   server.write_config(config_of({thrower("preload = true;", kOneWorker)}));
   expect_equal("reload", server.ctl({"reload"}).code, 1);
-  expect_contains("the log", server.log(), "preload: a fine day to throw");
+  server.wait_for_log("preload: a fine day to throw");
   Client client(server.address());
   expect(!ask(client, "pid").empty(), "the old one serves on");
 }
@@ -346,7 +346,7 @@ void throws_in_start() {
   bad.name = "bad";
   Server server({bad, PoolText{.name = "good"}});
   server.wait_for("/state", "degraded", "bad");
-  expect_contains("the log", server.log(), "start: it is too early");
+  server.wait_for_log("start: it is too early");
   expect(Client(server.address("good")).echoes("hello\n"), "the other serves");
   Client patient(server.address("bad"));
   patient.send("pid\n");

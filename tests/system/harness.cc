@@ -218,6 +218,11 @@ void Server::start_again() {
   }
 }
 
+void Server::wait_for_log(const std::string& text) {
+  system_test::wait_until("the log has \"" + text + "\"", kPatience,
+                          [&] { return log().find(text) != std::string::npos; });
+}
+
 std::vector<pid_t> Server::left_behind() {
   std::vector<pid_t> left;
   for (pid_t pid : own_children()) {

@@ -118,6 +118,8 @@ class Server {
   void wait_until(const std::string& event, double seconds, const std::function<bool()>& has_come,
                   std::source_location where = std::source_location::current());
   void wait_until_ready(double seconds = kPatience);
+  // What a supervisor says takes a moment longer to the log than to the figures.
+  void wait_for_log(const std::string& text);
   // Until the pool's status has this value there ("/workers/busy").
   void wait_for(const std::string& where_in_status, const Json& value,
                 const std::string& pool = "echo", double seconds = kPatience,

@@ -54,8 +54,7 @@ void what_it_is_told() {
   ask(client, "log dear diary");
   server.wait_until("it is logged", kPatience,
                     [&] { return server.log().find("dear diary") != std::string::npos; });
-  expect_contains("whose it is", server.log(),
-                  "pool echo: worker " + std::to_string(pid_of(client)) + ": dear diary");
+  server.wait_for_log("pool echo: worker " + std::to_string(pid_of(client)) + ": dear diary");
   client.close();
   server.wait_for("/connections/served", 1);
   Client next(server.address());
@@ -173,7 +172,7 @@ void told_to_leave() {
   server.wait_for("/lifetime/recycled", 1);
   server.wait_for("/workers/idle", 2);
   expect(kill(before, 0) < 0, "it is gone");
-  expect_contains("asked on, it hears the same", server.log(), "asked again: 0");
+  server.wait_for_log("asked again: 0");
   expect_equal("crashed", server.pool()["lifetime"]["crashed"], 0);
 }
 

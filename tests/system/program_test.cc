@@ -180,7 +180,7 @@ void a_program_that_is_gone() {
     expect(Client(server.address()).is_ended(), "the client sees the end");
   server.wait_for("/state", "degraded");
   expect(server.pool()["connections"]["failed"] >= 5, "they count as failed");
-  expect_contains("the log", server.log(), "execute " + path + ": No such file or directory");
+  server.wait_for_log("execute " + path + ": No such file or directory");
   std::filesystem::copy_file("/bin/cat", path);
   Client patient(server.address());
   expect(patient.echoes("again\n", kPatience * 2), "served when it is back");
@@ -217,7 +217,7 @@ void a_program_that_closes_and_stays() {
       {program(R"("/bin/sh", "-c", "exec <&- >&-; exec sleep 1000")", "connection = 0.5;")});
   expect(Client(server.address()).is_ended(), "the client sees the end");
   server.wait_for("/lifetime/timed_out", 1);
-  expect_contains("the log", server.log(), "(timeouts.connection)");
+  server.wait_for_log("(timeouts.connection)");
   server.wait_for("/connections/failed", 1);
   server.wait_for("/workers/busy", 0);
   server.wait_for("/state", "running");

@@ -252,7 +252,7 @@ void fork_refused_at_start() {
   const size_t there = server.worker_pids().size();
   expect(there > 0 && there < kProcesses, std::to_string(there) + " workers");
   expect_equal("the pool", server.pool()["state"], "degraded");
-  expect_contains("the log", server.log(), "fork: Resource temporarily unavailable: going on with");
+  server.wait_for_log("fork: Resource temporarily unavailable: going on with");
   expect(Client(server.address()).echoes("hello\n"), "those that are there serve");
   set_limit(server.supervisor(), RLIMIT_NPROC, 1000);
   server.wait_until("all workers are there", kPatience,

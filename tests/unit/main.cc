@@ -4,6 +4,7 @@
 #include <cstdio>
 
 // Weak: null in a program that has a part of them only (Makefile: threads).
+[[gnu::weak]] void add_acceptor_tests();
 [[gnu::weak]] void add_address_tests();
 [[gnu::weak]] void add_admissions_tests();
 [[gnu::weak]] void add_backlog_tests();
@@ -40,7 +41,7 @@ constexpr void (*kSuites[])() = {
     add_layout_tests,     add_histogram_tests, add_worker_state_tests, add_scaler_tests,
     add_breaker_tests,    add_address_tests,   add_conf_tests,         add_control_tests,
     add_preforkctl_tests, add_notify_tests,    add_networks_tests,     add_proxy_protocol_tests,
-    add_stream_tests,
+    add_stream_tests,     add_acceptor_tests,
 };
 
 bool run(const char* only) {
