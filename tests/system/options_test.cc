@@ -242,8 +242,9 @@ void a_handler() {
   expect_equal("nofile", ask(client, "limit nofile"), "111 111");
   expect(ask(client, "limit cpu") != "1000 1000", "cpu is as it was");
   // And a supervisor that dies comes back with all of it.
-  const pid_t supervisor = server.supervisor();
-  kill(supervisor, SIGKILL);
+  server.wait_until("the generation before has ended", kPatience,
+                    [&] { return server.pool()["generations"].size() == 1; });
+  kill(server.supervisor(), SIGKILL);
   server.wait_until("another supervisor serves", kPatience, [&] {
     return server.pool()["state"] == "running" && server.pool()["generation"] == 3;
   });
