@@ -156,7 +156,7 @@ lint: deps                                ## check layout, includes, units, sour
 soak: deps                                ## break everything under load, and count what clients lose (SOAK_SHARE=0.2: a fifth)
 	@$(PARALLEL) all $(SYSTEM)
 	tests/soak/run $(CURDIR)/$(OUT)
-model: deps                               ## check the models of doorbell and retirement with spin (ONLY=doorbell picks one)
+model: deps                               ## check the models of what goes on between processes with spin (ONLY=doorbell picks one)
 	@ONLY="$(ONLY)" tests/model/run
 
 DEST  := $(DESTDIR)$(PREFIX)

@@ -7,10 +7,11 @@
 // everybody (measured with 256 workers: 2,100–2,600 connections/s, against 25,000–31,000).
 //
 // Each socket has wake-ups of its own: who was woken by one looks there first. If it took a connection of
-// another one instead, whose waiter was woken too, that waiter would find nothing and sleep on (the kernel looks before
-// it returns), and nobody would know of the first. A waiter takes one wake-up at a time: it leaves the
-// epoll instance's queue with it, and what becomes ready meanwhile wakes the next one. So the first event that
-// is reported is the one that woke it, or that one is gone already.
+// another one instead, whose waiter was woken too, that waiter would find nothing and sleep on (the kernel
+// looks before it returns), and nobody would know of the first. A waiter takes one wake-up at a time: it
+// leaves the epoll instance's queue with it, and what becomes ready meanwhile wakes the next one. So the
+// first event that is reported is the one that woke it, or that one is gone already.
+// (tests/model/sockets.pml)
 //
 // The price: a waiter that was woken and dies before it accepts takes the wake-up with it. So whoever
 // leaves makes a last try_accept() after unregister(), and after an abnormal death the supervisor nudges
@@ -40,9 +41,8 @@ class Acceptor {
   explicit Acceptor(const std::vector<int>& listen_sockets);
 
   // Takes a connection that already waits, from the sockets in turn, beginning with the one that wait() was
-  // woken by. Nothing: none waits, or it was
-  // gone again, or descriptors or memory ran out (then short_of() says which). Bit i of `which`: the i-th
-  // socket; those beyond 64 are tried only with all of the bits.
+  // woken by. Nothing: none waits, or it was gone again, or descriptors or memory ran out (then short_of()
+  // says which). Bit i of `which`: the i-th socket; those beyond 64 are tried only with all of the bits.
   static constexpr uint64_t kAll = ~uint64_t{0};
   std::optional<Accepted> try_accept(uint64_t which = kAll);
   // EMFILE, ENFILE, ENOBUFS or ENOMEM if the last try_accept() met it, else 0. Level-triggered epoll

@@ -1,11 +1,11 @@
 /* The doorbell: no wake-up is lost. Who becomes busy, a signal, a ringer's death, a connection's deadline: of each the
  * supervisor learns before it sleeps for good.
  *
- * Mirrors Supervisor::run, publish, arm (daemon/supervisor.cc), Workforce::end_overdue
- * (daemon/workforce_deadlines.cc), * Scoreboard::counts (shm/scoreboard.cc), ring and sleep_until_rung (shm/doorbell.cc), Seat::begin, count_and_ring and
- * idle (worker/seat.cc). All accesses there are seq_cst, so that interleavings of single steps are all there is. A statement
- * here is one load, one store or one read-modify-write there; where several stand in one atomic or d_step, all but
- * one of them touch private memory, or variables that only the properties know.
+ * Mirrors Supervisor::run, publish, arm (daemon/supervisor.cc), Workforce::end_overdue (daemon/workforce_deadlines.cc),
+ * Scoreboard::counts (shm/scoreboard.cc), ring and sleep_until_rung (shm/doorbell.cc), Seat::begin, count_and_ring and
+ * idle (worker/seat.cc). All accesses there are seq_cst, so that interleavings of single steps are all there is. A
+ * statement here is one load, one store or one read-modify-write there; where several stand in one atomic or d_step, all
+ * but one of them touch private memory, or variables that only the properties know.
  *
  * Left out: the pause after a flood (rest() always times out, and looks again), start tickets, the tick. Time is one
  * question: does a timer run that ends no later than a connection that begins now would be overdue?

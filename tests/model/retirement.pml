@@ -3,9 +3,8 @@
  *
  * Mirrors Intake::wait_for_one, last_accept, next (worker/intake.cc), Acceptor (worker/acceptor.cc), Seat::begin, idle,
  * retire, may_retire (worker/seat.cc), Workforce::retire_longest_idle, take_back_tickets, nudge_idle, nudge_all
- * (daemon/workforce.cc), Supervisor::reap_workers (daemon/supervisor.cc) and drain
- * (daemon/supervisor_channel.cc). One statement is one
- * system call or one access to shared memory; what stands in one atomic with it is private.
+ * (daemon/workforce.cc), Supervisor::reap_workers (daemon/supervisor.cc) and drain (daemon/supervisor_channel.cc). One
+ * statement is one system call or one access to shared memory; what stands in one atomic with it is private.
  *
  * The kernel. A connection walks past the registrations in an order that we do not know, marks each as ready, and stops at the
  * first whose owner waits: that one is woken. So those behind it are not marked, and will not look by themselves. The wait of a
@@ -13,7 +12,7 @@
  *
  * Left out: the doorbell (doorbell.pml: whatever happens is noticed), growth (nobody idle: the supervisor forks, or the
  * daemon watches the socket for it), recycling and `max` lowered (both make a busy worker leave, for whom no wake-up was
- * meant), several listen sockets (worker/acceptor.h). A handler may serve for ever. The order of being idle is any.
+ * meant), several listen sockets (sockets.pml). A handler may serve for ever. The order of being idle is any.
  *
  * One assumption about time: nobody takes a ticket while the supervisor goes from counting to taking back (and a taker shows
  * as retiring before the next count). Tickets lie for 0.25 s at least, and those instants are microseconds; but if it does happen
