@@ -15,8 +15,8 @@ void reserve_process_title(int argc, char** argv);
 
 struct TitleRoom {
   char* begin = nullptr;
-  size_t size = 0,
-         used = 0;  // behind `used` all is zero, or (as large as `size`) nothing was written yet
+  size_t size = 0;
+  size_t used = 0;  // behind it all is zero; as large as `size`: nothing was written yet
 };
 inline TitleRoom title_room;
 

@@ -199,10 +199,7 @@ void stopped_ones_are_replaced() {
   supervisor = server.supervisor();
   pid_t worker = idle_worker(server);
   for (pid_t pid : {supervisor, worker}) kill(pid, SIGSTOP);
-  server.wait_until("the log says so", kPatience, [&] {
-    return server.log().find("supervisor " + std::to_string(supervisor) + " was stopped") !=
-           std::string::npos;
-  });
+  server.wait_for_log("supervisor " + std::to_string(supervisor) + " was stopped");
   for (pid_t pid : {supervisor, worker}) kill(pid, SIGCONT);
   expect_equal("reload", server.ctl({"set", "echo", "min=3"}).code, 0);
   expect_equal("the supervisor", server.supervisor(), supervisor);

@@ -377,8 +377,7 @@ void throws_in_serve() {
     client.send(order + "\n");
     expect(client.is_ended(), "it ends: " + order.substr(0, 20));
     server.wait_for("/connections/failed", ++failed);
-    server.wait_until("it is logged", kPatience,
-                      [&] { return server.log().find(told) != std::string::npos; });
+    server.wait_for_log(told);
   }
   Client next(server.address());
   expect_equal("it serves on", ask(next, "pid"), pid);
@@ -397,9 +396,7 @@ void throws_in_stop() {
   }
   Outcome recycled = server.ctl({"recycle", "echo"});
   expect_equal("recycle: " + recycled.err, recycled.code, 0);
-  server.wait_until("it is logged", kPatience, [&] {
-    return server.log().find("stop: parting is such sweet sorrow") != std::string::npos;
-  });
+  server.wait_for_log("stop: parting is such sweet sorrow");
   const Json pool = server.pool();
   expect_equal("crashed", pool["lifetime"]["crashed"], 0);
   expect_equal("failed", pool["connections"]["failed"], 0);

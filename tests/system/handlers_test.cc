@@ -57,8 +57,7 @@ void addresses_and_log() {
   Client client(server.address());
   expect_equal("local", ask(client, "local"), server.address());
   ask(client, "log dear diary");
-  server.wait_until("it is logged", kPatience,
-                    [&] { return server.log().find("dear diary") != std::string::npos; });
+  server.wait_for_log("dear diary");
 }
 
 // What a library registered in preload is told of each fork, and in which process.

@@ -52,8 +52,6 @@ void what_it_is_told() {
   expect_equal("peer shown", worker["peer"], client.own_address());
   expect_equal("pid shown", worker["pid"].get<pid_t>(), pid_of(client));
   ask(client, "log dear diary");
-  server.wait_until("it is logged", kPatience,
-                    [&] { return server.log().find("dear diary") != std::string::npos; });
   server.wait_for_log("pool echo: worker " + std::to_string(pid_of(client)) + ": dear diary");
   client.close();
   server.wait_for("/connections/served", 1);
@@ -122,9 +120,7 @@ void never_calls_in() {
   Server server(
       {serving("min = 2; max = 4; min_spare = 1; max_spare = 1;", "start = 0.1;", "never")},
       {.wait_until_ready = false});
-  server.wait_until("it is told", kPatience, [&] {
-    return server.log().find("did not get through start in 100 ms: killed") != std::string::npos;
-  });
+  server.wait_for_log("did not get through start in 100 ms: killed");
   server.wait_until("the breaker has tripped", 40, [&] {
     return server.status()["pools"].size() == 1 && server.pool()["state"] == "degraded" &&
            server.pool()["lifetime"]["timed_out"] >= 5;
@@ -133,19 +129,13 @@ void never_calls_in() {
 
 void ends_before_it_calls_in() {
   Server server({serving(kOne, "", "ends")}, {.wait_until_ready = false});
-  server.wait_until("it counts as a crash", kPatience, [&] {
-    return server.log().find("exited with status 0 while starting") != std::string::npos;
-  });
+  server.wait_for_log("exited with status 0 while starting");
 }
 
 void without_its_descriptors() {
   Server server({serving(kOne, "", "shuts")}, {.wait_until_ready = false});
-  server.wait_until("it is told", kPatience, [&] {
-    return server.log().find("read a document: Bad file descriptor") != std::string::npos;
-  });
-  server.wait_until("it counts as a crash", kPatience, [&] {
-    return server.log().find("exited with status 1 while starting") != std::string::npos;
-  });
+  server.wait_for_log("read a document: Bad file descriptor");
+  server.wait_for_log("exited with status 1 while starting");
 }
 
 void a_stuck_one() {
@@ -155,8 +145,7 @@ void a_stuck_one() {
   expect_equal("noted", client.read_line(), "done");
   expect(client.is_ended(), "its client is told");
   server.wait_for("/lifetime/timed_out", 1);
-  server.wait_until("it is told", kPatience,
-                    [&] { return server.log().find("(stuck) for") != std::string::npos; });
+  server.wait_for_log("(stuck) for");
   Client next(server.address());
   ask(next, "extend 60000");
   expect_equal("extended: it may go on", ask(next, "number"), "1");

@@ -190,8 +190,7 @@ void inherited_from_systemd() {
   expect_equal("keepalive", ask(server, "keepalive"), "off");
   expect_equal("reuse_port is systemd's matter", ask(server, "reuse_port"), "0");
   server.signal(SIGUSR2);
-  server.wait_until("it is upgraded", kPatience,
-                    [&] { return server.log().find("upgraded from") != std::string::npos; });
+  server.wait_for_log("upgraded from");
   expect_reloaded(server, pool(""));
   expect_equal("nodelay is switched off", ask(server, "nodelay"), "0");
 }

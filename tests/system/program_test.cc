@@ -121,8 +121,7 @@ void descriptors() {
 void stderr_is_the_log() {
   Server server({program(R"("/bin/sh", "-c", "echo to the log >&2")")});
   expect_equal("to the client", Client(server.address()).read_until_eof(), "");
-  server.wait_until("the log has it", kPatience,
-                    [&] { return server.log().find("to the log") != std::string::npos; });
+  server.wait_for_log("to the log");
 }
 
 // Read by cat, which changes none of them itself.

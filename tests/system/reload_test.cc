@@ -229,9 +229,7 @@ struct TwoPools {
     slow.serves = unruly("start_while = \"" + server.folder().write("wait", "") + "\";");
     server.write_config(config_of({quick, slow}));
     asking = std::jthread([this] { answer = server.request("POST", "/v1/reload"); });
-    server.wait_until("one has passed its trial", kPatience, [&] {
-      return server.log().find("pool quick: the new generation has passed") != std::string::npos;
-    });
+    server.wait_for_log("pool quick: the new generation has passed");
     for (pid_t pid : children_of(server.pid()))
       if (title_of(pid) == "preforkd: supervisor quick" && pid != old) next = pid;
   }
@@ -384,9 +382,7 @@ void a_stop_comes_between() {
   server.signal(SIGHUP);
   server.wait_until("it is on trial", kPatience, [&] { return supervisors(server) == 2; });
   server.signal(SIGTERM);
-  server.wait_until("the log says so", kPatience, [&] {
-    return server.log().find("nothing was changed: preforkd is stopping") != std::string::npos;
-  });
+  server.wait_for_log("nothing was changed: preforkd is stopping");
   expect(busy.echoes("still here\n"), "the busy one goes on");
   busy.half_close();
   expect_equal("exit code", server.wait_exit(), 0);

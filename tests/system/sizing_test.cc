@@ -51,9 +51,7 @@ void never_more_than_max() {
       return d["action"] == "hold" && d["reason"] == "at_max";
     });
   });
-  server.wait_until("the log says it, too", kPatience, [&] {
-    return server.log().find("all 5 workers (workers.max) are in use") != std::string::npos;
-  });
+  server.wait_for_log("all 5 workers (workers.max) are in use");
   for (int sample = 0; sample < 50; ++sample)
     expect(server.worker_pids().size() <= 5, "more processes than max");
   auto answered = std::partition(clients.begin(), clients.end(),
