@@ -42,8 +42,8 @@ extern "C" {
 #endif
 
 /* Waits for the next connection, however long that takes. What the program does between preforkd_done() and the next
- * call has no deadline. The first call says that the program has started: it must
- * come within `timeouts.start`, else the worker is killed, and that counts as a crash.
+ * call has no deadline. The first call says that the program has started: it must come within `timeouts.start`, else
+ * the worker is killed and counted in `timed_out`, and to the pool's breaker it is a crash.
  *
  * 1: *connection is filled in, as far as it goes in version 2 of preforkd/handler.h, and never further: the library may
  * be newer than the program. connection->fd is the caller's, blocking and close-on-exec; the addresses are valid
