@@ -22,6 +22,13 @@ std::pair<UniqueFd, UniqueFd> Channel::make_pair() {
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
+void Channel::name_senders() {
+  const int on = 1;
+  if (setsockopt(fd(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0)
+    throw SysError("setsockopt SO_PASSCRED", errno);
+  names_senders_ = true;
+}
+
 Channel::Sent Channel::send(std::span<const std::byte> first, std::span<const std::byte> second,
                             int descriptor) {
   if (!is_open()) return Sent::kGone;
@@ -57,23 +64,30 @@ Channel::Got Channel::receive(Datagram& datagram) {
   if (size == 0 || static_cast<size_t>(size) > kMaxDatagram) return Got::kGone;
   datagram.bytes.resize(static_cast<size_t>(size));
   datagram.descriptor.reset();
+  datagram.sender = 0;
 
   iovec part{datagram.bytes.data(), datagram.bytes.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(sizeof(int))];
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   message.msg_control = control;
   // Not CMSG_SPACE: its padding has room for a second descriptor, which nobody would close.
-  message.msg_controllen = CMSG_LEN(sizeof(int));
+  message.msg_controllen = (names_senders_ ? CMSG_SPACE(sizeof(ucred)) : 0) + CMSG_LEN(sizeof(int));
   do size = recvmsg(fd(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   while (size < 0 && errno == EINTR);
   if (size <= 0) return Got::kGone;
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-    int received;
-    std::memcpy(&received, CMSG_DATA(c), sizeof received);
-    datagram.descriptor.reset(received);
+    if (c->cmsg_level != SOL_SOCKET) continue;
+    if (c->cmsg_type == SCM_RIGHTS) {
+      int received;
+      std::memcpy(&received, CMSG_DATA(c), sizeof received);
+      datagram.descriptor.reset(received);
+    } else if (c->cmsg_type == SCM_CREDENTIALS) {
+      ucred sender;
+      std::memcpy(&sender, CMSG_DATA(c), sizeof sender);
+      datagram.sender = sender.pid;
+    }
   }
   return Got::kMessage;
 }

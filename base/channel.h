@@ -33,6 +33,9 @@ class Channel {
   int fd() const { return fd_.get(); }
   bool is_open() const { return fd_.is_open(); }
   void close() { fd_.reset(); }
+  // Each datagram that is sent to this end from now on names the process that sent it, as the kernel knows it. Throws
+  // SysError.
+  void name_senders();
 
   enum class Sent { kYes, kFull, kGone };
   // Sends one datagram, made of two parts, with at most one descriptor (-1: none).
@@ -46,6 +49,7 @@ class Channel {
   struct Datagram {
     std::string bytes;
     UniqueFd descriptor;
+    pid_t sender = 0;  // after name_senders()
 
     // The fixed-size message in it, if that is what it is.
     template <class T>
@@ -61,6 +65,7 @@ class Channel {
 
  private:
   UniqueFd fd_;
+  bool names_senders_ = false;
 };
 
 }  // namespace preforkd

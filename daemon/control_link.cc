@@ -16,8 +16,9 @@ namespace {
 constexpr Nanoseconds kFirstPause = 50 * kMillisecond;
 constexpr Nanoseconds kLongestPause = 10 * kSecond;
 constexpr Nanoseconds kLongLife = 10 * kSecond;
-constexpr Nanoseconds kStoppedTooLong = 5 * kSecond;  // by a signal
-constexpr int kMostAtOnce = 64;        // datagrams read before others have their turn
+constexpr Nanoseconds kStuckTooLong = 5 * kSecond;  // stopped by a signal, or told to end
+constexpr Nanoseconds kQuiet = 1 * kSecond;         // for control to pass on an answer
+constexpr int kMostAtOnce = 64;                     // datagrams read before others have their turn
 constexpr size_t kMostWaiting = 4096;  // datagrams; a control that reads none of so many is stuck
 
 std::string with_header(ControlNews kind, const std::string& json, const std::string& base) {
@@ -47,7 +48,8 @@ ControlLink::ControlLink(EventLoop& loop, Kind kind, std::string executable, Uni
 
 ControlLink::~ControlLink() {
   loop_.cancel(restart_timer_);
-  loop_.cancel(stopped_timer_);
+  loop_.cancel(renew_timer_);
+  loop_.cancel(stuck_timer_);
   if (channel_.is_open()) loop_.forget(channel_.fd());
 }
 
@@ -87,28 +89,48 @@ LinkRecord ControlLink::record() const {
   r.channel = channel_.fd();
   r.listen = listen_socket_.get();
   r.started_at = started_at_;
-  r.unanswered.assign(unanswered_.begin(), unanswered_.end());
+  r.stopped = stuck_timer_.second != 0;
+  r.next_ticket = next_ticket_;
+  r.unanswered = unanswered_;
   return r;
 }
 
 void ControlLink::resume(const LinkRecord& r) {
   if (r.pid <= 0) return start_again();
-  child_.pid = r.pid;
-  if (r.channel < 0) return;  // it is dying: its end will be told
   child_ = existing_child(r.pid);
+  if (r.stopped || r.channel < 0) kill_if_stuck();  // waitpid() says of neither again
+  if (r.channel < 0) return;                        // it is ending
   started_at_ = r.started_at;
   channel_ = Channel(UniqueFd(r.channel));
-  unanswered_.insert(r.unanswered.begin(), r.unanswered.end());
+  next_ticket_ = r.next_ticket;
+  unanswered_ = r.unanswered;
   watch_channel();
   calls_.greet(*this);
 }
 
 void ControlLink::renew() {
+  renew_timer_ = loop_.after(kQuiet, [this] { renew_when_quiet(); });
+}
+
+// A question that is on its way, or an answer that control has only just been given, would be lost with it.
+void ControlLink::renew_when_quiet() {
+  renew_timer_ = {};
+  if (closing_ || !channel_.is_open()) return;  // the next one will be of the new binary
+  read_channel();
+  if (!unanswered_.empty() || monotonic_now() < answered_at_ + kQuiet) return renew();
   renewing_ = true;
   flush();
   if (!channel_.is_open()) return;
   loop_.forget(channel_.fd());
   channel_.close();
+  if (stuck_timer_.second == 0) kill_if_stuck();
+}
+
+void ControlLink::kill_if_stuck() {
+  stuck_timer_ = loop_.after(kStuckTooLong, [this] {
+    stuck_timer_ = {};
+    child_.signal(SIGKILL);
+  });
 }
 
 void ControlLink::start_again() {
@@ -124,15 +146,10 @@ void ControlLink::start_again() {
 
 bool ControlLink::child_changed(pid_t pid, int status) {
   if (pid != child_.pid) return false;
-  loop_.cancel(stopped_timer_);
-  if (WIFCONTINUED(status)) return true;
-  if (WIFSTOPPED(status)) {
-    stopped_timer_ = loop_.after(kStoppedTooLong, [this] {
-      stopped_timer_ = {};
-      child_.signal(SIGKILL);
-    });
-    return true;
-  }
+  if (WIFCONTINUED(status) && renewing_) return true;
+  loop_.cancel(stuck_timer_);
+  if (WIFSTOPPED(status)) kill_if_stuck();
+  if (WIFSTOPPED(status) || WIFCONTINUED(status)) return true;
   child_ = Child{};
   if (channel_.is_open()) {
     loop_.forget(channel_.fd());
@@ -207,10 +224,12 @@ void ControlLink::tell_segment(const std::string& pool, uint32_t generation, int
   push(bytes_of(news), std::move(copy));
 }
 
-void ControlLink::answer(uint32_t id, uint32_t status, const std::string& text) {
-  if (unanswered_.erase(id) == 0) return;
+void ControlLink::answer(uint32_t ticket, uint32_t status, const std::string& text) {
+  auto asked = unanswered_.extract(ticket);
+  if (!asked) return;
   Answer a;
-  a.id = id;
+  a.id = asked.mapped();
+  answered_at_ = monotonic_now();
   a.status = status;
   text.copy(a.text, sizeof a.text - 1);
   push(bytes_of(a));
@@ -233,7 +252,10 @@ void ControlLink::read_channel() {
     Request request;
     datagram.bytes.copy(reinterpret_cast<char*>(&request), sizeof request);
     request.pool[kPoolNameMax] = '\0';
-    if (request.ask != ControlAsk::kTotals) unanswered_.insert(request.id);
+    if (request.ask != ControlAsk::kTotals) {
+      unanswered_[next_ticket_] = request.id;
+      request.id = next_ticket_++;
+    }
     calls_.on_request(request, datagram.bytes.substr(sizeof request));
   }
 }

@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <functional>
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
@@ -23,8 +24,8 @@ class ControlLink {
  public:
   enum class Kind { kFull, kWeb };  // kWeb has no way to ask: what it sends is thrown away
 
-  // `greet` is called for each new process: it tells it everything. `on_request` gets what the full one asks,
-  // with the bytes behind the Request.
+  // `greet` is called for each new process: it tells it everything. `on_request` gets what the full one asks, its
+  // `id` replaced by a ticket (but for totals), with the bytes behind the Request.
   struct Calls {
     std::function<void(ControlLink&)> greet;
     std::function<void(const Request&, std::string)> on_request;
@@ -35,7 +36,7 @@ class ControlLink {
 
   void start();  // throws SysError
   // Over an upgrade in place: what to write down, and the same process again from that. It is told everything
-  // anew. renew() replaces it by one of the new binary, once it has passed on what it was told.
+  // anew. renew() replaces it by one of the new binary, once nobody waits for an answer any more.
   LinkRecord record() const;
   void resume(const LinkRecord& record);
   void renew();
@@ -51,8 +52,9 @@ class ControlLink {
   void tell_pool(const std::string& json, const std::string& base);
   // Each segment once to each process.
   void tell_segment(const std::string& pool, uint32_t generation, int read_only_fd);
-  // Nothing is sent if the process that asked is gone: another one's question may have the same number.
-  void answer(uint32_t id, uint32_t status, const std::string& text);
+  // `ticket`: the number that on_request() was given. No other question of any process has it: nothing is sent if
+  // the one that asked is gone.
+  void answer(uint32_t ticket, uint32_t status, const std::string& text);
   int listen_fd() const { return listen_socket_.get(); }
 
  private:
@@ -64,6 +66,8 @@ class ControlLink {
   void flush();
   void watch_channel();
   void read_channel();
+  void renew_when_quiet();
+  void kill_if_stuck();
 
   EventLoop& loop_;
   const Kind kind_;
@@ -76,11 +80,12 @@ class ControlLink {
   Channel channel_;
   std::deque<News> waiting_;  // what the channel had no room for, in order
   std::set<std::pair<std::string, uint32_t>> told_segments_;
-  std::set<uint32_t> unanswered_;  // questions of the present process
+  uint32_t next_ticket_ = 1;
+  std::map<uint32_t, uint32_t> unanswered_;  // by ticket: the present process's own numbers
   bool closing_ = false, renewing_ = false;
   Nanoseconds pause_ = 0;
-  Nanoseconds started_at_ = 0;
-  EventLoop::TimerId restart_timer_{}, stopped_timer_{};
+  Nanoseconds started_at_ = 0, answered_at_ = 0;
+  EventLoop::TimerId restart_timer_{}, renew_timer_{}, stuck_timer_{};
 };
 
 }  // namespace preforkd

@@ -90,10 +90,17 @@ class Daemon final : private PoolOwner {
   void end_reload(OnReloaded on_done, const std::string& refusal);
 
   // An upgrade in place: daemon/upgrade.cc.
+  struct Rehearsal {
+    Child child;
+    UniqueFd image;  // what is rehearsed is what is executed
+    UniqueFd output;
+    uint32_t asked_by = 0;
+    EventLoop::TimerId timer{};
+  };
   void upgrade(uint32_t asked_by);
   std::string upgrade_trouble() const;
   void on_rehearsed(int status);
-  void exec_next_image(uint32_t asked_by);  // returns only by an exception
+  void exec_next_image(const Rehearsal& rehearsed);  // returns only by an exception
   DaemonRecord record(uint32_t asked_by) const;
 
   PoolPlan plan_for(const PoolSettings& settings, Listeners listeners) const;
@@ -131,11 +138,6 @@ class Daemon final : private PoolOwner {
       leaving_;  // taken out of the file, or never taken in; until over
   std::unique_ptr<Reload> reload_;
   std::function<void()> settling_;  // what is to be done when the old generations accept no more
-  struct Rehearsal {
-    Child child;
-    UniqueFd output;
-    uint32_t asked_by = 0;
-  };
   std::unique_ptr<Rehearsal> rehearsal_;
   bool reload_again_ = false;               // a HUP came while one was under way
   std::vector<InheritedSocket> inherited_;  // what no pool has used yet
@@ -154,7 +156,7 @@ class Daemon final : private PoolOwner {
       false;  // an error from now on must not end those who serve: they drain without a daemon
   std::vector<pid_t> strangers_;  // children that this process had before
   EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{}, settle_timer_{},
-      reload_timer_{}, upgrade_timer_{}, extend_timer_{};
+      reload_timer_{}, extend_timer_{};
 };
 
 // Asks `preforkd-supervisor --check`, as each pool's user, whether its handler or program could run. Adds to

@@ -13,6 +13,7 @@ namespace {
 
 constexpr Nanoseconds kRepeat = 1 * kSecond;
 constexpr Nanoseconds kSilence = 5 * kSecond;
+constexpr Nanoseconds kUntilDead = 1 * kSecond;
 constexpr Nanoseconds kOrphanLook = 100 * kMillisecond;
 constexpr Nanoseconds kTermToKill = 1 * kSecond;
 constexpr int kMostAtOnce = 64;  // datagrams read before others have their turn
@@ -20,7 +21,7 @@ constexpr int kMostAtOnce = 64;  // datagrams read before others have their turn
 }  // namespace
 
 Generation::Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number, uint32_t capacity,
-                       std::string pool, Child child, UniqueFd channel, UniqueFd read_only_segment,
+                       std::string pool, Child child, Channel channel, UniqueFd read_only_segment,
                        Listeners sockets)
     : loop_(loop),
       owner_(&owner),
@@ -46,6 +47,7 @@ GenerationRecord Generation::record() const {
   r.state = static_cast<int>(state_);
   r.preloaded = preloaded_;
   r.quiet = quiet_;
+  r.stopped = kill_timer_.second != 0;
   r.orphans_until = orphans_until_;
   return r;
 }
@@ -68,7 +70,11 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool
       orphans_until_(record.orphans_until) {
   child_.pid = record.pid;  // its workers are known by it when it is gone
   if (has_supervisor()) child_ = existing_child(record.pid);
-  if (channel_.is_open()) loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t) { read_channel(); });
+  if (channel_.is_open()) {
+    channel_.name_senders();
+    loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t) { read_channel(); });
+  }
+  if (record.stopped) supervisor_stopped(true);  // waitpid() says it once
   if (state_ == State::kOrphaned) orphan_timer_ = loop_.after(0, [this] { wait_for_orphans(); });
 }
 
@@ -76,7 +82,7 @@ Generation::~Generation() {
   if (channel_.is_open()) loop_.forget(channel_.fd());
   loop_.cancel(repeat_timer_);
   loop_.cancel(orphan_timer_);
-  loop_.cancel(stopped_timer_);
+  loop_.cancel(kill_timer_);
 }
 
 // --- messages ------------------------------------------------------------------------------------
@@ -88,11 +94,21 @@ void Generation::read_channel() {
     Channel::Got got = channel_.receive(datagram);
     if (got == Channel::Got::kNothing) return;
     auto report = got == Channel::Got::kMessage ? datagram.as<Report>() : std::nullopt;
+    if (report && datagram.sender != child_.pid) {
+      log({LogLevel::kError, pool_, datagram.sender,
+           "it speaks for supervisor " + std::to_string(child_.pid) + ", which is killed",
+           Event::kSupervisorSilent});
+      report.reset();
+    }
     if (!report) {
+      // It should be dying; if not, it is of no use any more. Killed before the channel is closed: it would take that
+      // for the daemon's death, and shut the listen sockets down. In preload it may yet find out, and say why.
+      if (preloaded_ || got == Channel::Got::kMessage)
+        child_.signal(SIGKILL);
+      else if (kill_timer_.second == 0)
+        kill_after(kUntilDead, "has closed its channel");
       loop_.forget(channel_.fd());
       channel_.close();
-      // It should be dying; if it only closed its channel, it is of no use any more.
-      child_.signal(SIGKILL);
       return;
     }
     last_heard_ = monotonic_now();
@@ -172,6 +188,10 @@ void Generation::repeat_orders() {
 void Generation::drain(Nanoseconds timeout, uint64_t finish) {
   if (!serves()) return;
   state_ = State::kDraining;
+  drain_again(timeout, finish);
+}
+
+void Generation::drain_again(Nanoseconds timeout, uint64_t finish) {
   // One that still preloads has served nobody, and would not read the order for long.
   if (!preloaded_) return child_.signal(SIGKILL);
   Order o;
@@ -206,17 +226,22 @@ void Generation::kill_all() {
 // --- the end -------------------------------------------------------------------------------------
 
 void Generation::supervisor_stopped(bool stopped) {
-  loop_.cancel(stopped_timer_);
+  if (!channel_.is_open()) return;  // it is killed anyway
+  loop_.cancel(kill_timer_);
   if (!stopped) return;
   if (!told_stopped_)
     log({LogLevel::kWarning, pool_, 0,
          "supervisor " + std::to_string(child_.pid) + " was stopped by a signal",
          Event::kSupervisorSilent});
   told_stopped_ = true;
-  stopped_timer_ = loop_.after(kSilence, [this] {
-    stopped_timer_ = {};
+  kill_after(kSilence, "has been stopped for 5 s");
+}
+
+void Generation::kill_after(Nanoseconds delay, const std::string& why) {
+  kill_timer_ = loop_.after(delay, [this, why] {
+    kill_timer_ = {};
     log({LogLevel::kError, pool_, 0,
-         "supervisor " + std::to_string(child_.pid) + " has been stopped for 5 s: killed",
+         "supervisor " + std::to_string(child_.pid) + " " + why + ": killed",
          Event::kSupervisorSilent});
     child_.signal(SIGKILL);
   });
@@ -227,7 +252,7 @@ void Generation::supervisor_died(int status, Nanoseconds patience) {
   if (channel_.is_open()) loop_.forget(channel_.fd());
   channel_.close();
   loop_.cancel(repeat_timer_);
-  loop_.cancel(stopped_timer_);
+  loop_.cancel(kill_timer_);
   state_ = State::kOrphaned;
   if (orphans_until_ != 0) orphans_until_ = monotonic_now() + patience;  // 0: kill_all()
   auto waiting = std::move(outstanding_);

@@ -40,8 +40,10 @@ class Generation {
     kOver,
   };
 
+  // `channel` names its senders: a handler's preload may have left workers a copy of its other end, and they are not
+  // to speak for their supervisor.
   Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number, uint32_t capacity,
-             std::string pool, Child child, UniqueFd channel, UniqueFd read_only_segment,
+             std::string pool, Child child, Channel channel, UniqueFd read_only_segment,
              Listeners sockets);
   // The same over an upgrade in place: what to write down, and the same generation from that. `sockets` are
   // those that the record names.
@@ -73,7 +75,9 @@ class Generation {
   // `on_done` is called when the supervisor acknowledged, or with false when it died before.
   using OnDone = std::function<void(bool)>;
   void order(Order order, OnDone on_done = {});
-  void drain(Nanoseconds timeout, uint64_t finish);       // `finish`: see Order
+  void drain(Nanoseconds timeout, uint64_t finish);  // `finish`: see Order
+  void drain_again(Nanoseconds timeout,
+                   uint64_t finish);  // after an upgrade: it may not have heard of it
   void leaves_by_itself() { state_ = State::kDraining; }  // it drains though nobody told it to
   void stop();                                            // end everything now
   void kill_all();
@@ -94,6 +98,7 @@ class Generation {
   void replace_older(Order order, OnDone& on_done);
   void repeat_orders();
   void send(const Order& order);
+  void kill_after(Nanoseconds delay, const std::string& why);
   void wait_for_orphans();
 
   EventLoop& loop_;
@@ -112,7 +117,7 @@ class Generation {
   std::map<uint32_t, Outstanding> outstanding_;  // by order number
   uint32_t next_order_ = 1;
   Nanoseconds last_heard_ = 0;
-  EventLoop::TimerId repeat_timer_{}, orphan_timer_{}, stopped_timer_{};
+  EventLoop::TimerId repeat_timer_{}, orphan_timer_{}, kill_timer_{};
   Nanoseconds orphans_until_ = kNever;  // then TERM, and a second later KILL
   bool orphans_termed_ = false;
 };

@@ -104,7 +104,8 @@ Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executa
   if (!folder.empty() && chdir(folder.c_str()) < 0)
     return trouble("change to " + folder, errno, "working_directory");
   syscall(SYS_execveat, executable, "", argv, environment, AT_EMPTY_PATH);
-  return trouble("exec", errno);
+  // Of a script, too, which its interpreter could not open by a descriptor that is closed then.
+  return trouble(errno == ENOENT ? "exec (a script, or its loader is missing)" : "exec", errno);
 }
 
 // The user's supplementary groups, with the primary group that the settings name.
@@ -125,7 +126,8 @@ void Child::signal(int number) const {
 
 Child launch(const Launch& what) {
   const std::string verb = "start " + what.executable;
-  UniqueFd executable(open(what.executable.c_str(), O_PATH | O_CLOEXEC));
+  UniqueFd executable(what.image < 0 ? open(what.executable.c_str(), O_PATH | O_CLOEXEC)
+                                     : fcntl(what.image, F_DUPFD_CLOEXEC, 3));
   if (!executable.is_open()) throw SysError(verb, errno);
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) < 0) throw SysError(verb + ": pipe", errno);

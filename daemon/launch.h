@@ -17,6 +17,7 @@ namespace preforkd {
 
 struct Launch {
   std::string executable;  // opened by the daemon: the child's user need not be able to reach it
+  int image = -1;          // that file, if it is open already
   std::vector<std::string> argv;  // argv[0] is the title that ps shows
   std::vector<int> descriptors;   // become 3, 4, 5, ... in the child; -1 leaves a hole
   int output = -1;                // becomes descriptor 1; -1: the daemon's own

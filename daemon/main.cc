@@ -118,7 +118,7 @@ void start_log(int argc, char** argv, const Settings& settings) {
 int rehearse_takeover(int document) {
   try {
     rehearse(read_record(document));
-    return 0;
+    return std::puts(kCanTakeOver) < 0 ? 1 : 0;
   } catch (const std::exception& e) {
     std::printf("%s\n", e.what());
     return 1;
@@ -129,7 +129,7 @@ int rehearse_takeover(int document) {
 int take_over(const Options& options, int argc, char** argv) {
   UniqueFd document(options.takeover);
   DaemonRecord record = read_record(document.get());
-  if (options.crashed) record.failure = "the new binary crashed when it took over";
+  if (options.crashed) record.failure = "the new binary crashed, ended or hung when it took over";
   const bool is_new = record.failure.empty();
   if (is_new) arm_fall_back(record.old_image, document.get(), argv);
   UniqueFd old_image(record.old_image);

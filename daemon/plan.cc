@@ -22,6 +22,8 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
       shm::capacity_for(std::max(settings.limits.max, incarnation.limits.max));
   shm::SegmentFds segment = shm::create_segment(capacity);
   auto [ours, theirs] = Channel::make_pair();
+  Channel channel(std::move(ours));
+  channel.name_senders();
   settings.limits = incarnation.limits;
   UniqueFd document = make_document(pool_to_json(settings));
   UniqueFd handler = open_handler(settings);
@@ -48,8 +50,8 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   what.user = plan.user;
   what.process = settings.process;
   return std::make_unique<Generation>(loop, owner, incarnation.number, capacity, settings.name,
-                                      launch(what), std::move(ours), std::move(segment.read_only),
-                                      std::move(sockets));
+                                      launch(what), std::move(channel),
+                                      std::move(segment.read_only), std::move(sockets));
 }
 
 PoolSettings settings_for_supervisor(const Paths& paths, const PoolSettings& settings) {
@@ -78,6 +80,8 @@ std::string ending_text(int status) {
   if (WIFSIGNALED(status))
     return std::string("killed by signal ") + std::to_string(WTERMSIG(status)) + " (" +
            strsignal(WTERMSIG(status)) + ")";
+  if (WEXITSTATUS(status) == kWithoutChannel)
+    return "ended: its preload closed descriptors of preforkd";
   return "exited with status " + std::to_string(WEXITSTATUS(status));
 }
 

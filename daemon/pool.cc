@@ -34,7 +34,7 @@ Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan,
 void Pool::revert_limits() {
   revert_timer_ = {};
   log_line(LogLevel::kInfo, "limits are what they were before again");
-  set_limits(limits_before_, 0, {});
+  set_limits(limits_before_, limits_before_, 0, {});
 }
 
 Pool::~Pool() {
@@ -98,6 +98,15 @@ void Pool::launch_again() {
   }
 }
 
+// At once, but for those that come to grief again and again.
+void Pool::launch_soon() {
+  if (monotonic_now() - launched_at_ >= kLongLife) pause_ = 0;
+  if (state_ == PoolState::kRunning) pause_ = std::min(pause_, kFirstPause / 2);
+  if (pause_ > 0) return restart_later();
+  pause_ = kFirstPause / 2;
+  restart_timer_ = loop_.after(0, [this] { launch_again(); });
+}
+
 void Pool::restart_later() {
   pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
   // ± 25 %, so that pools that died together do not come back in step.
@@ -107,29 +116,21 @@ void Pool::restart_later() {
 
 void Pool::on_supervisor_death(uint32_t number, int status) {
   give_up_dropped();
-  if (generations_.back()->number() != number) {
+  const bool is_replaced = restart_timer_.second != 0;  // it had left by itself
+  if (generations_.back()->number() != number || is_replaced) {
     look_again_after(number);
     return owner_.on_pool_changed(plan_.settings.name);
   }
   forget_listeners();
   if (finishing_ || state_ == PoolState::kDraining || state_ == PoolState::kStopped)
     return owner_.on_pool_changed(plan_.settings.name);
-  const bool was_serving = state_ == PoolState::kRunning;
   const std::string what =
       "supervisor of generation " + std::to_string(number) + " " + ending_text(status);
+  launch_soon();
   // A supervisor that said why it failed has been logged, and its words are the better reason.
-  if (state_ != PoolState::kDegraded || reason_.empty()) {
-    log_line(LogLevel::kError, what, Event::kSupervisorDied);
-    set_state(PoolState::kDegraded, what);
-  }
-  if (monotonic_now() - launched_at_ >= kLongLife) pause_ = 0;
-  if (was_serving) pause_ = std::min(pause_, kFirstPause / 2);
-  if (pause_ == 0) {
-    pause_ = kFirstPause / 2;
-    restart_timer_ = loop_.after(0, [this] { launch_again(); });
-  } else {
-    restart_later();
-  }
+  if (state_ == PoolState::kDegraded && !reason_.empty()) return;
+  log_line(LogLevel::kError, what, Event::kSupervisorDied);
+  set_state(PoolState::kDegraded, what);
 }
 
 void Pool::on_over(uint32_t number) {
@@ -244,7 +245,11 @@ void Pool::on_report(uint32_t number, const Report& report) {
 void Pool::on_nobody_accepts() {
   if (finishing_ || !generations_.back()->serves()) return;
   generations_.back()->leaves_by_itself();
-  launch_again();
+  const std::string what =
+      "supervisor of generation " + std::to_string(generation()) + " leaves, told by somebody else";
+  log_line(LogLevel::kWarning, what, Event::kSupervisorDied);
+  launch_soon();
+  if (state_ != PoolState::kRunning) set_state(PoolState::kDegraded, what);
 }
 
 // From here on clients are refused there. Not before the last generation that was told to leave accepts no
@@ -317,12 +322,13 @@ std::string Pool::resume() {
   return "";
 }
 
-void Pool::set_limits(const Limits& limits, Nanoseconds for_how_long, OnDone on_done) {
-  const bool reverting = revert_timer_.second != 0;
-  if (for_how_long && !reverting) limits_before_ = limits_;
-  loop_.cancel(revert_timer_);
-  if (for_how_long) revert_timer_ = loop_.after(for_how_long, [this] { revert_limits(); });
+void Pool::set_limits(const Limits& limits, const Limits& afterwards, Nanoseconds for_how_long,
+                      OnDone on_done) {
   limits_ = limits;
+  limits_before_ = afterwards;
+  if (for_how_long || limits == afterwards) loop_.cancel(revert_timer_);
+  if (for_how_long && !(limits == afterwards))
+    revert_timer_ = loop_.after(for_how_long, [this] { revert_limits(); });
   if (trial_) trial_->set_limits(limits);
   owner_.on_pool_changed(plan_.settings.name);
   Generation* g = current();
@@ -393,11 +399,11 @@ void Pool::count_workers(std::function<void()> then) {
   g->order(o, [then = std::move(then)](bool) { then(); });
 }
 
-void Pool::promote(const Listeners& dropped) {
+void Pool::promote(const Listeners& dropped, bool recycled) {
   auto trial = std::move(trial_);
   finishing_ = false;
   loop_.cancel(restart_timer_);
-  if (!(limits_ == trial->limits())) loop_.cancel(revert_timer_);
+  if (!recycled) loop_.cancel(revert_timer_);
   forget_listeners();
   Order serve;
   serve.type = OrderType::kServe;
@@ -443,7 +449,8 @@ void Pool::adopt(PoolPlan plan, const Listeners& dropped) {
   const Limits limits = plan.settings.limits;
   plan_ = std::move(plan);
   set_socket_options();
-  if (!(limits == limits_)) set_limits(limits, 0, {});
+  const bool is_new = !(limits == limits_) || !(limits == lasting_limits());
+  if (is_new) set_limits(limits, limits, 0, {});
 }
 
 void Pool::ping() {

@@ -52,17 +52,20 @@ class Pool final : private GenerationOwner {
   // The reason why not, or "".
   std::string drain();
   std::string resume();
-  // Takes the limits at once; `on_done` when the supervisor works by them. With `for_how_long` not 0, back to
-  // what they were before after that. The caller has checked that they do not contradict each other.
+  // Takes the limits at once; `on_done` when the supervisor works by them. Where `afterwards` differ, they are those
+  // after `for_how_long`; 0: when it was said before. The caller has checked that neither contradict themselves.
   using OnDone = std::function<void()>;
-  void set_limits(const Limits& limits, Nanoseconds for_how_long, OnDone on_done);
+  void set_limits(const Limits& limits, const Limits& afterwards, Nanoseconds for_how_long,
+                  OnDone on_done);
+  // The limits that are not for a while only.
+  const Limits& lasting_limits() const { return revert_timer_.second ? limits_before_ : limits_; }
 
   // --- reload ---
   // The plan has the same name. Throws SysError: it could not even be launched.
   void try_out(PoolPlan plan, const Limits& limits, Trial::OnVerdict on_verdict);
   // `dropped`: those of the present plan's listen sockets that no pool uses any more. What waits there is
-  // served, then clients are refused.
-  void promote(const Listeners& dropped);
+  // served, then clients are refused. `recycled`: nothing else has changed, and limits that are for a while stay so.
+  void promote(const Listeners& dropped, bool recycled);
   void abandon();
   // A plan that needs no other processes: limits (at once), backlog; or any one, of a pool that nobody serves.
   void adopt(PoolPlan plan, const Listeners& dropped);
@@ -107,6 +110,7 @@ class Pool final : private GenerationOwner {
   void launch();
   void set_socket_options();
   void launch_again();
+  void launch_soon();
   void restart_later();
   void watch_listeners(uint32_t generation);
   void forget_listeners();
@@ -127,7 +131,7 @@ class Pool final : private GenerationOwner {
   LogLevel log_level_;
 
   Limits limits_;
-  Limits limits_before_;  // what a "for" reverts to
+  Limits limits_before_;  // what they are when revert_timer_ has run
   EventLoop::TimerId revert_timer_{};
 
   std::vector<std::unique_ptr<Generation>> generations_;  // oldest first

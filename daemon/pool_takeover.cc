@@ -63,10 +63,10 @@ void Pool::go_on() {
   // Orders that were not acknowledged before the old binary ended are not known any more: they are given again.
   for (auto& g : generations_)
     if (g->has_supervisor() && !g->serves())
-      g->drain(plan_.settings.drain_timeout, g->bits_of(dropped_));
+      g->drain_again(plan_.settings.drain_timeout, g->bits_of(dropped_));
   if (!is_serving() || generations_.empty()) return;
   Generation* g = current();
-  if (!g) {
+  if (!g || !g->serves()) {  // (one that left by itself)
     restart_timer_ = loop_.after(0, [this] { launch_again(); });
     return;
   }

@@ -170,7 +170,7 @@ void Daemon::on_verdict(size_t index, const std::string& reason) {
   if (!reason.empty()) {
     const PoolSettings& pool = r.plans[index].settings;
     std::string where = r.recycling ? "" : r.loaded.where(index, pool.server_key()) + ": ";
-    roll_back(where + "pool " + pool.name + ": the new generation " + reason);
+    roll_back(where + "pool " + pool.name + ": the new generation failed: " + reason);
     return;
   }
   log({LogLevel::kInfo, r.plans[index].settings.name, 0,
@@ -231,7 +231,7 @@ void Daemon::commit_pools(Reload& r) {
     for (const auto& listener : dropped) unstore_socket(*listener);
     store_sockets(pool.settings().name, r.plans[i].listeners);
     if (r.needs_trial[i])
-      pool.promote(dropped);
+      pool.promote(dropped, r.recycling);
     else if (!r.recycling)
       pool.adopt(r.plans[i], dropped);
     say_listening(pool, r.before);

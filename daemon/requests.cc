@@ -76,8 +76,13 @@ void Daemon::set_limits(const Request& request, Pool& pool) {
         "max " + std::to_string(limits.max) + " is above " + std::to_string(pool.capacity()) +
         ", for which this pool's shared memory was made: raise workers.max in the file and reload";
   if (refusal.empty() && request.for_ns > kLongestFor) refusal = "for is longer than a year";
+  // What is set for a while takes nothing from what lasts, and what is to last outlasts it.
+  const Limits lasting = pool.lasting_limits();
+  const Limits afterwards = request.for_ns ? lasting : merged(lasting, request);
+  if (refusal.empty() && !contradiction(afterwards).empty())
+    refusal = "when the limits are back to what they were: " + contradiction(afterwards);
   if (!refusal.empty()) return link.answer(request.id, kConflict, refusal);
-  pool.set_limits(limits, request.for_ns,
+  pool.set_limits(limits, afterwards, request.for_ns,
                   [this, id = request.id] { links_.front()->answer(id, kOk, ""); });
 }
 

@@ -8,6 +8,9 @@
 
 namespace preforkd {
 
+// With this status a supervisor ends that cannot tell the daemon why: a handler's preload closed its channel.
+inline constexpr int kWithoutChannel = 69;  // EX_UNAVAILABLE of sysexits.h
+
 // Descriptors of a supervisor at its start. Listen sockets follow from kFirstListenFd on.
 enum SupervisorFd : int {
   kChannelFd = 3,   // the daemon; --check: not there

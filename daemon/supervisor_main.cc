@@ -1,7 +1,9 @@
 // preforkd-supervisor: keeps one pool. Started by the daemon as the pool's user, in a session of its own,
 // with the descriptors of daemon/supervisor_args.h; never by hand.
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -104,6 +106,31 @@ class Forever {
   alignas(T) std::byte room_[sizeof(T)];
 };
 
+using Identity = std::pair<dev_t, ino_t>;  // {0, 0}: nothing is open there
+
+Identity identity_of(int fd) {
+  struct stat status {};
+  return fstat(fd, &status) == 0 ? Identity{status.st_dev, status.st_ino} : Identity{};
+}
+
+// The handler's code runs in this process, and may change of it what it likes: the signals are put right again,
+// and without its descriptors it cannot go on. Throws std::runtime_error.
+void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<int> descriptors,
+             shm::Doorbell& bell) {
+  descriptors.push_back(kChannelFd);
+  std::vector<Identity> before;
+  for (int fd : descriptors) before.push_back(identity_of(fd));
+  handler.preload(settings.name, settings.settings);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  install_supervisor_signals(bell);
+  if (identity_of(kChannelFd) != before.back()) std::exit(kWithoutChannel);
+  for (size_t i = 0; i < before.size(); ++i)
+    if (identity_of(descriptors[i]) != before[i])
+      throw std::runtime_error("preload closed a listen socket of preforkd");
+}
+
 // Ends the process with its channel open (the daemon kills whoever closes it before) and its memory mapped
 // (signals ring the doorbell in it to the last moment).
 [[noreturn]] void supervise(const SupervisorArgs& args, const PoolSettings& settings) {
@@ -148,7 +175,7 @@ class Forever {
     Supervisor supervisor(plan, board, daemon, args);
     log_target = &supervisor;
     set_log_sink([](const LogLine& line) { log_target->send_log(line); });
-    if (handler) handler->preload(settings.name, settings.settings);
+    if (handler) preload(*handler, settings, listen_sockets, mapping.segment().doorbell);
     expect_enough_descriptors(settings.process.limits.nofile);
     // 6. Until every worker is gone.
     std::exit(supervisor.run());

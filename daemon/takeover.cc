@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -23,12 +24,13 @@ namespace preforkd {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Limits, min, max, min_spare, max_spare, shrink_after)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ListenerRecord, fd, wanted, stored_as, path, inherited)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(GenerationRecord, number, capacity, workers, next_order, pid,
-                                   channel, segment, state, preloaded, quiet, orphans_until,
-                                   sockets)
+                                   channel, segment, state, preloaded, quiet, stopped,
+                                   orphans_until, sockets)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PoolRecord, name, reason, listeners, dropped, limits,
                                    limits_before, revert_at, launched_at, pause, state,
                                    next_generation, base, generations)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LinkRecord, web, pid, channel, listen, started_at, unanswered)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LinkRecord, web, pid, channel, listen, started_at, stopped,
+                                   next_ticket, unanswered)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DaemonRecord, format, version, old_image, failure, asked_by,
                                    file, runtime, settings, control_path, started, reloads,
                                    reloads_asked, refusal, said_ready, strangers, listeners, unused,
@@ -89,13 +91,20 @@ namespace {
 struct {
   int image = -1;
   char* argv[8] = {};
+  bool armed = false;
 } fall_back_to;
-constexpr int kCrashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+constexpr int kFailures[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGALRM};
+constexpr unsigned kPatienceSeconds = 5;
 
-// Everything that it needs was prepared before; execveat is all that it does.
-void on_crash(int) {
+// Everything that it needs was prepared before; there is no more to do than to execute it.
+void on_failure(int) {
+  alarm(0);  // it would outlive this image
   syscall(SYS_execveat, fall_back_to.image, "", fall_back_to.argv, environ, AT_EMPTY_PATH);
   _exit(static_cast<int>(ExitCode::kInternal));
+}
+
+void on_exit() {
+  if (fall_back_to.armed) on_failure(0);
 }
 
 }  // namespace
@@ -109,13 +118,18 @@ void arm_fall_back(int old_image, int document, char** argv) {
   char* arguments[] = {argv[0], option.data(), number.data(), crashed.data(), nullptr};
   std::copy(std::begin(arguments), std::end(arguments), fall_back_to.argv);
   struct sigaction action {};
-  action.sa_handler = on_crash;
+  action.sa_handler = on_failure;
   action.sa_flags = SA_NODEFER | SA_RESETHAND;
-  for (int number_of : kCrashes) sigaction(number_of, &action, nullptr);
+  for (int number_of : kFailures) sigaction(number_of, &action, nullptr);
+  fall_back_to.armed = true;
+  std::atexit(on_exit);
+  alarm(kPatienceSeconds);
 }
 
 void disarm_fall_back() {
-  for (int number : kCrashes) signal(number, SIG_DFL);
+  alarm(0);
+  fall_back_to.armed = false;
+  for (int number : kFailures) signal(number, SIG_DFL);
 }
 
 void fall_back(DaemonRecord record, const std::string& reason, int document, char** argv) {
@@ -123,6 +137,7 @@ void fall_back(DaemonRecord record, const std::string& reason, int document, cha
   record.failure = reason;
   UniqueFd next = make_document(to_json(record));
   keep_over_exec(record, true);
+  alarm(0);
   dup2(next.get(), document);  // in the place of the one that it was given: no descriptor more
   std::string number = std::to_string(document), option = "--takeover";
   char* arguments[] = {argv[0], option.data(), number.data(), nullptr};

@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,10 @@ namespace preforkd {
 
 // Raised when the document, or a message between daemon and supervisor or control, changes its meaning: images
 // of different numbers do not take over from each other.
-inline constexpr uint32_t kTakeoverFormat = 2;
+inline constexpr uint32_t kTakeoverFormat = 3;
+
+// What a rehearsal says that went well. A status of 0 is not enough: /bin/true has that, too.
+inline constexpr char kCanTakeOver[] = "preforkd: can take over";
 
 struct ListenerRecord {
   int fd = -1;
@@ -36,7 +40,7 @@ struct GenerationRecord {
   uint32_t number = 0, capacity = 0, workers = 0, next_order = 1;
   int pid = 0, channel = -1, segment = -1;  // channel -1: the supervisor is gone
   int state = 0;
-  bool preloaded = false, quiet = false;
+  bool preloaded = false, quiet = false, stopped = false;
   Nanoseconds orphans_until = kNever;
   std::vector<size_t> sockets;  // into DaemonRecord::listeners
 };
@@ -57,7 +61,9 @@ struct LinkRecord {
   bool web = false;
   int pid = 0, channel = -1, listen = -1;
   Nanoseconds started_at = 0;
-  std::vector<uint32_t> unanswered;
+  bool stopped = false;
+  uint32_t next_ticket = 1;
+  std::map<uint32_t, uint32_t> unanswered;  // ticket to the asker's own number
 };
 
 struct DaemonRecord {
@@ -65,7 +71,7 @@ struct DaemonRecord {
   std::string version;
   int old_image = -1;     // the binary that runs now, kept open
   std::string failure;    // why the new image gave up; then the old one is running again
-  uint32_t asked_by = 0;  // the request that is to be answered; 0: a signal asked
+  uint32_t asked_by = 0;  // the ticket of the request that is to be answered; 0: a signal asked
   std::string file;       // the configuration's, "" = built-in
   std::string runtime;    // RUNTIME_DIR
   std::string settings;   // as print_settings() has them: those in force
@@ -89,11 +95,12 @@ DaemonRecord read_record(int fd);
 // Every descriptor that the record names: kept over an exec, or not.
 void keep_over_exec(const DaemonRecord& record, bool keep);
 
-// What `preforkd --rehearse FD` does in a child: whether this binary could take over. Throws the reason.
+// What `preforkd --rehearse FD` does in a child, which then says kCanTakeOver on its output. Throws the reason why it
+// could not.
 void rehearse(const DaemonRecord& record);
 
-// In the image that takes over, from its first step until disarm_fall_back(): a crash (SIGSEGV, SIGABRT, ...)
-// executes the old image again, with the same document.
+// In the image that takes over, from its first step until disarm_fall_back(): a crash (SIGSEGV, SIGABRT, ...), an
+// exit() or 5 s without an end execute the old image again, with the same document.
 void arm_fall_back(int old_image, int document, char** argv);
 void disarm_fall_back();
 // The same when it fails with a reason. Returns only if even that fails.

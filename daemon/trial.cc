@@ -20,8 +20,7 @@ Trial::Trial(EventLoop& loop, const Paths& paths, PoolPlan plan, const Incarnati
   if (patience)
     timer_ = loop_.after(patience, [this, patience] {
       timer_ = {};
-      decide("was not ready in " + std::to_string(patience / kMillisecond) +
-             " ms (timeouts.start)");
+      decide("not ready in " + std::to_string(patience / kMillisecond) + " ms (timeouts.start)");
     });
 }
 

@@ -2,7 +2,7 @@
 // daemon/takeover.h.
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/wait.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -19,7 +19,6 @@ namespace preforkd {
 namespace {
 
 constexpr Nanoseconds kRehearsal = 10 * kSecond;
-constexpr Nanoseconds kUntilRenewed = 1 * kSecond;  // for control to pass on the answer
 
 std::string first_line(int fd) {
   char text[512];
@@ -39,7 +38,7 @@ std::string Daemon::upgrade_trouble() const {
   return "";
 }
 
-// A child of the new binary reads the state as it will have to. It has copies of nothing but the document.
+// A child of the new binary says whether it can read the state as it will have to. It has copies of nothing but the document.
 void Daemon::upgrade(uint32_t asked_by) {
   std::string refusal = upgrade_trouble();
   if (refusal.empty()) {
@@ -51,17 +50,17 @@ void Daemon::upgrade(uint32_t asked_by) {
       UniqueFd write_end(ends[1]);
       r->output.reset(ends[0]);
       r->asked_by = asked_by;
+      r->image.reset(open(paths_.daemon.c_str(), O_PATH | O_CLOEXEC));
+      if (!r->image.is_open()) throw SysError("start " + paths_.daemon, errno);
       Launch what;
       what.executable = paths_.daemon;
+      what.image = r->image.get();
       what.argv = {"preforkd: rehearsal", "--rehearse", "3"};
       what.descriptors = {document.get()};
       what.output = write_end.get();
       r->child = launch(what);
+      r->timer = loop_.after(kRehearsal, [this] { rehearsal_->child.signal(SIGKILL); });
       rehearsal_ = std::move(r);
-      upgrade_timer_ = loop_.after(kRehearsal, [this] {
-        upgrade_timer_ = {};
-        rehearsal_->child.signal(SIGKILL);
-      });
       return;
     } catch (const std::exception& e) {
       refusal = e.what();
@@ -72,18 +71,20 @@ void Daemon::upgrade(uint32_t asked_by) {
 }
 
 void Daemon::on_rehearsed(int status) {
-  loop_.cancel(upgrade_timer_);
+  const auto rehearsed = std::move(rehearsal_);
+  loop_.cancel(rehearsed->timer);
+  const uint32_t asked_by = rehearsed->asked_by;
+  const std::string said = first_line(rehearsed->output.get());
   std::string refusal;
-  if (status != 0) {
-    refusal = first_line(rehearsal_->output.get());
-    if (refusal.empty()) refusal = "the rehearsal " + ending_text(status);
-  }
-  const uint32_t asked_by = rehearsal_->asked_by;
-  rehearsal_.reset();
-  if (refusal.empty()) refusal = upgrade_trouble();
+  if (status != 0)
+    refusal = said.empty() ? "the rehearsal: " + ending_text(status) : said;
+  else if (said != kCanTakeOver)
+    refusal = paths_.daemon + " did not say that it can take over";
+  else
+    refusal = upgrade_trouble();
   if (refusal.empty()) {
     try {
-      exec_next_image(asked_by);
+      exec_next_image(*rehearsed);
     } catch (const std::exception& e) {
       refusal = e.what();
     }
@@ -93,10 +94,10 @@ void Daemon::on_rehearsed(int status) {
   if (asked_by) links_.front()->answer(asked_by, 409, refusal);
 }
 
-void Daemon::exec_next_image(uint32_t asked_by) {
+void Daemon::exec_next_image(const Rehearsal& rehearsed) {
   UniqueFd old_image(open("/proc/self/exe", O_PATH | O_CLOEXEC));
   if (!old_image.is_open()) throw SysError("open /proc/self/exe", errno);
-  DaemonRecord state = record(asked_by);
+  DaemonRecord state = record(rehearsed.asked_by);
   state.old_image = old_image.get();
   UniqueFd document = make_document(to_json(state));
   log_notice("upgrading: executing " + paths_.daemon);
@@ -104,7 +105,7 @@ void Daemon::exec_next_image(uint32_t asked_by) {
   char* argv[] = {program.data(), option.data(), number.data(), nullptr};
   keep_over_exec(state, true);
   fcntl(document.get(), F_SETFD, 0);
-  execv(paths_.daemon.c_str(), argv);
+  syscall(SYS_execveat, rehearsed.image.get(), "", argv, environ, AT_EMPTY_PATH);
   const int error = errno;
   keep_over_exec(state, false);
   throw SysError("execute " + paths_.daemon, error);
@@ -178,10 +179,7 @@ void Daemon::take_over(const DaemonRecord& r) {
   const std::string now = std::string("preforkd ") + kVersion;
   if (r.failure.empty()) {
     log_notice("upgraded from " + r.version + " to " + now, Event::kUpgraded);
-    upgrade_timer_ = loop_.after(kUntilRenewed, [this] {
-      upgrade_timer_ = {};
-      for (auto& link : links_) link->renew();
-    });
+    for (auto& link : links_) link->renew();
   } else {
     log_error("upgrade failed, " + now + " goes on: " + r.failure, Event::kUpgradeRefused);
   }

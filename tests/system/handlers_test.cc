@@ -292,6 +292,7 @@ void bad_preload() {
        "it left 1 thread behind, which no worker would have: make them in start"},
       {"crash_preload = true;", "killed by signal 6"},
       {"exit_preload = true;", "exited with status 0"},
+      {"close_preload = true;", "its preload closed descriptors of preforkd"},
   };
   PoolText text{.serves = unruly()};
   Server server({text});
@@ -306,6 +307,24 @@ void bad_preload() {
     expect(pid_serving(client) > 0, "the old ones serve");
   }
   server.wait_for("/state", "running");
+}
+
+// The supervisor's signals are its own again: workers that die are replaced, and it obeys.
+void signals_in_preload() {
+  Server server(
+      {PoolText{.serves = unruly("signal_preload = true;"), .workers = "min = 2; max = 4;"}});
+  for (pid_t worker : server.worker_pids()) kill(worker, SIGKILL);
+  server.wait_for("/lifetime/crashed", 2);
+  server.wait_for("/workers/idle", 2);
+  Client client(server.address());
+  expect(pid_serving(client) > 0, "it serves");
+  expect_equal("set", server.ctl({"set", "echo", "min=3"}).code, 0);
+  server.wait_for("/workers/total", 3);
+  expect_equal("recycle", server.ctl({"recycle", "echo"}).code, 0);
+  client.close();
+  server.wait_until("the old generation has ended", kPatience, [&] {
+    return server.log().find("generation 1 has ended") != std::string::npos;
+  });
 }
 
 void bad_start_and_stop() {
@@ -350,6 +369,7 @@ Suite handlers_suite() {
            {"closed descriptors", closed_descriptors},
            {"left children", left_children},
            {"bad preload", bad_preload},
+           {"signals in preload", signals_in_preload},
            {"bad start and stop", bad_start_and_stop}}};
 }
 

@@ -146,19 +146,20 @@ class Bystander {
 class Stage {
  public:
   Stage()
-      : server_({PoolText{.name = "hostile",
-                          .serves =
-                              "handler = \"@HANDLERS@/hostile.so\"; settings = "
-                              "{ leave_while = \"@DIR@/leave\"; crash_while = \"@DIR@/crash\"; };",
-                          .workers = "min = 2; max = 4; min_spare = 1; max_spare = 2;"
-                                     " shrink_after = 1.0; connections = 100;",
-                          .timeouts = "start = 2.0; connection = 5.0; drain = 1.0;",
-                          .more = std::string("user = \"") + kHostileUser + "\";"},
-                 PoolText{.name = "good",
-                          .workers = "min = 4; max = 8;",
-                          .more = std::string("user = \"") + kGoodUser + "\";"}},
-                // A SIGSEGV that is sent shall kill, and not be a report of AddressSanitizer's.
-                {.in_child = [] { setenv("ASAN_OPTIONS", "handle_segv=0", 1); }}),
+      : server_(
+            {PoolText{.name = "hostile",
+                      .serves = "handler = \"@HANDLERS@/hostile.so\"; settings = "
+                                "{ leave_while = \"@DIR@/leave\"; crash_while = \"@DIR@/crash\";"
+                                " term_while = \"@DIR@/term\"; };",
+                      .workers = "min = 2; max = 4; min_spare = 1; max_spare = 2;"
+                                 " shrink_after = 1.0; connections = 100;",
+                      .timeouts = "start = 2.0; connection = 5.0; drain = 1.0;",
+                      .more = std::string("user = \"") + kHostileUser + "\";"},
+             PoolText{.name = "good",
+                      .workers = "min = 4; max = 8;",
+                      .more = std::string("user = \"") + kGoodUser + "\";"}},
+            // A SIGSEGV that is sent shall kill, and not be a report of AddressSanitizer's.
+            {.in_child = [] { setenv("ASAN_OPTIONS", "handle_segv=0", 1); }}),
         address_(server_.address("hostile")),
         control_(server_.control()),
         good_supervisor_(server_.supervisor("good")),
@@ -540,6 +541,42 @@ void workers_that_leave() {
   stage.expect_recovery();
 }
 
+// By a copy of its supervisor's channel: nobody but the supervisor is believed.
+void speaks_for_its_supervisor() {
+  if (!can_attack()) return;
+  Stage stage;
+  Server& server = stage.server();
+  for (int i = 0; i < 5; ++i) {
+    const pid_t supervisor = server.supervisor("hostile");
+    stage.order_for_sure("s");
+    server.wait_until("another supervisor is there", kPatience,
+                      [&] { return server.supervisor("hostile") != supervisor; });
+    server.wait_for("/state", "running", "hostile");
+  }
+  expect_contains("the log", server.log(), "it speaks for supervisor");
+  stage.expect_others_unharmed("false reports");
+  stage.expect_recovery();
+}
+
+// Each as soon as it is there: the daemon takes its time with the next one.
+void workers_that_end_their_supervisor() {
+  if (!can_attack()) return;
+  Stage stage;
+  Server& server = stage.server();
+  const std::string term = server.folder().write("term", "");
+  const Nanoseconds began = monotonic_now();
+  kill(server.supervisor("hostile"), SIGTERM);
+  auto generation = [&] { return server.pool("hostile")["generation"].get<uint64_t>(); };
+  server.wait_until("several supervisors are ended", kPatience, [&] { return generation() >= 6; });
+  const double elapsed = to_seconds(monotonic_now() - began);
+  expect(static_cast<double>(generation()) < 4 + elapsed * 15,
+         "generations in " + std::to_string(elapsed) + " s: " + std::to_string(generation()));
+  unlink(term.c_str());
+  stage.ask_everything();
+  stage.expect_others_unharmed("supervisors that are told to leave");
+  stage.expect_recovery();
+}
+
 }  // namespace
 
 Suite hostile_suite() {
@@ -551,7 +588,9 @@ Suite hostile_suite() {
            {"floods", floods},
            {"signals", signals},
            {"stops without end", stops_without_end},
-           {"workers that leave", workers_that_leave}}};
+           {"workers that leave", workers_that_leave},
+           {"speaks for its supervisor", speaks_for_its_supervisor},
+           {"workers that end their supervisor", workers_that_end_their_supervisor}}};
 }
 
 }  // namespace preforkd::system_test

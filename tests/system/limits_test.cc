@@ -107,6 +107,29 @@ void for_a_while() {
   server.wait_for("/limits/min", 2);
 }
 
+// What is set for good meanwhile outlasts it, and so does what a reload brings.
+void for_a_while_and_for_good() {
+  Server server({PoolText{.workers = "min = 2; max = 20; min_spare = 1; max_spare = 1;"}});
+  server.ctl({"set", "echo", "max=10", "--for", "1"});
+  server.ctl({"set", "echo", "min=3"});
+  expect_equal("max", server.pool()["limits"]["max"], 10);
+  server.wait_for("/limits/max", 20);
+  expect_equal("min", server.pool()["limits"]["min"], 3);
+
+  server.ctl({"set", "echo", "max=30", "--for", "600"});
+  Outcome refused = server.ctl({"set", "echo", "min=25"});
+  expect_equal("min above what max will be", refused.code, 1);
+  expect_contains("its reason", refused.err, "back to what they were: min 25 is above max 20");
+
+  server.ctl({"set", "echo", "max=7", "--for", "1"});
+  server.write_config(
+      config_of({PoolText{.workers = "min = 3; max = 7; min_spare = 1; max_spare = 1;"}}));
+  expect_equal("reload", server.ctl({"reload"}).code, 0);
+  server.ctl({"set", "echo", "min=4", "--for", "1.5"});  // over when the one before would be
+  server.wait_for("/limits/min", 3);
+  expect_equal("max", server.pool()["limits"]["max"], 7);
+}
+
 PoolText with_min(int min) {
   return {.workers =
               "min = " + std::to_string(min) + "; max = 20; min_spare = 1; shrink_after = 600.0;"};
@@ -163,6 +186,7 @@ Suite limits_suite() {
            {"what is refused changes nothing", what_is_refused_changes_nothing},
            {"capacity is what can be used", capacity_is_what_can_be_used},
            {"for a while", for_a_while},
+           {"for a while and for good", for_a_while_and_for_good},
            {"reload of limits", reload_of_limits},
            {"reload of a broken file", reload_of_a_broken_file}}};
 }

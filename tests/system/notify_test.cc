@@ -103,7 +103,7 @@ void status_of_a_refused_reload() {
   machine->configure(slow_pool(0, "fail_preload = true;"));
   expect(machine->exec({"systemctl", "reload", "preforkd.service"}).code != 0, "reload fails");
   const std::string reason =
-      "/etc/preforkd/preforkd.conf:3: pool echo: the new generation preload ";
+      "/etc/preforkd/preforkd.conf:3: pool echo: the new generation failed: preload ";
   expect_contains("the status", machine->must({"systemctl", "status", "preforkd.service"}),
                   "Status: \"1 of 1 pools running; the last reload was refused, and nothing was "
                   "changed: " +

@@ -2,6 +2,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
 #include "tests/system/installation.h"
@@ -59,7 +61,7 @@ void what_cannot_rehearse() {
   Server server(config_of(kPools), {.program = installed.preforkd()});
   Client busy(server.address());
   expect(busy.echoes("before\n"), "echo");
-  for (const char* binary : {"/bin/false", "/bin/cat", "/etc/passwd"}) {
+  for (const char* binary : {"/bin/false", "/bin/true", "/bin/echo", "/bin/cat", "/etc/passwd"}) {
     installed.install(binary);
     Answer answer = server.request("POST", "/v1/upgrade");
     expect_equal(std::string("status with ") + binary, answer.status, 409);
@@ -77,6 +79,8 @@ void what_fails_after_the_exec() {
   const struct {
     const char *image, *reason;
   } kFailing[] = {{"tests/system/images/crashes", "crashed"},
+                  {"tests/system/images/exits", "ended"},
+                  {"tests/system/images/hangs", "hung"},
                   {"tests/system/images/throws", "as it was made to"}};
   for (const auto& row : kFailing) {
     installed.install(built(row.image));
@@ -90,6 +94,68 @@ void what_fails_after_the_exec() {
   installed.install(built("preforkd"));
   expect_equal("then it works", server.request("POST", "/v1/upgrade").status, 200);
   expect(busy.echoes("after\n"), "the busy one goes on");
+}
+
+// Control is replaced a moment after an upgrade. Whatever is asked until then is answered, and what happens to a
+// second upgrade is no business of the first.
+void one_after_the_other() {
+  Installation installed;
+  Server server(config_of(kPools), {.program = installed.preforkd()});
+  Client busy(server.address());
+  expect(busy.echoes("before\n"), "echo");
+  for (int round = 0; round < 2; ++round) {
+    const pid_t control = server.control();
+    installed.install(built("preforkd"));
+    expect_equal("upgrade", server.request("POST", "/v1/upgrade").status, 200);
+    int reloads = 0;
+    server.wait_until("control is of the new binary", kPatience, [&] {
+      Outcome reload = server.ctl({"reload"});
+      if (reload.code != 0) throw Failure(reload.err);
+      // Quiet for a moment, so that it can be replaced.
+      if (++reloads == 20)
+        server.wait_until("it is replaced", kPatience, [&] { return server.control() != control; });
+      return server.control() != control;
+    });
+  }
+  installed.install(built("preforkd"));
+  expect_equal("upgrade", server.request("POST", "/v1/upgrade").status, 200);
+  installed.install(built("tests/system/images/lingers"));
+  Answer refused = server.request("POST", "/v1/upgrade");
+  expect_equal("one that fails slowly: " + refused.body, refused.status, 409);
+  expect_contains("the reason", refused.body, "the rehearsal: exited with status 1");
+  expect(busy.echoes("after\n"), "the busy one goes on");
+  expect(Client(server.address()).echoes("hello\n"), "new clients are served");
+}
+
+void upgrade_by_signal(Server& server, const Installation& installed) {
+  const size_t before = occurrences(server.log(), "upgraded from");
+  server.signal(SIGUSR2);
+  server.wait_until("it is upgraded", kPatience,
+                    [&] { return occurrences(server.log(), "upgraded from") > before; });
+  expect(std::filesystem::exists(installed.preforkd()), "the binary is there");
+}
+
+// waitpid() tells of a stop once, and it was the image before that heard it.
+void with_stopped_processes() {
+  Installation installed;
+  Server server({PoolText{.workers = "min = 2; max = 20;", .timeouts = "drain = 1.0;"}},
+                {.program = installed.preforkd()});
+  const pid_t control = server.control();
+  kill(control, SIGSTOP);
+  upgrade_by_signal(server, installed);
+  server.wait_until("another control is there", kPatience,
+                    [&] { return server.control() > 0 && server.control() != control; });
+  expect_equal("it answers", server.request("GET", "/v1/status").status, 200);
+
+  Client busy(server.address());
+  expect(busy.echoes("before\n"), "echo");
+  const pid_t old = server.supervisor();
+  expect_equal("recycle", server.ctl({"recycle", "echo"}).code, 0);
+  kill(old, SIGSTOP);
+  upgrade_by_signal(server, installed);
+  expect(busy.is_ended(), "the drain ends for its worker");
+  server.wait_until("the old supervisor is gone", kPatience, [&] { return !is_running(old); });
+  expect(Client(server.address()).echoes("hello\n"), "new clients are served");
 }
 
 void under_load() {
@@ -118,6 +184,8 @@ Suite upgrade_suite() {
           {{"the same process", the_same_process},
            {"what cannot rehearse", what_cannot_rehearse},
            {"what fails after the exec", what_fails_after_the_exec},
+           {"one after the other", one_after_the_other},
+           {"with stopped processes", with_stopped_processes},
            {"under load", under_load}}};
 }
 

@@ -12,9 +12,12 @@
 //   k PID SIGNAL       sends a signal; answers errno
 //   c PID MILLISECONDS stops and continues a process, again and again
 //   q                  says in its slot that it leaves as it should, and does
+//   s                  says to the daemon, by the copy that preload made of its supervisor's channel, that nobody
+//                      accepts any more, as often as it takes that; answers how often
 //
 // Settings: leave_while: a path: while it exists, every worker does what `q` does as soon as it starts;
-// crash_while: the same, but it counts a served connection, and aborts.
+// crash_while: the same, but it counts a served connection, and aborts; term_while: the same, and it sends its
+// supervisor a TERM.
 // The segment is what it finds in its own /proc/self/maps.
 #include <dirent.h>
 #include <fcntl.h>
@@ -39,12 +42,16 @@
 #include <string>
 
 #include "base/clock.h"
+#include "base/messages.h"
 #include "shm/layout.h"
 
 namespace {
 
 using preforkd::monotonic_now;
 namespace shm = preforkd::shm;
+
+constexpr int kChannel = 3;  // a supervisor's (daemon/supervisor_args.h)
+constexpr int kCopyOfChannel = 50;
 
 struct Memory {
   char* base = nullptr;
@@ -195,6 +202,11 @@ std::string obey(const Memory& memory, const std::string& line) {
   } else if (order == "c") {
     words >> a >> b;
     return std::to_string(stop_and_continue(static_cast<pid_t>(a), b));
+  } else if (order == "s") {
+    preforkd::Report report;
+    report.type = preforkd::ReportType::kQuiet;
+    while (a < 100'000 && send(kCopyOfChannel, &report, sizeof report, MSG_NOSIGNAL) > 0) ++a;
+    return std::to_string(a);
   } else if (order == "q") {
     leave_quietly(memory);
   }
@@ -217,12 +229,14 @@ int serve(void*, const preforkd_connection* c) {
 }
 
 struct Settings {
-  std::string leave_while, crash_while;
+  std::string leave_while, crash_while, term_while;
 };
 
 int preload(const preforkd_host* host, void** state) {
   auto json = nlohmann::json::parse(host->settings);
-  *state = new Settings{json.value("leave_while", ""), json.value("crash_while", "")};
+  *state = new Settings{json.value("leave_while", ""), json.value("crash_while", ""),
+                        json.value("term_while", "")};
+  dup2(kChannel, kCopyOfChannel);
   return 0;
 }
 
@@ -233,6 +247,7 @@ int start(void* state) {
     slot_of_this(find_memory()).served.fetch_add(1);
     abort();
   }
+  if (access(settings.term_while.c_str(), F_OK) == 0) kill(getppid(), SIGTERM);
   return 0;
 }
 

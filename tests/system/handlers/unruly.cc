@@ -11,6 +11,7 @@
 // the same, and it aborts; starts: a path: `start` appends '+' when it begins and '-' when it is over;
 // die_after_ms: each worker dies so long after its start, by SIGALRM; fail_preload: preload refuses;
 // crash_preload: it aborts; exit_preload: it calls exit(0); thread_preload: it leaves a thread behind;
+// close_preload: it closes all descriptors but 0 to 2; signal_preload: it ignores and blocks all signals;
 // crash_stop: `stop` aborts.
 #include <fcntl.h>
 #include <preforkd/handler.h>
@@ -46,6 +47,14 @@ int preload(const preforkd_host* host, void** state) {
   if (json.value("crash_preload", false)) abort();
   if (json.value("exit_preload", false)) std::exit(0);
   if (json.value("thread_preload", false)) std::thread([] { pause(); }).detach();
+  if (json.value("close_preload", false))
+    for (int fd = 3; fd < 1024; ++fd) close(fd);
+  if (json.value("signal_preload", false)) {
+    for (int number = 1; number < NSIG; ++number) signal(number, SIG_IGN);
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, nullptr);
+  }
   static Settings settings;  // it may never come to a worker that would know it
   settings = {json.value("start_ms", 0L),    json.value("die_after_ms", 0L),
               json.value("crash_while", ""), json.value("start_while", ""),

@@ -18,8 +18,9 @@
  * A handler may block, crash, leak, throw nothing (an exception that leaves it ends the worker: use
  * preforkd/handler.hpp), and must not: call exit() to leave (it counts as a crash; ask for `recycle`), close
  * descriptors that it did not open, change the signal mask, or use SIGTERM, SIGUSR1, SIGUSR2 or SIGURG, which are
- * preforkd's in a worker. SIGPIPE is ignored. Descriptor 2 is the log, 0 is /dev/null. A child that it forks is
- * its own to reap; one that it leaves behind keeps whatever it inherited, the connection included.
+ * preforkd's in a worker. (In preload SIGCHLD and SIGIO are, too; what it changes of these is put back.) SIGPIPE is
+ * ignored. Descriptor 2 is the log, 0 is /dev/null. A child that it forks is its own to reap; one that it leaves
+ * behind keeps whatever it inherited, the connection included.
  *
  * This header compiles as C99 and as C++.
  */
