@@ -153,9 +153,9 @@ format:                                   ## lay out every source as .clang-form
 	clang-format -i $(SOURCES)
 lint: deps                                ## check layout, includes, units, sources (ONLY=units picks one)
 	@SOURCES='$(SOURCES)' ONLY="$(ONLY)" tests/lint $(LANGUAGE)
-soak: deps                                ## break everything under load, and count what clients lose (SOAK_SHARE=0.2: a fifth)
+soak: deps                                ## break everything under load, and count what clients lose (SOAK_SHARE=0.2: a fifth; ONLY="limits": a line)
 	@$(PARALLEL) all $(SYSTEM)
-	tests/soak/run $(CURDIR)/$(OUT)
+	tests/soak/run $(CURDIR)/$(OUT) $(if $(ONLY),"$(ONLY)")
 model: deps                               ## check the models of what goes on between processes with spin (ONLY=doorbell picks one)
 	@ONLY="$(ONLY)" tests/model/run
 

@@ -1,4 +1,4 @@
-// The system tests: system-tests [SUITE]. Exit status 0 when all that was asked for ran and held.
+// The system tests: system-tests [SUITE [TEST]]. Exit status 0 when all that was asked for ran and held.
 #include <CUnit/Basic.h>
 #include <curl/curl.h>
 #include <signal.h>
@@ -42,13 +42,14 @@ void run_current() {
   }
 }
 
-void add(const Suite& suite) {
+void add(const Suite& suite, const char* only) {
   CU_pSuite added = CU_add_suite(suite.name, nullptr, nullptr);
   for (const Test& test : suite.tests)
-    this_run().tests[CU_add_test(added, test.name, run_current)] = test.run;
+    if (!only || std::strcmp(only, test.name) == 0)
+      this_run().tests[CU_add_test(added, test.name, run_current)] = test.run;
 }
 
-int run_all(const char* only) {
+int run_all(const char* only, const char* only_test) {
   // What a dead server leaves behind shall come to us and be seen.
   if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
     throw SysError("become child subreaper", errno);
@@ -57,8 +58,8 @@ int run_all(const char* only) {
   if (CU_initialize_registry() != CUE_SUCCESS) throw std::runtime_error(CU_get_error_msg());
   const bool on_request = only && std::strcmp(only, "soak") == 0;
   for (const Suite& suite : on_request ? std::vector{soak_suite()} : all_suites())
-    if (!only || std::strcmp(only, suite.name) == 0) add(suite);
-  if (this_run().tests.empty()) throw std::runtime_error(std::string("no suite is called ") + only);
+    if (!only || std::strcmp(only, suite.name) == 0) add(suite, only_test);
+  if (this_run().tests.empty()) throw std::runtime_error("no suite or test is called so");
   this_run().deadline = monotonic_now() + (on_request ? kTimeForSoak : kTimeForAll);
   CU_basic_set_mode(CU_BRM_VERBOSE);
   CU_basic_run_tests();
@@ -74,7 +75,8 @@ int run_all(const char* only) {
 int main(int argc, char** argv) {
   try {
     std::setvbuf(stdout, nullptr, _IOLBF, 0);  // so that it stands beside what goes to stderr
-    return preforkd::system_test::run_all(argc > 1 ? argv[1] : nullptr);
+    return preforkd::system_test::run_all(argc > 1 ? argv[1] : nullptr,
+                                          argc > 2 ? argv[2] : nullptr);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "system-tests: %s\n", e.what());
     return 1;
