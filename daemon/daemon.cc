@@ -74,16 +74,13 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
   inherited_ = std::move(inherited);
   auto stored = recover_stored(inherited_);
   std::erase_if(inherited_, [](const auto& socket) { return !socket.fd.is_open(); });
-  Listeners all_stored, used;
+  Listeners free;
   for (const auto& [pool, listeners] : stored)
-    all_stored.insert(all_stored.end(), listeners.begin(), listeners.end());
-  for (const PoolSettings& pool : settings_.pools) {
-    opened_.push_back(open_listeners(pool, stored[pool.name], all_stored, inherited_, errors));
-    used.insert(used.end(), opened_.back().begin(), opened_.back().end());
-  }
-  for (const auto& [pool, listeners] : stored)
-    for (const auto& listener : listeners)
-      if (!contains(used, listener)) unstore_socket(*listener);
+    free.insert(free.end(), listeners.begin(), listeners.end());
+  for (const PoolSettings& pool : settings_.pools)
+    opened_.push_back(
+        open_listeners(pool, settings_.pools, stored[pool.name], free, inherited_, errors));
+  for (const auto& unused : free) unstore_socket(*unused);
   for (const auto& left : inherited_)
     if (left.fd.is_open())
       log_warning("systemd passed socket " + left.name + ", which no pool uses");

@@ -216,24 +216,36 @@ bool contains(const Listeners& listeners, const std::shared_ptr<Listener>& one) 
 
 namespace {
 
-// Those that an entry of `listen` means already: by its text among the pool's own (where "127.0.0.1:0" has
-// long been some port), by its address anywhere. Of systemd's several may share a name.
-Listeners known(const std::string& text, bool from_systemd, const Listeners& own,
-                const Listeners& others) {
+// Takes out of `free` those that an entry of `listen` means already: by its text among the pool's own (where
+// "127.0.0.1:0" has long been some port), by its address anywhere. One whose address is an entry of any pool is
+// left to that. Of systemd's several may share a name.
+Listeners take_known(const std::string& text, bool from_systemd,
+                     const std::vector<PoolSettings>& pools, const Listeners& own,
+                     Listeners& free) {
+  auto is_entry = [&](const std::string& address) {
+    return std::any_of(pools.begin(), pools.end(), [&](const PoolSettings& pool) {
+      return std::find(pool.listen.begin(), pool.listen.end(), address) != pool.listen.end();
+    });
+  };
+  auto is_meant = [&](const Listener& listener, bool is_own) {
+    if (listener.address() == text) return true;
+    return (is_own || from_systemd) && listener.wanted() == text && !is_entry(listener.address());
+  };
   Listeners found;
-  for (const auto& listener : own)
-    if (listener->wanted() == text || listener->address() == text) found.push_back(listener);
-  if (found.empty())
-    for (const auto& listener : others)
-      if (from_systemd ? listener->wanted() == text : listener->address() == text)
-        found.push_back(listener);
+  for (const bool is_own : {true, false})
+    if (found.empty())
+      std::copy_if(free.begin(), free.end(), std::back_inserter(found), [&](const auto& listener) {
+        return contains(own, listener) == is_own && is_meant(*listener, is_own);
+      });
   if (!from_systemd && found.size() > 1) found.resize(1);
+  std::erase_if(free, [&](const auto& listener) { return contains(found, listener); });
   return found;
 }
 
 }  // namespace
 
-Listeners open_listeners(const PoolSettings& pool, const Listeners& own, const Listeners& others,
+Listeners open_listeners(const PoolSettings& pool, const std::vector<PoolSettings>& pools,
+                         const Listeners& own, Listeners& free,
                          std::vector<InheritedSocket>& inherited,
                          std::vector<std::string>& errors) {
   Listeners listeners;
@@ -249,7 +261,7 @@ Listeners open_listeners(const PoolSettings& pool, const Listeners& own, const L
       if (!address) throw std::runtime_error(text + ": " + error);
       const bool from_systemd = address->kind == ListenAddress::Kind::kSystemd;
       const size_t before = listeners.size();
-      for (auto& listener : known(text, from_systemd, own, others))
+      for (auto& listener : take_known(text, from_systemd, pools, own, free))
         listeners.push_back(std::move(listener));
       if (listeners.size() > before) continue;
       if (!from_systemd) {

@@ -89,10 +89,12 @@ class Listener {
 using Listeners = std::vector<std::shared_ptr<Listener>>;
 bool contains(const Listeners& listeners, const std::shared_ptr<Listener>& one);
 
-// All listeners of one pool's `listen`: those that it has already (`own`) or may take over from other pools
-// (`others`), as they are, and new ones for the rest. `inherited` loses the ones that are taken. Adds what
-// failed to `errors`, one complete message each.
-Listeners open_listeners(const PoolSettings& pool, const Listeners& own, const Listeners& others,
+// All listeners of the `listen` of one of the pools: those that there are already, as they are, and new ones for
+// the rest. `free` has the pool's `own` and those of other pools, which it may take over. `free` and `inherited`
+// lose the ones that are taken: no two entries get the same. Adds what failed to `errors`, one complete message
+// each.
+Listeners open_listeners(const PoolSettings& pool, const std::vector<PoolSettings>& pools,
+                         const Listeners& own, Listeners& free,
                          std::vector<InheritedSocket>& inherited, std::vector<std::string>& errors);
 
 }  // namespace preforkd

@@ -91,6 +91,7 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
     errors.push_back(r.loaded.file + ": control.socket: it is changed by a restart only");
   for (const auto& pool : pools_)
     r.before.insert(r.before.end(), pool->listeners().begin(), pool->listeners().end());
+  Listeners free = r.before;
   for (const PoolSettings& settings : next.pools) {
     const Pool* pool = find_pool(settings.name);
     // One that was taken out of the file, is in it again, and has not finished what it served: it goes on.
@@ -101,9 +102,9 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
             "pool " + settings.name +
             ", taken out of the configuration, still serves who waits: try again");
       // A recycled pool keeps the limits that were set since the file was read.
-      r.plans.push_back(
-          plan_for(settings, open_listeners(settings, pool ? pool->listeners() : Listeners{},
-                                            r.before, inherited_, errors)));
+      r.plans.push_back(plan_for(
+          settings, open_listeners(settings, next.pools, pool ? pool->listeners() : Listeners{},
+                                   free, inherited_, errors)));
     } catch (const std::exception& e) {
       errors.emplace_back(e.what());
       return;

@@ -16,8 +16,22 @@ std::string with(std::string text, char from, char to) {
   return text;
 }
 
-std::string name_of(const std::string& pool, const std::string& wanted) {
-  return kPrefix + pool + "/" + with(wanted, ':', '=');
+// A name is removed with all that is stored by it. So what was opened for a port 0, of which there may be
+// several, has the port that it got, too: "127.0.0.1=0=41234".
+std::string name_of(const std::string& pool, const Listener& listener) {
+  std::string entry = listener.wanted(), ignored;
+  const auto wanted = parse_listen_address(entry, ignored);
+  if (wanted && wanted->kind == ListenAddress::Kind::kTcp && wanted->port == 0)
+    entry += listener.address().substr(listener.address().rfind(':'));
+  return kPrefix + pool + "/" + with(entry, ':', '=');
+}
+
+std::string wanted_of(const std::string& entry) {
+  std::string wanted = with(entry, '=', ':'), ignored;
+  // With a port more it is no address.
+  if (!parse_listen_address(wanted, ignored))
+    wanted.resize(std::min(wanted.rfind(':'), wanted.size()));
+  return wanted;
 }
 
 }  // namespace
@@ -30,7 +44,7 @@ std::map<std::string, Listeners> recover_stored(std::vector<InheritedSocket>& in
     try {
       if (slash == std::string::npos) throw std::runtime_error("no name of ours");
       const std::string pool = socket.name.substr(kPrefix.size(), slash - kPrefix.size());
-      const std::string wanted = with(socket.name.substr(slash + 1), '=', ':');
+      const std::string wanted = wanted_of(socket.name.substr(slash + 1));
       Listener listener = Listener::recover(std::move(socket.fd), socket.name, wanted);
       by_pool[pool].push_back(std::make_shared<Listener>(std::move(listener)));
     } catch (const std::exception& e) {
@@ -46,7 +60,7 @@ void store_sockets(const std::string& pool, const Listeners& listeners) {
   if (!has_fd_store()) return;
   for (const auto& listener : listeners) {
     if (listener->outlives_us()) continue;
-    listener->set_stored_as(name_of(pool, listener->wanted()));
+    listener->set_stored_as(name_of(pool, *listener));
     store_fd(listener->stored_as(), listener->fd());
   }
 }

@@ -1,6 +1,7 @@
 // The daemon's use of systemd's descriptor store: its own listen sockets are kept there, so that a daemon that
 // was killed leaves no client refused, and a restart neither: connections wait in the kernel's queue until the
-// next one serves them. Each is named "preforkd/POOL/ENTRY", ENTRY being that of `listen` with ':' as '='.
+// next one serves them. Each is named "preforkd/POOL/ENTRY", ENTRY being that of `listen` with ':' as '='; of a
+// port 0 the port that it got comes behind it.
 //
 // A daemon killed between storing a socket and starting its supervisor leaves one that the next daemon finds and
 // uses, or, when its configuration has no use for it, removes. One killed between opening and storing: nothing,

@@ -182,6 +182,26 @@ void pools_and_addresses_come_and_go() {
   server.wait_until("nobody else is left", kPatience, [&] { return supervisors(server) == 1; });
 }
 
+// Each entry keeps the socket that it has.
+void the_same_entry_twice() {
+  const std::string config = config_of({PoolText{.listen = "\"127.0.0.1:0\", \"127.0.0.1:0\""}});
+  Server server(config);
+  const std::string first = server.address("echo", 0), second = server.address("echo", 1);
+  auto expect_both = [&](const std::string& after) {
+    expect_equal("sockets after " + after, server.pool()["listen"].size(), 2u);
+    expect_equal("the first after " + after, server.address("echo", 0), first);
+    expect_equal("the second after " + after, server.address("echo", 1), second);
+    for (const std::string& address : {first, second})
+      expect(Client(address).echoes("hello\n"), address + " serves after " + after);
+  };
+  expect_both("the start");
+  expect_reloaded(server, config);
+  expect_equal("generation", server.pool()["generation"], 1);
+  expect_both("a reload");
+  expect_equal("exit code of recycle", server.ctl({"recycle", "echo"}).code, 0);
+  expect_both("a recycle");
+}
+
 // Taken out of the file and put back while it still serves somebody: the same pool goes on.
 void a_pool_comes_back() {
   PoolText one{.name = "one"}, two{.name = "two"};
@@ -452,6 +472,7 @@ Suite reload_suite() {
            {"nobody notices", nobody_notices},
            {"takes over at size", takes_over_at_size},
            {"pools and addresses come and go", pools_and_addresses_come_and_go},
+           {"the same entry twice", the_same_entry_twice},
            {"a pool comes back", a_pool_comes_back},
            {"a trial accepts nobody", a_trial_accepts_nobody},
            {"a trial that dies late", a_trial_that_dies_late},

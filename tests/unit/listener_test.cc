@@ -7,10 +7,13 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <fstream>
 
 #include "base/backlog.h"
 #include "base/resolve.h"
+#include "daemon/socket_store.h"
 #include "tests/unit/unit_test.h"
 
 using namespace preforkd;
@@ -200,6 +203,27 @@ PoolSettings pool(std::vector<std::string> listen, const TcpOptions& tcp = {}) {
   return settings;
 }
 
+// As if systemd had started us with a store; nobody hears what is put there.
+class SocketStore {
+ public:
+  SocketStore() {
+    setenv("NOTIFY_SOCKET", "@preforkd-test-nobody", 1);
+    setenv("FDSTORE", "8", 1);
+  }
+  ~SocketStore() {
+    unsetenv("NOTIFY_SOCKET");
+    unsetenv("FDSTORE");
+  }
+};
+
+// Of the only pool that there is.
+Listeners listeners_of(const PoolSettings& only, const Listeners& own, const Listeners& others,
+                       std::vector<InheritedSocket>& inherited, std::vector<std::string>& errors) {
+  Listeners free = own;
+  free.insert(free.end(), others.begin(), others.end());
+  return open_listeners(only, {only}, own, free, inherited, errors);
+}
+
 int option(const Listener& listener, int level, int name) {
   int value = -1;
   socklen_t size = sizeof value;
@@ -235,8 +259,8 @@ void options_of_a_pool() {
   std::vector<std::string> errors;
   std::vector<InheritedSocket> none;
   unit::Folder folder;
-  auto listeners = open_listeners(
-      pool({"127.0.0.1:0", "[::1]:0", "unix:" + (folder / "sock")}, all), {}, {}, none, errors);
+  auto listeners = listeners_of(pool({"127.0.0.1:0", "[::1]:0", "unix:" + (folder / "sock")}, all),
+                                {}, {}, none, errors);
   CU_ASSERT(errors.empty());
   CU_ASSERT_EQUAL_FATAL(listeners.size(), 3);
   for (const auto& listener : listeners) CU_ASSERT_FALSE(listener->cannot_have(all));
@@ -295,7 +319,7 @@ void a_pools_listeners() {
   inherited.push_back({bare_listen_socket(), "other"});
   inherited.push_back({bare_listen_socket(), "web"});
   std::vector<std::string> errors;
-  auto listeners = open_listeners(
+  auto listeners = listeners_of(
       pool({"127.0.0.1:0", "systemd:web", "systemd:none", "nonsense", "unix:/nonexistent/sock"}),
       {}, {}, inherited, errors);
   CU_ASSERT_EQUAL(listeners.size(), 3);  // two sockets share a name
@@ -308,19 +332,68 @@ void a_pools_listeners() {
 
   // A reload: the same entries mean the same sockets; another one means another.
   errors.clear();
-  auto again = open_listeners(pool({"systemd:web", "127.0.0.1:0", "[::1]:0"}), listeners, {},
-                              inherited, errors);
+  auto again = listeners_of(pool({"systemd:web", "127.0.0.1:0", "[::1]:0"}), listeners, {},
+                            inherited, errors);
   CU_ASSERT(errors.empty());
   CU_ASSERT_EQUAL_FATAL(again.size(), 4);
   CU_ASSERT(again[0] == listeners[1] && again[1] == listeners[2] && again[2] == listeners[0]);
   CU_ASSERT_FALSE(contains(listeners, again[3]));
   // From another pool by its address only: port 0 is any port.
-  auto other = open_listeners(pool({listeners[0]->address(), "127.0.0.1:0", "systemd:web"}), {},
-                              listeners, inherited, errors);
+  auto other = listeners_of(pool({listeners[0]->address(), "127.0.0.1:0", "systemd:web"}), {},
+                            listeners, inherited, errors);
   CU_ASSERT(errors.empty());
   CU_ASSERT_EQUAL_FATAL(other.size(), 4);
   CU_ASSERT(other[0] == listeners[0] && !contains(listeners, other[1]));
   CU_ASSERT(other[2] == listeners[1] && other[3] == listeners[2]);
+}
+
+// Of port 0 each entry has a socket of its own, and keeps one.
+void several_of_port_0() {
+  std::vector<InheritedSocket> none;
+  std::vector<std::string> errors;
+  const std::string any = "127.0.0.1:0";
+  const Listeners own = listeners_of(pool({any, any}), {}, {}, none, errors);
+  CU_ASSERT_EQUAL_FATAL(own.size(), 2);
+  CU_ASSERT(own[0]->address() != own[1]->address());
+  CU_ASSERT(listeners_of(pool({any, any}), own, {}, none, errors) == own);
+  const Listeners more = listeners_of(pool({any, any, any}), own, {}, none, errors);
+  CU_ASSERT_EQUAL_FATAL(more.size(), 3);
+  CU_ASSERT(more[0] == own[0] && more[1] == own[1] && !contains(own, more[2]));
+  CU_ASSERT(listeners_of(pool({any}), own, {}, none, errors) == Listeners{own[0]});
+  // One that is named now is that entry's, wherever it stands.
+  CU_ASSERT(listeners_of(pool({any, own[0]->address()}), own, {}, none, errors) ==
+            (Listeners{own[1], own[0]}));
+
+  // The same with another pool: what that takes is taken.
+  const std::vector<PoolSettings> pools = {pool({any, any}), pool({own[0]->address()})};
+  Listeners free = own;
+  const Listeners first = open_listeners(pools[0], pools, own, free, none, errors);
+  CU_ASSERT_EQUAL_FATAL(first.size(), 2);
+  CU_ASSERT(first[0] == own[1] && !contains(own, first[1]));
+  CU_ASSERT(open_listeners(pools[1], pools, {}, free, none, errors) == Listeners{own[0]});
+  CU_ASSERT(free.empty() && errors.empty());
+}
+
+// Under one name in systemd's store they would be removed together.
+void stores_several_of_port_0() {
+  SocketStore store;
+  std::vector<InheritedSocket> none;
+  std::vector<std::string> errors;
+  const std::string any = "127.0.0.1:0";
+  const Listeners own = listeners_of(pool({any, "[::1]:0", any}), {}, {}, none, errors);
+  CU_ASSERT_EQUAL_FATAL(own.size(), 3);
+  store_sockets("web", own);
+  std::vector<InheritedSocket> stored;
+  for (const auto& listener : own) {
+    for (const InheritedSocket& other : stored) CU_ASSERT(other.name != listener->stored_as());
+    stored.push_back({UniqueFd(dup(listener->fd())), listener->stored_as()});
+  }
+  CU_ASSERT(unit::same_text(stored[0].name, "preforkd/web/127.0.0.1=0=" +
+                                                own[0]->address().substr(strlen("127.0.0.1:"))));
+  const Listeners again = recover_stored(stored)["web"];
+  CU_ASSERT_EQUAL_FATAL(again.size(), 3);
+  for (size_t i = 0; i < again.size(); ++i)
+    CU_ASSERT(again[i]->wanted() == own[i]->wanted() && again[i]->address() == own[i]->address());
 }
 
 }  // namespace
@@ -343,6 +416,8 @@ void add_listener_tests() {
       {"sets all options of what it recovers", sets_all_options_of_what_it_recovers},
       {"options of a pool", options_of_a_pool},
       {"adopts nothing else", adopts_nothing_else},
+      {"several of port 0", several_of_port_0},
+      {"several of port 0 in systemd's store", stores_several_of_port_0},
       {"a pool's listeners, and every error", a_pools_listeners},
   };
   unit::add_suite("listener", kTests);
