@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 
@@ -19,16 +20,25 @@ struct Limits {
   bool operator==(const Limits&) const = default;
 };
 
-// The first way in which these limits contradict each other ("min 5 is above max 4"), or "".
-inline std::string contradiction(const Limits& l) {
-  auto above = [](const char* a, uint32_t x, const char* b, uint32_t y) {
-    return std::string(a) + " " + std::to_string(x) + " is above " + b + " " + std::to_string(y);
+struct Contradiction {
+  const char *one, *other;  // the limits that do not go together
+  std::string text;         // "min 5 is above max 4"
+};
+
+// Every way in which these limits contradict each other.
+inline std::vector<Contradiction> contradictions(const Limits& l) {
+  std::vector<Contradiction> found;
+  auto expect_not_above = [&](const char* a, uint32_t x, const char* b, uint32_t y) {
+    if (x > y)
+      found.push_back(
+          {a, b,
+           std::string(a) + " " + std::to_string(x) + " is above " + b + " " + std::to_string(y)});
   };
-  if (l.max == 0) return "max must be at least 1";
-  if (l.min > l.max) return above("min", l.min, "max", l.max);
-  if (l.min_spare > l.max) return above("min_spare", l.min_spare, "max", l.max);
-  if (l.min_spare > l.max_spare) return above("min_spare", l.min_spare, "max_spare", l.max_spare);
-  return "";
+  if (l.max == 0) return {{"max", "max", "max must be at least 1"}};
+  expect_not_above("min", l.min, "max", l.max);
+  expect_not_above("min_spare", l.min_spare, "max", l.max);
+  expect_not_above("min_spare", l.min_spare, "max_spare", l.max_spare);
+  return found;
 }
 
 }  // namespace preforkd

@@ -61,20 +61,21 @@ void check_access(const PoolSettings& pool, const KeyLines& lines, Problems& pro
 }
 
 void check_limits(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {
-  for (const char* key : {"min", "max", "min_spare", "max_spare"})
-    if (lines.wrong(path_of(Section::kWorkers, key))) return;
+  auto is_wrong = [&](const char* key) { return lines.wrong(path_of(Section::kWorkers, key)); };
   if (pool.max_age > 0 && pool.max_age < kSecond)
     problems.add(lines.of("workers.max_age"), "workers.max_age: expected 0 or at least 1 second");
-  std::string error = contradiction(pool.limits);
-  if (!error.empty()) problems.add(lines.of("workers"), "workers: " + error);
+  for (const Contradiction& c : contradictions(pool.limits))
+    if (!is_wrong(c.one) && !is_wrong(c.other))
+      problems.add(lines.of("workers"), "workers: " + c.text);
 }
 
 void check_user(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {
-  if (lines.wrong("user") || lines.wrong("group")) return;
   std::string error;
-  if (!effective_user(pool.user, "", error))
-    problems.add(lines.of("user"), "user: " + error);
-  else if (!effective_user(pool.user, pool.group, error))
+  const bool has_user = !lines.wrong("user") && effective_user(pool.user, "", error);
+  if (!has_user && !lines.wrong("user")) problems.add(lines.of("user"), "user: " + error);
+  if (lines.wrong("group") || pool.group.empty()) return;
+  // Whether a user may have the group is a question for users that there are.
+  if (has_user ? !effective_user(pool.user, pool.group, error) : !find_group(pool.group, error))
     problems.add(lines.of("group"), "group: " + error);
 }
 

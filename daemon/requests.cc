@@ -22,6 +22,12 @@ Limits merged(const Limits& now, const Request& request) {
   return l;
 }
 
+std::string joined(const std::vector<Contradiction>& contradictions) {
+  std::string text;
+  for (const auto& one : contradictions) text += (text.empty() ? "" : "; ") + one.text;
+  return text;
+}
+
 uint32_t status_of(const std::string& refusal) { return refusal.empty() ? kOk : kConflict; }
 
 }  // namespace
@@ -70,7 +76,7 @@ void Daemon::on_request(const Request& request, std::string bytes) {
 void Daemon::set_limits(const Request& request, Pool& pool) {
   ControlLink& link = *links_.front();
   const Limits limits = merged(pool.limits(), request);
-  std::string refusal = contradiction(limits);
+  std::string refusal = joined(contradictions(limits));
   if (refusal.empty() && limits.max > pool.capacity())
     refusal =
         "max " + std::to_string(limits.max) + " is above " + std::to_string(pool.capacity()) +

@@ -82,6 +82,9 @@ void what_is_refused_changes_nothing() {
   Outcome set = server.ctl({"set", "echo", "min=30"});
   expect_equal("exit code of set", set.code, 1);
   expect_contains("its reason", set.err, "min 30 is above max 20");
+  set = server.ctl({"set", "echo", "min=30", "min_spare=9", "max_spare=3"});
+  expect_contains("both reasons", set.err,
+                  "min 30 is above max 20; min_spare 9 is above max_spare 3");
 }
 
 void capacity_is_what_can_be_used() {

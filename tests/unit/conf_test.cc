@@ -229,6 +229,15 @@ void contradictions() {
       {pool("workers = { min_spare = 9; };"), "f:1: workers: min_spare 9 is above max_spare 8"},
       {pool("workers = { min = 300; max = \"x\"; };"),
        "f:1: workers.max: expected an integer from 1 to 65536, not \"x\""},
+      {pool("workers = { min = 9; max = 3; min_spare = 9; max_spare = 2; };"),
+       "f:1: workers: min 9 is above max 3\n"
+       "f:1: workers: min_spare 9 is above max 3\n"
+       "f:1: workers: min_spare 9 is above max_spare 2"},
+      {pool("\nworkers = {\n min = \"x\"; max = 3; min_spare = 2; max_spare = 1;\n max_age = 0.5; "
+            "};"),
+       "f:2: workers: min_spare 2 is above max_spare 1\n"
+       "f:3: workers.min: expected an integer from 0 to 65536, not \"x\"\n"
+       "f:4: workers.max_age: expected 0 or at least 1 second"},
       {second("a", "\"127.0.0.1:2\""), "f:3: name: \"a\" is the name of the pool on line 2"},
       {second("b", "\"127.0.0.1:1\""), taken("127.0.0.1:1")},
       {second("b", "\"127.0.0.1:0001\""), taken("127.0.0.1:0001")},
@@ -257,6 +266,15 @@ void users() {
   expect_errors({
       {pool("\nuser = \"no such user\";"), "f:2: user: there is no user \"no such user\""},
       {pool("\ngroup = \"no such group\";"), "f:2: group: there is no group \"no such group\""},
+      {pool("\nuser = \"no such user\";\ngroup = 5;"),
+       "f:2: user: there is no user \"no such user\"\n"
+       "f:3: group: expected a string, not 5"},
+      {pool("\nuser = 5;\ngroup = \"no such group\";"),
+       "f:2: user: expected a string, not 5\n"
+       "f:3: group: there is no group \"no such group\""},
+      {pool("\nuser = \"no such user\";\ngroup = \"no such group\";"),
+       "f:2: user: there is no user \"no such user\"\n"
+       "f:3: group: there is no group \"no such group\""},
       {pool("") + "\ncontrol = { group = \"no such group\"; };",
        "f:2: control.group: there is no group \"no such group\""},
   });

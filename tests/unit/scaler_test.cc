@@ -379,7 +379,7 @@ class Dice {
   Limits limits() {
     for (;;) {
       Limits l = {below(40), 1 + below(60), below(20), below(30), below(20) * 500 * kMillisecond};
-      if (contradiction(l).empty()) return l;
+      if (contradictions(l).empty()) return l;
     }
   }
   View view() {
