@@ -20,6 +20,29 @@ struct Limits {
   bool operator==(const Limits&) const = default;
 };
 
+// What a limit may be: one rule for the file, for the control socket, and for the daemon, which does not trust
+// control.
+struct LimitRange {
+  double least, most;  // workers, or seconds
+};
+inline constexpr double kMaxWorkers = 65536;  // kMaxCapacity of shm/layout.h
+inline constexpr LimitRange kRangeOfMax = {1, kMaxWorkers}, kRangeOfOtherWorkers = {0, kMaxWorkers},
+                            kRangeOfShrinkAfter = {0.01, 10.0 * 365 * 24 * 3600};
+
+constexpr bool is_within(double value, const LimitRange& range) {
+  return value >= range.least && value <= range.most;
+}
+
+// The first limit that is out of its range, or "".
+inline std::string out_of_range(const Limits& l) {
+  if (!is_within(l.min, kRangeOfOtherWorkers)) return "min";
+  if (!is_within(l.max, kRangeOfMax)) return "max";
+  if (!is_within(l.min_spare, kRangeOfOtherWorkers)) return "min_spare";
+  if (!is_within(l.max_spare, kRangeOfOtherWorkers)) return "max_spare";
+  if (!is_within(to_seconds(l.shrink_after), kRangeOfShrinkAfter)) return "shrink_after";
+  return "";
+}
+
 struct Contradiction {
   const char *one, *other;  // the limits that do not go together
   std::string text;         // "min 5 is above max 4"
@@ -34,7 +57,6 @@ inline std::vector<Contradiction> contradictions(const Limits& l) {
           {a, b,
            std::string(a) + " " + std::to_string(x) + " is above " + b + " " + std::to_string(y)});
   };
-  if (l.max == 0) return {{"max", "max", "max must be at least 1"}};
   expect_not_above("min", l.min, "max", l.max);
   expect_not_above("min_spare", l.min_spare, "max", l.max);
   expect_not_above("min_spare", l.min_spare, "max_spare", l.max_spare);

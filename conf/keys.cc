@@ -9,8 +9,6 @@
 namespace preforkd {
 namespace {
 
-// How many slots a pool's shared memory can have: kMaxCapacity of shm/layout.h.
-constexpr double kMaxWorkers = 65536;
 constexpr double kMaxListen = 64;
 constexpr double kMaxNetworks = 65536;
 constexpr double kMaxArguments = 4096;
@@ -144,18 +142,21 @@ constexpr Key kKeys[] = {
   {kSaturation, kString, "message", &Pool::saturation_message, kOptional, 0, 0, fine,
    "what the oldest is answered when more do; \"\" = they wait"},
 
-  {kWorkers, kInteger, "min", &Limits::min, kOptional, 0, kMaxWorkers, fine,
+  {kWorkers, kInteger, "min", &Limits::min, kOptional, kRangeOfOtherWorkers.least,
+   kRangeOfOtherWorkers.most, fine,
    "workers that always exist"},
-  {kWorkers, kInteger, "max", &Limits::max, kOptional, 1, kMaxWorkers, fine,
+  {kWorkers, kInteger, "max", &Limits::max, kOptional, kRangeOfMax.least, kRangeOfMax.most, fine,
    "workers that may exist at once"},
-  {kWorkers, kInteger, "min_spare", &Limits::min_spare, kOptional, 0, kMaxWorkers, fine,
+  {kWorkers, kInteger, "min_spare", &Limits::min_spare, kOptional, kRangeOfOtherWorkers.least,
+   kRangeOfOtherWorkers.most, fine,
    "idle workers kept ready for the next connection"},
-  {kWorkers, kInteger, "max_spare", &Limits::max_spare, kOptional, 0, kMaxWorkers, fine,
+  {kWorkers, kInteger, "max_spare", &Limits::max_spare, kOptional, kRangeOfOtherWorkers.least,
+   kRangeOfOtherWorkers.most, fine,
    "idle workers kept above the recent peak when the pool shrinks"},
   {kWorkers, kInteger, "starting", &Pool::starting, kOptional, 1, kMaxWorkers, fine,
    "workers that may start at once"},
-  {kWorkers, kSeconds, "shrink_after", &Limits::shrink_after, kOptional, kTenMilliseconds, kTenYears,
-   fine, "a surplus that lasted so long is let go"},
+  {kWorkers, kSeconds, "shrink_after", &Limits::shrink_after, kOptional, kRangeOfShrinkAfter.least,
+   kRangeOfShrinkAfter.most, fine, "a surplus that lasted so long is let go"},
   {kWorkers, kInteger, "connections", &Pool::connections, kOptional, 0, kMaxUnsigned, fine,
    "a worker is replaced after about so many; 0 = never"},
   {kWorkers, kSeconds, "max_age", &Pool::max_age, kOptional, 0, kTenYears, fine,

@@ -9,6 +9,7 @@
 
 #include "base/version.h"
 #include "control/human.h"
+#include "control/limits_patch.h"
 
 namespace preforkd {
 namespace {
@@ -18,15 +19,18 @@ constexpr size_t kAnyNumber = SIZE_MAX;
 struct LimitKey {
   const char* name;
   bool whole;  // a number of workers; else of seconds
+  LimitRange range;
   const char* help;
 };
 
 constexpr LimitKey kLimitKeys[] = {
-    {"min", true, "workers that always exist"},
-    {"max", true, "workers that may exist at once"},
-    {"min_spare", true, "idle workers kept ready for the next connection"},
-    {"max_spare", true, "idle workers kept above the recent peak when shrinking"},
-    {"shrink_after", false, "seconds that a surplus must last before it is let go"},
+    {"min", true, kRangeOfOtherWorkers, "workers that always exist"},
+    {"max", true, kRangeOfMax, "workers that may exist at once"},
+    {"min_spare", true, kRangeOfOtherWorkers, "idle workers kept ready for the next connection"},
+    {"max_spare", true, kRangeOfOtherWorkers,
+     "idle workers kept above the recent peak when shrinking"},
+    {"shrink_after", false, kRangeOfShrinkAfter,
+     "seconds that a surplus must last before it is let go"},
 };
 
 // --- what the daemon says ---------------------------------------------------------------------
@@ -197,16 +201,16 @@ std::optional<double> parse_seconds(std::string_view text) {
 }
 
 Json limit_value(const LimitKey& key, std::string_view text) {
-  auto expected = [&](const char* what) {
+  auto expected = [&](const std::string& what) {
     return UsageError(std::string(key.name) + "=" + std::string(text) + ": expected " + what);
   };
   if (key.whole) {
     auto number = parse_whole_text<uint32_t>(text);
-    if (!number) throw expected("a whole number from 0 to 4294967295");
+    if (!number || !is_within(*number, key.range)) throw expected(workers_within(key.range));
     return *number;
   }
   auto seconds = parse_seconds(text);
-  if (!seconds) throw expected("a number of seconds, 0 or more");
+  if (!seconds || !is_within(*seconds, key.range)) throw expected(seconds_within(key.range));
   return *seconds;
 }
 

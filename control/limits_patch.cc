@@ -1,7 +1,7 @@
 #include "control/limits_patch.h"
 
 #include <algorithm>
-#include <cmath>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "base/messages.h"
@@ -18,37 +18,28 @@ struct Field {
   uint32_t bit;
   uint32_t Limits::*whole;         // a number of workers ...
   Nanoseconds LimitsPatch::*time;  // ... or a time outside of `limits`; neither: shrink_after
-  bool zero_allowed;
+  LimitRange range;
 };
 constexpr Field kFields[] = {
-    {"min", kSetMin, &Limits::min, nullptr, true},
-    {"max", kSetMax, &Limits::max, nullptr, true},
-    {"min_spare", kSetMinSpare, &Limits::min_spare, nullptr, true},
-    {"max_spare", kSetMaxSpare, &Limits::max_spare, nullptr, true},
-    {"shrink_after", kSetShrinkAfter, nullptr, nullptr, true},
-    {"for", 0, nullptr, &LimitsPatch::for_ns, false},
+    {"min", kSetMin, &Limits::min, nullptr, kRangeOfOtherWorkers},
+    {"max", kSetMax, &Limits::max, nullptr, kRangeOfMax},
+    {"min_spare", kSetMinSpare, &Limits::min_spare, nullptr, kRangeOfOtherWorkers},
+    {"max_spare", kSetMaxSpare, &Limits::max_spare, nullptr, kRangeOfOtherWorkers},
+    {"shrink_after", kSetShrinkAfter, nullptr, nullptr, kRangeOfShrinkAfter},
+    {"for", 0, nullptr, &LimitsPatch::for_ns, {0.01, kLongest}},
 };
 
-std::string expected(const Field& field, const std::string& what) {
-  return std::string(field.name) + ": expected " + what;
-}
-
 std::string take_whole(const Field& field, const json& value, LimitsPatch& patch) {
-  if (!value.is_number_unsigned() || value.get<uint64_t>() > UINT32_MAX)
-    return expected(field, "a whole number from 0 to 4294967295");
-  patch.limits.*field.whole = static_cast<uint32_t>(value.get<uint64_t>());
+  if (!value.is_number_unsigned() || !is_within(value.get<double>(), field.range))
+    return std::string(field.name) + ": expected " + workers_within(field.range);
+  patch.limits.*field.whole = value.get<uint32_t>();
   return "";
 }
 
 std::string take_time(const Field& field, const json& value, LimitsPatch& patch) {
-  double seconds = value.is_number() ? value.get<double>() : -1;
-  bool good = std::isfinite(seconds) && seconds <= kLongest &&
-              (field.zero_allowed ? seconds >= 0 : from_seconds(seconds) > 0);
-  if (!good)
-    return expected(field, std::string("a number of seconds, ") +
-                               (field.zero_allowed ? "0 or more" : "above 0") +
-                               " and at most 1000000000");
-  (field.time ? patch.*field.time : patch.limits.shrink_after) = from_seconds(seconds);
+  if (!value.is_number() || !is_within(value.get<double>(), field.range))
+    return std::string(field.name) + ": expected " + seconds_within(field.range);
+  (field.time ? patch.*field.time : patch.limits.shrink_after) = from_seconds(value.get<double>());
   return "";
 }
 
@@ -59,7 +50,18 @@ std::string quoted(const std::string& name) {
   return json(name).dump(-1, ' ', true, json::error_handler_t::replace);
 }
 
+std::string from_to(const LimitRange& range) {
+  char text[64];
+  std::snprintf(text, sizeof text, " from %.10g to %.10g", range.least, range.most);
+  return text;
+}
+
 }  // namespace
+
+std::string workers_within(const LimitRange& range) { return "a whole number" + from_to(range); }
+std::string seconds_within(const LimitRange& range) {
+  return "a number of seconds" + from_to(range);
+}
 
 std::variant<LimitsPatch, std::string> parse_limits_patch(std::string_view body) {
   json object = parse(body);

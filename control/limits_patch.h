@@ -20,6 +20,10 @@ struct LimitsPatch {
 // who knows those that were not given.
 std::variant<LimitsPatch, std::string> parse_limits_patch(std::string_view body);
 
+// "a whole number from 1 to 65536", "a number of seconds from 0.01 to 315360000".
+std::string workers_within(const LimitRange& range);
+std::string seconds_within(const LimitRange& range);
+
 // A request that takes no body accepts none, and {}. Returns the complaint, or "".
 std::string refuse_body(std::string_view body);
 

@@ -22,9 +22,11 @@ Limits merged(const Limits& now, const Request& request) {
   return l;
 }
 
-std::string joined(const std::vector<Contradiction>& contradictions) {
+std::string trouble_with(const Limits& limits) {
+  const std::string limit = out_of_range(limits);
+  if (!limit.empty()) return limit + " is out of its range";
   std::string text;
-  for (const auto& one : contradictions) text += (text.empty() ? "" : "; ") + one.text;
+  for (const auto& one : contradictions(limits)) text += (text.empty() ? "" : "; ") + one.text;
   return text;
 }
 
@@ -76,7 +78,7 @@ void Daemon::on_request(const Request& request, std::string bytes) {
 void Daemon::set_limits(const Request& request, Pool& pool) {
   ControlLink& link = *links_.front();
   const Limits limits = merged(pool.limits(), request);
-  std::string refusal = joined(contradictions(limits));
+  std::string refusal = trouble_with(limits);
   if (refusal.empty() && limits.max > pool.capacity())
     refusal =
         "max " + std::to_string(limits.max) + " is above " + std::to_string(pool.capacity()) +

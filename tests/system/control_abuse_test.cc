@@ -212,8 +212,9 @@ void bodies_that_are_wrong() {
       {"{\"min\":9}", 409, "min 9 is above max 8"},
       {"{\"max\":3}", 409, "min 4 is above max 3"},
       {"{\"min\":6,\"max\":5}", 409, "min 6 is above max 5"},
-      {"{\"max\":0}", 409, ""},
-      {"{\"max\":1000000}", 409, "max 1000000 is above"},
+      {"{\"max\":0}", 400, "max: expected"},
+      {"{\"max\":65537}", 400, "max: expected"},
+      {"{\"max\":65536}", 409, "max 65536 is above"},
       {"{\"min_spare\":5}", 409, "min_spare"},
       {"{\"min_spare\":7,\"max_spare\":6}", 409, "min_spare"},
   };

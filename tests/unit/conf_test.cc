@@ -262,6 +262,22 @@ void contradictions() {
   });
 }
 
+// What the file takes, the daemon takes from control, and nothing else.
+void ranges_of_limits() {
+  const Limits widest = {65536, 65536, 65536, 65536, 315360000 * kSecond};
+  expect_text(out_of_range({0, 1, 0, 0, 10 * kMillisecond}), "");
+  expect_text(out_of_range(widest), "");
+  expect_text(out_of_range({.max = 0}), "max");
+  expect_text(out_of_range({.shrink_after = 10 * kMillisecond - 1}), "shrink_after");
+  expect_text(out_of_range({.shrink_after = 315360001 * kSecond}), "shrink_after");
+  for (uint32_t Limits::*limit :
+       {&Limits::min, &Limits::max, &Limits::min_spare, &Limits::max_spare}) {
+    Limits more = widest;
+    ++(more.*limit);
+    CU_ASSERT(!out_of_range(more).empty());
+  }
+}
+
 void users() {
   expect_errors({
       {pool("\nuser = \"no such user\";"), "f:2: user: there is no user \"no such user\""},
@@ -536,6 +552,7 @@ void add_conf_tests() {
       {"types and ranges", types_and_ranges},
       {"pools", pools},
       {"contradictions", contradictions},
+      {"ranges of limits", ranges_of_limits},
       {"users and groups", users},
       {"several errors at once, by line", several_at_once},
       {"files", files},

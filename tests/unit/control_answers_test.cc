@@ -50,17 +50,17 @@ void explains_decisions() {
 // --- what is asked and answered --------------------------------------------------------------------
 
 void reads_patches() {
-  auto good =
-      parse_limits_patch(R"({"min":8,"max_spare":4294967295,"shrink_after":2.5,"for":600})");
+  auto good = parse_limits_patch(R"({"min":8,"max_spare":65536,"shrink_after":2.5,"for":600})");
   auto* patch = std::get_if<LimitsPatch>(&good);
   CU_ASSERT_FATAL(patch != nullptr);
   CU_ASSERT(patch->set == (kSetMin | kSetMaxSpare | kSetShrinkAfter));
-  CU_ASSERT(patch->limits.min == 8 && patch->limits.max_spare == UINT32_MAX);
+  CU_ASSERT(patch->limits.min == 8 && patch->limits.max_spare == 65536);
   CU_ASSERT(patch->limits.shrink_after == from_seconds(2.5) && patch->for_ns == 600 * kSecond);
 
-  const std::string whole = ": expected a whole number from 0 to 4294967295";
-  const std::string time = ": expected a number of seconds, 0 or more and at most 1000000000";
-  const std::string later = "for: expected a number of seconds, above 0 and at most 1000000000";
+  const std::string whole = ": expected a whole number from 0 to 65536";
+  const std::string max = "max: expected a whole number from 1 to 65536";
+  const std::string time = ": expected a number of seconds from 0.01 to 315360000";
+  const std::string later = "for: expected a number of seconds from 0.01 to 1000000000";
   const std::string none =
       "nothing to change: expected min, max, min_spare, max_spare or shrink_after";
   const struct {
@@ -78,12 +78,18 @@ void reads_patches() {
       {R"({"mni":4})",
        "\"mni\" is not a limit: expected min, max, min_spare, max_spare, shrink_after or for"},
       {R"({"min":"4"})", "min" + whole},
-      {R"({"max":1.5})", "max" + whole},
-      {R"({"max":true})", "max" + whole},
+      {R"({"max":1.5})", max},
+      {R"({"max":true})", max},
       {R"({"min_spare":-1})", "min_spare" + whole},
+      {R"({"max":0})", max},
+      {R"({"max":65537})", max},
+      {R"({"min":65537})", "min" + whole},
       {R"({"max_spare":4294967296})", "max_spare" + whole},
       {R"({"min":null})", "min" + whole},
       {R"({"shrink_after":-0.1})", "shrink_after" + time},
+      {R"({"shrink_after":0})", "shrink_after" + time},
+      {R"({"shrink_after":0.009})", "shrink_after" + time},
+      {R"({"shrink_after":315360001})", "shrink_after" + time},
       {R"({"shrink_after":1e300})", "shrink_after" + time},
       {R"({"shrink_after":1e999})", "the body is not JSON"},
       {R"({"shrink_after":[]})", "shrink_after" + time},

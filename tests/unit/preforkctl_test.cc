@@ -114,12 +114,15 @@ void test_limits_patch() {
   expect_text(patch_error({"min=1", "min=1"}), "min: given twice");
   expect_text(patch_error({"min=1"}, "0"), "--for 0: expected a number of seconds above 0");
   expect_text(patch_error({"min=1"}, "1h"), "--for 1h: expected a number of seconds above 0");
-  for (const char* value : {"", "-1", "+1", " 1", "1 ", "1.5", "4294967296", "0x10", "many"})
+  for (const char* value :
+       {"", "-1", "+1", " 1", "1 ", "1.5", "4294967296", "65537", "0x10", "many"})
     expect_text(patch_error({std::string("min=") + value}),
-                std::string("min=") + value + ": expected a whole number from 0 to 4294967295");
-  for (const char* value : {"", "-0.5", "nan", "inf", "1e999", "2s"})
+                std::string("min=") + value + ": expected a whole number from 0 to 65536");
+  expect_text(patch_error({"max=0"}), "max=0: expected a whole number from 1 to 65536");
+  for (const char* value : {"", "-0.5", "0", "0.001", "nan", "inf", "1e999", "2s"})
     expect_text(patch_error({std::string("shrink_after=") + value}),
-                std::string("shrink_after=") + value + ": expected a number of seconds, 0 or more");
+                std::string("shrink_after=") + value +
+                    ": expected a number of seconds from 0.01 to 315360000");
 }
 
 void test_arguments() {
