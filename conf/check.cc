@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/networks.h"
+#include "base/program_environment.h"
 #include "conf/keys.h"
 #include "conf/text.h"
 #include "conf/user.h"
@@ -42,6 +43,14 @@ void check_server(const PoolSettings& pool, const KeyLines& lines, Problems& pro
                  "program: " + quote(pool.program[0]) + ": expected an absolute path");
   if (!pool.serve.empty() && pool.serve[0].empty())
     problems.add(lines.of("serve[0]"), "serve: \"\": expected a program");
+}
+
+void check_environment(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {
+  const bool serves = lines.has("serve"), has_program = serves || lines.has("program");
+  for (const auto& [name, value] : pool.process.environment)
+    if (serves ? is_serving_variable(name) : has_program && is_program_variable(name))
+      problems.add(lines.of("environment." + name),
+                   "environment." + name + ": cannot be set; a program has it from preforkd only");
 }
 
 void check_access(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {
@@ -158,6 +167,7 @@ void check_settings(const LoadedSettings& loaded, Problems& problems) {
   for (size_t i = 0; i < settings.pools.size(); ++i) {
     check_required(loaded.pool_lines[i], problems);
     check_server(settings.pools[i], loaded.pool_lines[i], problems);
+    check_environment(settings.pools[i], loaded.pool_lines[i], problems);
     check_access(settings.pools[i], loaded.pool_lines[i], problems);
     check_limits(settings.pools[i], loaded.pool_lines[i], problems);
     check_user(settings.pools[i], loaded.pool_lines[i], problems);

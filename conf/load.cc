@@ -255,7 +255,7 @@ bool Reader::read(const Setting& setting, const Key& key, KeyLines& lines,
   return good;
 }
 
-bool Reader::read(const Setting& setting, const Key& key, KeyLines&, Environment& value) {
+bool Reader::read(const Setting& setting, const Key& key, KeyLines& lines, Environment& value) {
   if (!setting.isGroup()) return unexpected(setting, key);
   value.clear();
   bool good = true;
@@ -269,8 +269,10 @@ bool Reader::read(const Setting& setting, const Key& key, KeyLines&, Environment
       good = unexpected(variable, path, "a string");
     else if (!is_utf8(variable.c_str()))
       good = not_utf8(variable, path);
-    else
+    else {
+      lines.keys[path] = {variable.getSourceLine()};
       value[name] = variable.c_str();
+    }
   }
   return good;
 }

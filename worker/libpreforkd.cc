@@ -13,6 +13,7 @@
 #include "base/document.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/program_environment.h"
 #include "conf/pool_json.h"
 #include "worker/host.h"
 #include "worker/intake.h"
@@ -122,7 +123,7 @@ void log_as_worker(const LogLine& line) {
 
 Self& expect_self() {
   if (self() && self()->pid() == getpid()) return *self();
-  const char* text = std::getenv(ServingWorker::kVariable);
+  const char* text = std::getenv(kWorkerVariable);
   const auto worker = text ? ServingWorker::from_text(text) : std::nullopt;
   if (!worker) throw NotAWorker("this process was not started by preforkd, as `serve` of a pool");
   if (worker->pid != getpid())

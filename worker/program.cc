@@ -16,18 +16,11 @@
 #include <string_view>
 
 #include "base/exec_strings.h"
+#include "base/program_environment.h"
 #include "worker/signals.h"
 
 namespace preforkd {
 namespace {
-
-// Names that we set, or that would speak of another connection or of preforkd's own start.
-constexpr std::string_view kOurs[] = {
-    "PROTO",          "TCPLOCALIP",    "TCPLOCALPORT",   "TCPLOCALHOST",  "TCPREMOTEIP",
-    "TCPREMOTEPORT",  "TCPREMOTEHOST", "TCPREMOTEINFO",  "UNIXLOCALPATH", "UNIXLOCALUID",
-    "UNIXLOCALGID",   "UNIXLOCALPID",  "UNIXREMOTEPATH", "UNIXREMOTEPID", "UNIXREMOTEEUID",
-    "UNIXREMOTEEGID", "REMOTE_ADDR",   "REMOTE_PORT",    "REMOTE_HOST",   "NOTIFY_SOCKET",
-    "WATCHDOG_PID",   "WATCHDOG_USEC", "LISTEN_PID",     "LISTEN_FDS",    "LISTEN_FDNAMES"};
 
 // Not literals: data a child has from its parent, but the page of the literals it would touch here first.
 struct {
@@ -156,8 +149,7 @@ std::vector<std::string> environment_of_programs() {
   std::vector<std::string> kept;
   for (char** e = environ; *e; ++e) {
     std::string_view entry = *e, name = entry.substr(0, entry.find('='));
-    if (std::find(std::begin(kOurs), std::end(kOurs), name) == std::end(kOurs))
-      kept.emplace_back(entry);
+    if (!is_program_variable(name)) kept.emplace_back(entry);
   }
   return kept;
 }

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "base/exec_strings.h"
+#include "base/program_environment.h"
 #include "shm/layout.h"
 #include "worker/program.h"
 #include "worker/signals.h"
@@ -74,10 +75,10 @@ ServingProgram::ServingProgram(const std::vector<std::string>& argv, const std::
   std::string library = folder + "/libpreforkd.so.1";
   if (!exists(library)) library = folder + "/../libpreforkd.so.1";
   std::erase_if(environment_, [](const std::string& entry) {
-    return entry.starts_with("PREFORKD_LIBRARY=") || entry.starts_with("PYTHONPATH=") ||
-           entry.starts_with("PERL5LIB=") || entry.starts_with("PREFORKD_WORKER=");
+    const std::string name = entry.substr(0, entry.find('='));
+    return is_serving_variable(name) || name == "PYTHONPATH" || name == "PERL5LIB";
   });
-  environment_.push_back("PREFORKD_LIBRARY=" + library);
+  environment_.push_back(std::string(kLibraryVariable) + "=" + library);
   environment_.push_back(search_path("PYTHONPATH", folder + "/python"));
   environment_.push_back(search_path("PERL5LIB", folder + "/perl"));
 }
@@ -87,7 +88,7 @@ std::string ServingProgram::become(uint32_t slot) const {
   worker.slot = slot;
   worker.pid = getpid();
   std::vector<std::string> environment = environment_;
-  environment.push_back(std::string(ServingWorker::kVariable) + "=" + worker.to_text());
+  environment.push_back(std::string(kWorkerVariable) + "=" + worker.to_text());
 
   const int last_listen = worker.first_listen + static_cast<int>(worker.listen_sockets) - 1;
   fcntl(worker.segment, F_SETFD, 0);

@@ -29,7 +29,6 @@ struct ServingWorker {
   uint32_t listen_sockets;
   int log_level;
 
-  static constexpr const char* kVariable = "PREFORKD_WORKER";
   std::string to_text() const;
   static std::optional<ServingWorker> from_text(const char* text);  // nothing: it is none
 };

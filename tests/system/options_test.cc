@@ -207,7 +207,7 @@ void a_program() {
                               R"(program = [ "/bin/sh", "-c",
              "pwd; ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -v; nice; echo $GREETING; echo $PROTO; echo $HOME" ];)",
                           .more = "working_directory = \"" + folder.path() + R"("; nice = 3;
-        environment = { GREETING = "hello  world"; PROTO = "SSL"; HOME = "/elsewhere"; };
+        environment = { GREETING = "hello  world"; HOME = "/elsewhere"; };
         rlimits = { nofile = 77; core = 0; as = "unlimited"; };)"}});
   expect_equal("what it sees", Client(server.address()).read_until_eof(),
                folder.path() + "\n77\n77\n0\nunlimited\n" + own_nice(3) +

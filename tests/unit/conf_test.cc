@@ -10,6 +10,7 @@
 #include <random>
 #include <stdexcept>
 
+#include "base/program_environment.h"
 #include "conf/builtin.h"
 #include "conf/check.h"
 #include "conf/keys.h"
@@ -213,6 +214,35 @@ void pools() {
             "\": expected 1 to 32 characters of a-z 0-9 _ . - that begin with a letter or a "
             "digit");
   }
+}
+
+void environments() {
+  auto serving = [](const std::string& how, const std::string& variables) {
+    return "pools = ( { name = \"a\"; listen = [ \"*:1\" ]; " + how + "\n environment = { " +
+           variables + " }; } );";
+  };
+  const std::string program = "program = [ \"/bin/cat\" ];", serve = "serve = [ \"app\" ];";
+  const std::string of_connections = "PROTO = \"x\";\n A = \"b\";\n TCPREMOTEIP = \"6.6.6.6\";",
+                    of_serving = "PREFORKD_LIBRARY = \"x\";\n PREFORKD_WORKER = \"\";",
+                    of_paths = "PYTHONPATH = \"/x\"; PERL5LIB = \"/x\"; PATH = \"/bin\";";
+  const std::string reason = ": cannot be set; a program has it from preforkd only";
+  const std::string refused =
+      "f:2: environment.PROTO" + reason + "\nf:4: environment.TCPREMOTEIP" + reason;
+  expect_errors({
+      {serving(program, of_connections), refused},
+      {serving(serve, of_connections), refused},
+      {serving("handler = \"echo\";", of_connections), ""},
+      {serving("program = 5;", of_connections),
+       "f:1: program: expected an array of 1 to 4096 strings, not 5\n" + refused},
+      {serving(serve, of_serving), "f:2: environment.PREFORKD_LIBRARY" + reason +
+                                       "\nf:3: environment.PREFORKD_WORKER" + reason},
+      {serving(program, of_serving), ""},
+      {serving(serve, of_paths), ""},
+      {serving(program, of_paths), ""},
+  });
+  for (const std::string_view name : kProgramVariables)
+    expect_text(errors_of(serving(program, std::string(name) + " = \"\";")),
+                "f:2: environment." + std::string(name) + reason);
 }
 
 void contradictions() {
@@ -551,6 +581,7 @@ void add_conf_tests() {
       {"unknown keys", unknown_keys},
       {"types and ranges", types_and_ranges},
       {"pools", pools},
+      {"environments", environments},
       {"contradictions", contradictions},
       {"ranges of limits", ranges_of_limits},
       {"users and groups", users},
