@@ -36,10 +36,12 @@ std::string address(const std::string& text) {
 std::string tcp_address(const std::string& text) {
   std::string error;
   if (text.empty()) return "";
-  auto parsed = parse_listen_address(text, error);
-  if (parsed && parsed->kind != ListenAddress::Kind::kTcp)
-    return "expected \"host:port\", \"[v6]:port\" or \"\"";
-  return error;
+  parse_listen_address(text, error);
+  // Of what a pool may listen on, only a part may stand here.
+  const bool is_other = text.starts_with("unix:") || text.starts_with("systemd:");
+  return is_other || error.starts_with("expected ")
+             ? "expected \"host:port\", \"[v6]:port\" or \"\""
+             : error;
 }
 
 std::string network(const std::string& text) {

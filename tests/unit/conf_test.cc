@@ -161,8 +161,8 @@ void types_and_ranges() {
       {pool("user = \"\\xc3\";"), "f:1: user: expected UTF-8"},
       {pool("") + "log = { level = \"loud\"; };",
        "f:1: log.level: \"loud\": expected error, warning, notice, info or debug"},
-      {pool("") + "control = { web = \"unix:/x\"; };",
-       "f:1: control.web: \"unix:/x\": expected \"host:port\", \"[v6]:port\" or \"\""},
+      {pool("") + "control = { web = \"[nope]:1\"; };",
+       "f:1: control.web: \"[nope]:1\": no IPv6 address stands in the brackets"},
       {pool("") + "control = { web = \"localhost:99999\"; };",
        "f:1: control.web: \"localhost:99999\": the port must be a number from 0 to 65535"},
       {pool("") + "control = { socket = \"run/a\"; };",
@@ -171,6 +171,9 @@ void types_and_ranges() {
        "f:1: control.socket: \"/" + std::string(107, 'a') +
            "\": a Unix socket's path has at most 107 characters"},
   });
+  for (const std::string web : {"nope", "a b:1", "unix:/x", "unix:", "systemd:x", "systemd:"})
+    expect_text(errors_of(pool("") + "control = { web = \"" + web + "\"; };"),
+                "f:1: control.web: \"" + web + "\": expected \"host:port\", \"[v6]:port\" or \"\"");
 }
 
 void pools() {
