@@ -139,10 +139,17 @@ sub _is_in_hand { $in_hand && $_[0] == $in_hand }
 # Counted before it is closed: a client that has seen the end finds it counted.
 sub _end {
     my ($self) = @_;
+    my $handle = $self->{handle};
     undef $in_hand;
-    $self->{failed} = 1 if $self->{handle}->opened && !defined $self->{handle}->flush;
+    # A handle that the program has made something else of may die of either. (Perl counts the handles of a
+    # descriptor: one that the program has closed by its number, and that another handle has now, stays open.)
+    if (!eval { $self->{failed} = 1 if $handle->opened && !defined $handle->flush; 1 }) {
+        my ($error, $peer) = ($@, Preforkd::_c_peer());
+        $self->{failed} = 1;
+        Preforkd->log("serve $peer: " . Preforkd::_line($error), 3);
+    }
     Preforkd::_c_done($self->{failed} ? 0 : 1);
-    close $self->{handle};
+    eval { close $handle };
 }
 
 sub _bytes_at {

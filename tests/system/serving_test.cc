@@ -59,14 +59,18 @@ void expect_logged(Server& server, const std::string& text) {
 // --- both languages
 
 struct Language {
-  std::string interpreter, file, text, reason;
+  std::string interpreter, file, text, reason, reason_of_broken_end;
 };
 
 const Language& python() {
   static const Language language{"python3", "diary.py", R"(import os
 import preforkd
 
+kept = None
+
 def answer(connection):
+    global kept
+    number = connection.socket.fileno()
     for line in connection.makefile("rb"):
         order, _, rest = line.decode().rstrip("\n").partition(" ")
         said = "done"
@@ -82,6 +86,16 @@ def answer(connection):
             preforkd.recycle()
         elif order == "log":
             preforkd.log(rest, 4)
+        elif order in ("close", "reuse"):
+            os.close(number)
+            if order == "reuse":
+                kept = open("/dev/zero", "rb")
+                assert kept.fileno() == number
+            return
+        elif order == "kept":
+            said = "%d byte" % len(kept.read(1))
+        elif order == "break":
+            connection.makefile("w").detach()
         elif order == "pid":
             said = str(os.getpid())
         elif order == "number":
@@ -97,15 +111,23 @@ def answer(connection):
 
 preforkd.serve(answer)
 )",
-                                 "ValueError: dear me"};
+                                 "ValueError: dear me", "underlying buffer has been detached"};
   return language;
 }
 
 const Language& perl() {
   static const Language language{"perl", "diary.pl", R"(use strict;
 use warnings;
+use POSIX ();
 use Preforkd;
 
+{
+    package Broken;
+    our @ISA = 'IO::Socket::INET';
+    sub flush { die "dear me at the end\n" }
+}
+
+my $kept;
 my %orders = (
     die     => sub { die "$_[1]\n" },
     note    => sub { $_[0]->note($_[1]) },
@@ -113,6 +135,7 @@ my %orders = (
     fail    => sub { $_[0]->fail },
     recycle => sub { Preforkd->recycle },
     log     => sub { Preforkd->log($_[1], 4) },
+    break   => sub { bless $_[0]->handle, 'Broken' },
 );
 my %questions = (
     pid     => sub { $$ },
@@ -121,6 +144,7 @@ my %questions = (
     setting => sub { Preforkd->settings->{greeting} },
     peer    => sub { join ' ', $_[0]->peer },
     local   => sub { join ' ', $_[0]->local },
+    kept    => sub { read($kept, my $bytes, 1) . ' byte' },
 );
 
 Preforkd->serve(sub {
@@ -129,13 +153,21 @@ Preforkd->serve(sub {
     while (my $line = <$handle>) {
         chomp $line;
         my ($order, $rest) = split / /, $line, 2;
+        if ($order eq 'close' || $order eq 'reuse') {
+            my $number = fileno $handle;
+            POSIX::close($number);
+            return if $order eq 'close';
+            open $kept, '<', '/dev/zero' or die $!;
+            die 'another number' if fileno $kept != $number;
+            return;
+        }
         my $said = $questions{$order} ? $questions{$order}->($connection) : 'done';
         $orders{$order}->($connection, $rest) if $orders{$order};
         print $handle "$said\n";
     }
 });
 )",
-                                 "dear me"};
+                                 "dear me", "dear me at the end"};
   return language;
 }
 
@@ -223,6 +255,47 @@ void throws(const Language& language) {
   expect_equal("failed at last", pool["connections"]["failed"], 4);
   expect_equal("served", pool["connections"]["served"], 1);
   expect_equal("crashed", pool["lifetime"]["crashed"], 0);
+}
+
+// A descriptor that the program has closed by its number is not the connection's any more.
+void closes_it_itself(const Language& language) {
+  Server server({diary(language)});
+  std::string pid;
+  int served = 0;
+  for (const std::string order : {"close", "reuse", "close"}) {
+    Client client(server.address());
+    const std::string serving = ask(client, "pid");
+    if (pid.empty()) pid = serving;
+    expect_equal("the same worker", serving, pid);
+    client.send(order + "\n");
+    expect(client.is_ended(), "the connection ends by " + order);
+    server.wait_for("/connections/served", ++served);
+  }
+  Client next(server.address());
+  expect_equal("it serves on", ask(next, "pid"), pid);
+  expect_equal("the program's own file is open", ask(next, "kept"), "1 byte");
+  const Json pool = server.pool();
+  expect_equal("failed", pool["connections"]["failed"], 0);
+  expect_equal("crashed", pool["lifetime"]["crashed"], 0);
+}
+
+// An exception at the end of a connection ends that connection and no other.
+void breaks_at_the_end(const Language& language) {
+  Server server({diary(language)});
+  std::string told, pid;
+  {
+    Client client(server.address());
+    pid = ask(client, "pid");
+    ask(client, "break");
+    told = "serve " + client.own_address() + ": " + language.reason_of_broken_end;
+    client.half_close();
+    expect_equal("the end", client.read_until_eof(), "");
+  }
+  expect_equal("failed", server.pool()["connections"]["failed"], 1);
+  expect_logged(server, told);
+  Client next(server.address());
+  expect_equal("it serves on", ask(next, "pid"), pid);
+  expect_equal("crashed", server.pool()["lifetime"]["crashed"], 0);
 }
 
 void extends(const Language& language) {
@@ -574,6 +647,8 @@ Suite serving_suite() {
            {"on a Unix socket", [] { speak(on_a_unix_socket); }},
            {"buffered in Python", buffered_in_python},
            {"throws", [] { speak(throws); }},
+           {"closes it itself", [] { speak(closes_it_itself); }},
+           {"breaks at the end", [] { speak(breaks_at_the_end); }},
            {"extends", [] { speak(extends); }},
            {"recycles", [] { speak(recycles); }},
            {"outside of preforkd", outside_of_preforkd},
