@@ -190,7 +190,7 @@ void Scoreboard::add_up(const Slot& s, const Last& last, bool in_hand_served, Na
   sums_.max_us = std::max(sums_.max_us, s.max_us.load());
   for (uint32_t b = 0; b < kHistogramBuckets; ++b)
     sums_.histogram[b] += s.histogram[b].load(std::memory_order_relaxed);
-  if (last.active && in_hand_served) {  // a program that exited 0: nobody else measures it
+  if (last.active) {  // of a program, or ended with its worker: nobody else measures it
     ++sums_.histogram[histogram_bucket(in_hand_ns / kMicrosecond)];
     sums_.max_us = std::max<uint64_t>(sums_.max_us, in_hand_ns / kMicrosecond);
   }

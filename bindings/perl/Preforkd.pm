@@ -141,8 +141,7 @@ sub _end {
     my ($self) = @_;
     my $handle = $self->{handle};
     undef $in_hand;
-    # A handle that the program has made something else of may die of either. (Perl counts the handles of a
-    # descriptor: one that the program has closed by its number, and that another handle has now, stays open.)
+    # A handle that the program has made something else of may die of either.
     if (!eval { $self->{failed} = 1 if $handle->opened && !defined $handle->flush; 1 }) {
         my ($error, $peer) = ($@, Preforkd::_c_peer());
         $self->{failed} = 1;

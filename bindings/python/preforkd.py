@@ -99,15 +99,6 @@ def _address(where, length):
     return os.fsdecode(path.split(b"\0")[0])
 
 
-def _identity(fd):
-    """What tells the file of a descriptor from all others; None if it is closed."""
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 class Connection:
     """One accepted connection.
 
@@ -119,7 +110,7 @@ class Connection:
     if an exception leaves the block.
     """
 
-    __slots__ = ("socket", "number", "failed", "_peer", "_local", "_files", "_identity")
+    __slots__ = ("socket", "number", "failed", "_peer", "_local", "_files")
 
     def __init__(self):
         # The family is given, so that the kernel is not asked for it.
@@ -127,7 +118,6 @@ class Connection:
         self.number = _filled.number
         self.failed = False
         self._peer = self._local = self._files = None
-        self._identity = _identity(_filled.fd)
 
     def recv(self, size):
         """At most so many bytes; b"" at the end of the stream."""
@@ -189,10 +179,6 @@ class Connection:
         global _in_hand
         if self is not _in_hand:
             return
-        # The program may have closed the descriptor, and by now have another file under its number, which is not ours
-        # to write to or to close. (libpreforkd's done() closes nothing.)
-        if _identity(self.socket.fileno()) != self._identity:
-            self.socket.detach()
         if self._files:
             self._close_files()
         _in_hand = None
@@ -201,7 +187,10 @@ class Connection:
         _loaded.done(not self.failed)
         fd = self.socket.detach()
         if fd >= 0:
-            os.close(fd)
+            try:
+                os.close(fd)
+            except OSError:  # by its number the program has closed it already
+                pass
 
     def _close_files(self):
         for file in self._files:

@@ -66,11 +66,7 @@ const Language& python() {
   static const Language language{"python3", "diary.py", R"(import os
 import preforkd
 
-kept = None
-
 def answer(connection):
-    global kept
-    number = connection.socket.fileno()
     for line in connection.makefile("rb"):
         order, _, rest = line.decode().rstrip("\n").partition(" ")
         said = "done"
@@ -86,14 +82,9 @@ def answer(connection):
             preforkd.recycle()
         elif order == "log":
             preforkd.log(rest, 4)
-        elif order in ("close", "reuse"):
-            os.close(number)
-            if order == "reuse":
-                kept = open("/dev/zero", "rb")
-                assert kept.fileno() == number
+        elif order == "close":
+            os.close(connection.socket.fileno())
             return
-        elif order == "kept":
-            said = "%d byte" % len(kept.read(1))
         elif order == "break":
             connection.makefile("w").detach()
         elif order == "pid":
@@ -127,7 +118,6 @@ use Preforkd;
     sub flush { die "dear me at the end\n" }
 }
 
-my $kept;
 my %orders = (
     die     => sub { die "$_[1]\n" },
     note    => sub { $_[0]->note($_[1]) },
@@ -144,7 +134,6 @@ my %questions = (
     setting => sub { Preforkd->settings->{greeting} },
     peer    => sub { join ' ', $_[0]->peer },
     local   => sub { join ' ', $_[0]->local },
-    kept    => sub { read($kept, my $bytes, 1) . ' byte' },
 );
 
 Preforkd->serve(sub {
@@ -153,12 +142,8 @@ Preforkd->serve(sub {
     while (my $line = <$handle>) {
         chomp $line;
         my ($order, $rest) = split / /, $line, 2;
-        if ($order eq 'close' || $order eq 'reuse') {
-            my $number = fileno $handle;
-            POSIX::close($number);
-            return if $order eq 'close';
-            open $kept, '<', '/dev/zero' or die $!;
-            die 'another number' if fileno $kept != $number;
+        if ($order eq 'close') {
+            POSIX::close(fileno $handle);
             return;
         }
         my $said = $questions{$order} ? $questions{$order}->($connection) : 'done';
@@ -261,19 +246,17 @@ void throws(const Language& language) {
 void closes_it_itself(const Language& language) {
   Server server({diary(language)});
   std::string pid;
-  int served = 0;
-  for (const std::string order : {"close", "reuse", "close"}) {
+  for (int served = 0; served < 3; ++served) {
     Client client(server.address());
     const std::string serving = ask(client, "pid");
     if (pid.empty()) pid = serving;
     expect_equal("the same worker", serving, pid);
-    client.send(order + "\n");
-    expect(client.is_ended(), "the connection ends by " + order);
-    server.wait_for("/connections/served", ++served);
+    client.send("close\n");
+    expect(client.is_ended(), "the connection ends");
+    server.wait_for("/connections/served", served + 1);
   }
   Client next(server.address());
   expect_equal("it serves on", ask(next, "pid"), pid);
-  expect_equal("the program's own file is open", ask(next, "kept"), "1 byte");
   const Json pool = server.pool();
   expect_equal("failed", pool["connections"]["failed"], 0);
   expect_equal("crashed", pool["lifetime"]["crashed"], 0);
