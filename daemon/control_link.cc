@@ -18,7 +18,9 @@ constexpr Nanoseconds kLongestPause = 10 * kSecond;
 constexpr Nanoseconds kLongLife = 10 * kSecond;
 constexpr Nanoseconds kStuckTooLong = 5 * kSecond;  // stopped by a signal, or told to end
 constexpr Nanoseconds kQuiet = 1 * kSecond;         // for control to pass on an answer
-constexpr int kMostAtOnce = 64;                     // datagrams read before others have their turn
+constexpr Nanoseconds kLongestQuestion =
+    60 * kSecond;                      // it is replaced though somebody still waits
+constexpr int kMostAtOnce = 64;        // datagrams read before others have their turn
 constexpr size_t kMostWaiting = 4096;  // datagrams; a control that reads none of so many is stuck
 
 std::string with_header(ControlNews kind, const std::string& json, const std::string& base) {
@@ -109,6 +111,11 @@ void ControlLink::resume(const LinkRecord& r) {
 }
 
 void ControlLink::renew() {
+  renew_until_ = monotonic_now() + kLongestQuestion;
+  renew_soon();
+}
+
+void ControlLink::renew_soon() {
   renew_timer_ = loop_.after(kQuiet, [this] { renew_when_quiet(); });
 }
 
@@ -117,7 +124,9 @@ void ControlLink::renew_when_quiet() {
   renew_timer_ = {};
   if (closing_ || !channel_.is_open()) return;  // the next one will be of the new binary
   read_channel();
-  if (!unanswered_.empty() || monotonic_now() < answered_at_ + kQuiet) return renew();
+  const Nanoseconds now = monotonic_now();
+  const bool is_quiet = unanswered_.empty() && now >= answered_at_ + kQuiet;
+  if (!is_quiet && now < renew_until_) return renew_soon();
   renewing_ = true;
   flush();
   if (!channel_.is_open()) return;
@@ -233,6 +242,11 @@ void ControlLink::answer(uint32_t ticket, uint32_t status, const std::string& te
   a.status = status;
   text.copy(a.text, sizeof a.text - 1);
   push(bytes_of(a));
+}
+
+void ControlLink::answer_all_but(uint32_t ticket, uint32_t status) {
+  for (const auto& [other, number] : std::map(unanswered_))
+    if (other != ticket) answer(other, status, "");
 }
 
 // --- requests ------------------------------------------------------------------------------------

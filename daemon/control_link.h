@@ -39,6 +39,7 @@ class ControlLink {
   // anew. renew() replaces it by one of the new binary, once nobody waits for an answer any more.
   LinkRecord record() const;
   void resume(const LinkRecord& record);
+  void answer_all_but(uint32_t ticket, uint32_t status);
   void renew();
   // waitpid() had news of a child: it ended, was stopped, goes on. True if it is this link's.
   bool child_changed(pid_t pid, int status);
@@ -66,6 +67,7 @@ class ControlLink {
   void flush();
   void watch_channel();
   void read_channel();
+  void renew_soon();
   void renew_when_quiet();
   void kill_if_stuck();
 
@@ -84,7 +86,7 @@ class ControlLink {
   std::map<uint32_t, uint32_t> unanswered_;  // by ticket: the present process's own numbers
   bool closing_ = false, renewing_ = false;
   Nanoseconds pause_ = 0;
-  Nanoseconds started_at_ = 0, answered_at_ = 0;
+  Nanoseconds started_at_ = 0, answered_at_ = 0, renew_until_ = 0;
   EventLoop::TimerId restart_timer_{}, renew_timer_{}, stuck_timer_{};
 };
 

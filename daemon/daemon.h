@@ -102,6 +102,7 @@ class Daemon final : private PoolOwner {
   void on_rehearsed(int status);
   void exec_next_image(const Rehearsal& rehearsed);  // returns only by an exception
   DaemonRecord record(uint32_t asked_by) const;
+  void taken_over(const DaemonRecord& record);
 
   PoolPlan plan_for(const PoolSettings& settings, Listeners listeners) const;
   std::unique_ptr<Pool> make_pool(PoolPlan plan);

@@ -74,7 +74,10 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool
     channel_.name_senders();
     loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t) { read_channel(); });
   }
-  if (record.stopped) supervisor_stopped(true);  // waitpid() says it once
+  if (has_supervisor() && !channel_.is_open())
+    kill_after(kUntilDead, "has closed its channel");
+  else if (record.stopped)
+    supervisor_stopped(true);  // waitpid() says it once
   if (state_ == State::kOrphaned) orphan_timer_ = loop_.after(0, [this] { wait_for_orphans(); });
 }
 

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -127,29 +128,29 @@ int rehearse_takeover(int document) {
 
 // The start-up of an image that takes over from another in this process.
 int take_over(const Options& options, int argc, char** argv) {
-  UniqueFd document(options.takeover);
-  DaemonRecord record = read_record(document.get());
+  const int document = options.takeover;
+  DaemonRecord record = read_record(document);
   if (options.crashed) record.failure = "the new binary crashed, ended or hung when it took over";
   const bool is_new = record.failure.empty();
-  if (is_new) arm_fall_back(record.old_image, document.get(), argv);
-  UniqueFd old_image(record.old_image);
-  std::vector<std::string> errors;
-  LoadedSettings loaded = load_settings_text(record.settings, record.file, errors);
-  start_log(argc, argv, loaded.settings);
-  Daemon daemon(Paths::find(record.runtime), record.file, std::move(loaded));
+  if (is_new) arm_fall_back(record.old_image, document, argv);
+  std::unique_ptr<Daemon> daemon;
   try {
+    std::vector<std::string> errors;
+    LoadedSettings loaded = load_settings_text(record.settings, record.file, errors);
     if (!errors.empty()) throw ConfigError(errors);
-    daemon.catch_signals();
-    daemon.take_over(record);
+    start_log(argc, argv, loaded.settings);
+    daemon = std::make_unique<Daemon>(Paths::find(record.runtime), record.file, std::move(loaded));
+    daemon->catch_signals();
+    daemon->take_over(record);
   } catch (const std::exception& e) {
-    if (is_new) fall_back(record, e.what(), document.get(), argv);
+    if (is_new) fall_back(record, e.what(), document, argv);
     throw;
   }
   disarm_fall_back();
   keep_over_exec(record, false);  // not before: the old image may need them once more
-  old_image.reset();
-  document.reset();
-  daemon.run();
+  close(record.old_image);
+  close(document);
+  daemon->run();
   log_info("stopped");
   return 0;
 }

@@ -429,6 +429,9 @@ void Pool::promote(const Listeners& dropped, bool recycled) {
   if (state_ == PoolState::kDegraded) log_line(LogLevel::kInfo, "recovered", Event::kPoolRecovered);
   set_state(PoolState::kRunning);
   if (trial->wants_watch()) watch_listeners(g.number());
+  // What was set during the trial was for the limits of before.
+  const Limits& in_file = plan_.settings.limits;
+  if (!recycled && !(limits_ == in_file)) set_limits(in_file, in_file, 0, {});
 }
 
 void Pool::abandon() {

@@ -21,6 +21,7 @@ PoolRecord Pool::record(const ListenerIndex& index) const {
   r.pause = pause_;
   r.state = static_cast<int>(state_);
   r.next_generation = next_generation_;
+  r.capacity = capacity_;
   r.base.assign(base_.begin(), base_.end());
   for (const auto& g : generations_) {
     r.generations.push_back(g->record());
@@ -39,6 +40,7 @@ Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan,
       limits_(r.limits),
       limits_before_(r.limits_before),
       next_generation_(r.next_generation),
+      capacity_(r.capacity),
       base_(r.base.begin(), r.base.end()),
       state_(static_cast<PoolState>(r.state)),
       reason_(r.reason),
@@ -50,7 +52,6 @@ Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan,
     for (size_t i : g.sockets) sockets.push_back(all.at(i));
     generations_.push_back(
         std::make_unique<Generation>(loop_, self, plan_.settings.name, g, std::move(sockets)));
-    capacity_ = g.capacity;
   }
   for (size_t i : r.dropped) dropped_.push_back(all.at(i));
   if (r.revert_at) revert_timer_ = loop_.at(r.revert_at, [this] { revert_limits(); });
@@ -64,7 +65,7 @@ void Pool::go_on() {
   for (auto& g : generations_)
     if (g->has_supervisor() && !g->serves())
       g->drain_again(plan_.settings.drain_timeout, g->bits_of(dropped_));
-  if (!is_serving() || generations_.empty()) return;
+  if (!is_serving()) return;
   Generation* g = current();
   if (!g || !g->serves()) {  // (one that left by itself)
     restart_timer_ = loop_.after(0, [this] { launch_again(); });

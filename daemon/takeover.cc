@@ -28,7 +28,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(GenerationRecord, number, capacity, workers, 
                                    orphans_until, sockets)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PoolRecord, name, reason, listeners, dropped, limits,
                                    limits_before, revert_at, launched_at, pause, state,
-                                   next_generation, base, generations)
+                                   next_generation, capacity, base, generations)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LinkRecord, web, pid, channel, listen, started_at, stopped,
                                    next_ticket, unanswered)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DaemonRecord, format, version, old_image, failure, asked_by,

@@ -52,7 +52,7 @@ struct PoolRecord {
   Nanoseconds revert_at = 0;  // 0: no revert is due
   Nanoseconds launched_at = 0, pause = 0;
   int state = 0;
-  uint32_t next_generation = 1;
+  uint32_t next_generation = 1, capacity = 0;
   std::vector<uint8_t> base;
   std::vector<GenerationRecord> generations;
 };

@@ -174,8 +174,14 @@ void Daemon::take_over(const DaemonRecord& r) {
   }
   for (auto& pool : pools_) pool->go_on();
   feed_watchdog();
-  reap();  // who ended meanwhile: the signal may have been taken by the image before
+  // From here on the image before could not take over again.
+  loop_.after(0, [this, r] { taken_over(r); });
+}
 
+void Daemon::taken_over(const DaemonRecord& r) {
+  reap();  // who ended meanwhile: the signal may have been taken by the image before
+  // Of all that may be asked, limits alone have no answer during an upgrade; they are in force, and told again.
+  for (auto& link : links_) link->answer_all_but(r.asked_by, 200);
   const std::string now = std::string("preforkd ") + kVersion;
   if (r.failure.empty()) {
     log_notice("upgraded from " + r.version + " to " + now, Event::kUpgraded);

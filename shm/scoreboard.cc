@@ -180,7 +180,15 @@ Scoreboard::Last Scoreboard::last_words(uint32_t index) const {
 }
 
 void Scoreboard::add_up(const Slot& s, const Last& last, bool in_hand_served, Nanoseconds now) {
-  const uint64_t in_hand_ns = last.active && now > last.since ? now - last.since : 0;
+  uint64_t measured = 0;
+  for (uint32_t b = 0; b < kHistogramBuckets; ++b) {
+    const uint64_t count = s.histogram[b].load(std::memory_order_relaxed);
+    sums_.histogram[b] += count;
+    measured += count;
+  }
+  // Of a program, or ended with its worker: nobody else measures it. Or it was measured, and died before it counted it.
+  const bool unmeasured = last.active && measured < last.begun;
+  const uint64_t in_hand_ns = unmeasured && now > last.since ? now - last.since : 0;
   const uint64_t forked_at = s.forked_at.load();
   sums_.served += s.served.load() + (last.active && in_hand_served);
   sums_.failed += s.failed.load() + (last.active && !in_hand_served);
@@ -188,9 +196,7 @@ void Scoreboard::add_up(const Slot& s, const Last& last, bool in_hand_served, Na
   sums_.busy_ns += s.busy_ns.load() + in_hand_ns;
   sums_.worker_ns += now > forked_at ? now - forked_at : 0;
   sums_.max_us = std::max(sums_.max_us, s.max_us.load());
-  for (uint32_t b = 0; b < kHistogramBuckets; ++b)
-    sums_.histogram[b] += s.histogram[b].load(std::memory_order_relaxed);
-  if (last.active) {  // of a program, or ended with its worker: nobody else measures it
+  if (unmeasured) {
     ++sums_.histogram[histogram_bucket(in_hand_ns / kMicrosecond)];
     sums_.max_us = std::max<uint64_t>(sums_.max_us, in_hand_ns / kMicrosecond);
   }

@@ -136,10 +136,11 @@ void Seat::done(Nanoseconds now, bool served) {
   uint64_t spent = now > began_at_ ? now - began_at_ : 0;
   uint64_t us = spent / kMicrosecond;
   shm::SlotWriter writer(slot_);
-  busy_ns_ += spent;
-  slot_.busy_ns.store(busy_ns_, kRelaxed);
+  // First: what is in a bucket, nobody measures again (Scoreboard::fold).
   shm::Word& bucket = slot_.histogram[histogram_bucket(us)];
   bucket.store(bucket.load(kRelaxed) + 1, kRelaxed);
+  busy_ns_ += spent;
+  slot_.busy_ns.store(busy_ns_, kRelaxed);
   if (us > max_us_) slot_.max_us.store(max_us_ = us, kRelaxed);
   // Last, and seq_cst: after this the connection is not in hand any more (see `end` above).
   if (served)

@@ -1,5 +1,8 @@
 // Limits that are moved while the pool runs: by request, by preforkctl, for a while, by reload.
 #include <signal.h>
+#include <unistd.h>
+
+#include <thread>
 
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
@@ -141,6 +144,28 @@ PoolText with_min(int min) {
               "min = " + std::to_string(min) + "; max = 20; min_spare = 1; shrink_after = 600.0;"};
 }
 
+// What is set while a reload is tried out ends with it.
+void set_during_a_trial() {
+  PoolText pool{.serves = unruly(), .workers = "min = 2; max = 4;"};
+  Server server({pool});
+  const std::string wait = server.folder().write("wait", "");
+  pool.serves = unruly("start_while = \"" + wait + "\";");
+  pool.workers = "min = 1; max = 8;";
+  server.write_config(config_of({pool}));
+  Outcome reload;
+  {
+    std::jthread asking([&] { reload = server.ctl({"reload"}); });
+    server.wait_until("it is tried out", kPatience,
+                      [&] { return server.pool()["generations"].size() == 2; });
+    expect_equal("set", server.ctl({"set", "echo", "min=3", "--for", "600"}).code, 0);
+    unlink(wait.c_str());
+  }
+  expect_equal("reload: " + reload.err, reload.code, 0);
+  const Json limits = server.pool()["limits"];
+  expect_equal("min", limits["min"], 1);
+  expect_equal("max", limits["max"], 8);
+}
+
 void reload_of_limits() {
   Server server({with_min(2)});
   std::string address = server.address();
@@ -193,6 +218,7 @@ Suite limits_suite() {
            {"capacity is what can be used", capacity_is_what_can_be_used},
            {"for a while", for_a_while},
            {"for a while and for good", for_a_while_and_for_good},
+           {"set during a trial", set_during_a_trial},
            {"reload of limits", reload_of_limits},
            {"reload of a broken file", reload_of_a_broken_file}}};
 }

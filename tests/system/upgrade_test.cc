@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <thread>
 
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
@@ -158,6 +159,44 @@ void with_stopped_processes() {
   expect(Client(server.address()).echoes("hello\n"), "new clients are served");
 }
 
+// A pool that fails again and again is tried again by the next image, too.
+void with_a_degraded_pool() {
+  Installation installed;
+  TestFolder folder;
+  const std::string program = folder.write("cat", "#!/bin/cat\n", 0755);
+  Server server(
+      {PoolText{}, PoolText{.name = "cat", .serves = "program = [ \"" + program + "\" ];"}},
+      {.program = installed.preforkd()});
+  unlink(program.c_str());
+  kill(server.supervisor("cat"), SIGKILL);
+  server.wait_until("nothing is left of it", kPatience, [&] {
+    const Json pool = server.pool("cat");
+    return pool["state"] == "degraded" && pool["generations"].empty();
+  });
+  upgrade_by_signal(server, installed);
+  folder.write("cat", "#!/bin/cat\n", 0755);
+  server.wait_for("/state", "running", "cat");
+}
+
+// Limits that its supervisor has not acknowledged before the upgrade: they are in force, and the client is told so.
+void with_a_question() {
+  Installation installed;
+  Server server(config_of(kPools), {.program = installed.preforkd()});
+  const pid_t control = server.control();
+  kill(server.supervisor(), SIGSTOP);
+  Outcome set;
+  {
+    std::jthread asking([&] { set = server.ctl({"set", "echo", "min=4"}); });
+    server.wait_for("/limits/min", 4);
+    upgrade_by_signal(server, installed);
+  }
+  kill(server.supervisor(), SIGCONT);
+  expect_equal("set: " + set.err, set.code, 0);
+  server.wait_until("control is of the new binary", kPatience,
+                    [&] { return server.control() != control; });
+  server.wait_for("/workers/total", 4);
+}
+
 void under_load() {
   Installation installed;
   Server server(config_of(kPools), {.program = installed.preforkd()});
@@ -186,6 +225,8 @@ Suite upgrade_suite() {
            {"what fails after the exec", what_fails_after_the_exec},
            {"one after the other", one_after_the_other},
            {"with stopped processes", with_stopped_processes},
+           {"with a degraded pool", with_a_degraded_pool},
+           {"with a question", with_a_question},
            {"under load", under_load}}};
 }
 

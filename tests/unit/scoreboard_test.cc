@@ -216,6 +216,21 @@ void a_connection_in_hand() {
   }
 }
 
+// Killed between its bucket and its count: it failed, and its time is in the histogram once.
+void measured_and_not_counted() {
+  Pool pool;
+  uint32_t slot = pool.fork_one();
+  Seat seat(pool.mapping, slot);
+  seat.started(kNow);
+  seat.begin(kNow, kPeer);
+  pool.mapping.slot(slot).histogram[10].fetch_add(1);
+  pool.board.fold(slot, Ending::kCrashed, false, kNow + kMillisecond);
+  Figures f = pool.read().figures;
+  CU_ASSERT_EQUAL(f.failed, 1);
+  CU_ASSERT_EQUAL(f.histogram[10], 1);
+  CU_ASSERT_EQUAL(f.histogram[histogram_bucket(1000)], 0);
+}
+
 // The next worker in a slot begins at nothing.
 void a_folded_slot_is_clean() {
   Pool pool;
@@ -592,6 +607,7 @@ void add_scoreboard_tests() {
       {"no peak is lost between two windows", no_peak_is_lost},
       {"folds into totals", folds_into_totals},
       {"a connection in hand counts as served or failed", a_connection_in_hand},
+      {"measured and not counted", measured_and_not_counted},
       {"a folded slot is clean", a_folded_slot_is_clean},
       {"time at max", time_at_max},
       {"the ring of decisions wraps around", decisions_wrap_around},
