@@ -3,6 +3,8 @@
 // as well, its level (any byte), its text. Or, by its first character:
 //
 //   >   the daemon gives an order of a type (a digit)     !   a datagram of these bytes
+#include <unistd.h>
+
 #include <array>
 
 #include "daemon/generation.h"
@@ -51,7 +53,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Owner owner;
   auto [ours, theirs] = Channel::make_pair();
   Channel supervisor(std::move(theirs));
-  Generation generation(loop, owner, 1, 1024, "echo", Child{}, std::move(ours), {}, {});
+  Channel channel(std::move(ours));
+  channel.name_senders();
+  Child ourselves{getpid(), {}};  // without a pidfd it can be sent no signal
+  Generation generation(loop, owner, 1, 1024, "echo", std::move(ourselves), std::move(channel), {},
+                        {});
 
   std::string_view rest = fuzz::text_of(data, size);
   while (!rest.empty()) {
