@@ -16,10 +16,9 @@ namespace {
 constexpr Nanoseconds kFirstPause = 50 * kMillisecond;
 constexpr Nanoseconds kLongestPause = 10 * kSecond;
 constexpr Nanoseconds kLongLife = 10 * kSecond;
-constexpr Nanoseconds kStuckTooLong = 5 * kSecond;  // stopped by a signal, or told to end
-constexpr Nanoseconds kQuiet = 1 * kSecond;         // for control to pass on an answer
-constexpr Nanoseconds kLongestQuestion =
-    60 * kSecond;                      // it is replaced though somebody still waits
+constexpr Nanoseconds kStuckTooLong = 5 * kSecond;      // stopped by a signal, or told to end
+constexpr Nanoseconds kQuiet = 1 * kSecond;             // for control to pass on an answer
+constexpr Nanoseconds kLongestQuestion = 60 * kSecond;  // then who waits is not waited for
 constexpr int kMostAtOnce = 64;        // datagrams read before others have their turn
 constexpr size_t kMostWaiting = 4096;  // datagrams; a control that reads none of so many is stuck
 
@@ -238,10 +237,10 @@ void ControlLink::answer(uint32_t ticket, uint32_t status, const std::string& te
   if (!asked) return;
   Answer a;
   a.id = asked.mapped();
-  answered_at_ = monotonic_now();
   a.status = status;
   text.copy(a.text, sizeof a.text - 1);
   push(bytes_of(a));
+  answered_at_ = monotonic_now();
 }
 
 void ControlLink::answer_all_but(uint32_t ticket, uint32_t status) {

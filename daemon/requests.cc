@@ -87,8 +87,8 @@ void Daemon::set_limits(const Request& request, Pool& pool) {
   // What is set for a while takes nothing from what lasts, and what is to last outlasts it.
   const Limits lasting = pool.lasting_limits();
   const Limits afterwards = request.for_ns ? lasting : merged(lasting, request);
-  if (refusal.empty() && !trouble_with(afterwards).empty())
-    refusal = "when the limits are back to what they were: " + trouble_with(afterwards);
+  if (const std::string later = trouble_with(afterwards); refusal.empty() && !later.empty())
+    refusal = "when the limits are back to what they were: " + later;
   if (!refusal.empty()) return link.answer(request.id, kConflict, refusal);
   pool.set_limits(limits, afterwards, request.for_ns,
                   [this, id = request.id] { links_.front()->answer(id, kOk, ""); });

@@ -38,7 +38,8 @@ std::string Daemon::upgrade_trouble() const {
   return "";
 }
 
-// A child of the new binary says whether it can read the state as it will have to. It has copies of nothing but the document.
+// A child of the new binary says whether it can read the state as it will have to. It has copies of nothing but the
+// document.
 void Daemon::upgrade(uint32_t asked_by) {
   std::string refusal = upgrade_trouble();
   if (refusal.empty()) {
