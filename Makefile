@@ -23,10 +23,14 @@ COMPACT := -Wl,-z,noseparate-code
 # The kernel maps code by 16 pages (64 KiB) around the one that is touched: what a fresh worker runs lies within those.
 TOGETHER_release := -Wl,-z,max-page-size=65536,-Ttext=0x10000
 
+# Whoever may not read a program may not look into its process either, from the first instruction on (daemon/launch.h).
+# (Nor may AddressSanitizer, as that user, look for leaks, or read its options from /proc/self/environ.)
+UNREADABLE = chmod $(if $(filter asan,$(BUILD)),755,711) $@
+
 FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region daemon/workforce daemon/supervisor
-PROGRAMS := preforkd preforkd-supervisor preforkd-supervisor-static preforkd-control preforkctl
-MAINS    := daemon/main.cc daemon/supervisor_main.cc daemon/without_handlers.cc worker/libpreforkd.cc control/main.cc control/preforkctl.cc
-FOLDERS  := base shm conf systemd worker daemon control
+PROGRAMS := preforkd preforkd-supervisor preforkd-supervisor-static preforkd-control preforkd-log preforkctl
+MAINS    := daemon/main.cc daemon/supervisor_main.cc daemon/without_handlers.cc worker/libpreforkd.cc control/main.cc control/preforkctl.cc log/main.cc
+FOLDERS  := base shm conf systemd worker daemon control log
 HANDLERS := $(patsubst %.cc,$(OUT)/%.so,$(wildcard handlers/*.cc))
 BINDINGS := $(patsubst bindings/%,$(OUT)/%,$(wildcard bindings/*/*.p[my]))
 IMAGES   := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/images/*.cc))
@@ -36,18 +40,19 @@ FUZZERS  := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/fuzz/*.cc))
 BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
 
 # Debian packages: what every target needs, and what some need besides. What is missing is installed.
-FOR_all   := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev libcurl4-openssl-dev nlohmann-json3-dev
-FOR_test  := libcunit1-dev curl dbus dropbear-bin git haproxy hitch hunspell-en-us iproute2 libc6-dbg libffi-platypus-perl libhunspell-dev libnss-systemd netcat-openbsd openssl perl pkgconf procps python3 rsync systemd ucspi-tcp valgrind
+FOR_all   := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev nlohmann-json3-dev
+FOR_test  := libcunit1-dev curl dbus dropbear-bin git haproxy hitch hunspell-en-us iproute2 libc6-dbg libcurl4-openssl-dev libffi-platypus-perl libhunspell-dev libnss-systemd netcat-openbsd openssl perl pkgconf procps python3 rsync systemd ucspi-tcp valgrind
 FOR_bench := hunspell-en-us libhunspell-dev python3 ucspi-tcp
 FOR_soak  := $(FOR_test)
 FOR_tsan  := libcunit1-dev
 FOR_fuzz  := clang libclang-rt-dev llvm
 FOR_lint  := $(FOR_test) clang-format clang-tidy shellcheck
 FOR_model := spin
+FOR_more   = $(FOR_deps)
 FOR_deps  := $(FOR_lint) $(FOR_fuzz) $(FOR_model)
 PACKAGES  := $(sort $(FOR_all) $(foreach goal,$(MAKECMDGOALS),$(FOR_$(goal))))
 
-.PHONY: all run test tests unit system tsan fuzz fuzzers bench soak lint model format deps install clean help always
+.PHONY: all run test tests unit system tsan fuzz fuzzers bench soak lint more model format deps install clean help always
 all: $(PROGRAMS:%=$(OUT)/%) $(OUT)/libpreforkd.so.1 $(BINDINGS) $(HANDLERS)   ## build the programs and the handlers
 
 run: deps                                 ## install what is missing, build, and run on the built-in default
@@ -62,7 +67,7 @@ tests: all $(OUT)/unit-tests $(SYSTEM)    ## build all that tests run
 unit: $(OUT)/unit-tests                   ## run the unit tests (ONLY=suite picks one)
 	BUILD_DIR=$(CURDIR)/$(OUT) $< $(ONLY)
 system: all $(SYSTEM)                     ## run the tests of the real programs (ONLY=suite picks one)
-	BUILD_DIR=$(CURDIR)/$(OUT) build/system-tests $(ONLY)
+	tests/system/run $(CURDIR)/$(OUT) $(ONLY)
 
 tsan: deps                                ## use what processes share by threads, watched by ThreadSanitizer
 	@$(PARALLEL) BUILD=tsan build/tsan/threads
@@ -73,18 +78,21 @@ fuzz: deps                                ## let each fuzzer try for FUZZ_SECOND
 fuzzers: $(FUZZERS)
 
 bench: deps                               ## measure, and write bench/RESULTS.md
-	@$(PARALLEL) all $(BENCHES) $(OUT)/examples/spell/spell.so
+	@$(PARALLEL) all $(BENCHES) $(OUT)/examples/spell/spell.so $(OUT)/tests/system/handlers/unruly.so
 	bench/run $(CURDIR)/$(OUT)
 
 $(OUT)/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lconfig++ -lsystemd
+	@$(UNREADABLE)
 SUPERVISOR := $(FRESH:%=$(OUT)/%.o) $(OUT)/daemon/supervisor_main.o $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
 # (By itself, quick_fork exports what it must: from an archive nothing is exported.)
 $(OUT)/preforkd-supervisor: $(OUT)/daemon/quick_fork.o $(SUPERVISOR)
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER_$(BUILD)) $(STATIC_$(BUILD)) -o $@ $^ -ldl
+	@$(UNREADABLE)
 # (Sanitizers cannot be linked statically.)
 $(OUT)/preforkd-supervisor-static: $(OUT)/daemon/without_handlers.o $(SUPERVISOR)
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER_$(BUILD)) $(if $(STATIC_$(BUILD)),-static-pie) -o $@ $^
+	@$(UNREADABLE)
 # For programs that accept by themselves, and what their languages need beside it.
 $(OUT)/libpreforkd.so.1: $(OUT)/worker/libpreforkd.o $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -shared -Wl,-soname,libpreforkd.so.1,--version-script=worker/libpreforkd.map -o $@ $^
@@ -92,20 +100,24 @@ $(BINDINGS): $(OUT)/%: bindings/%
 	@install -D -m 644 $< $@
 $(OUT)/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lmicrohttpd -pthread
+	@$(UNREADABLE)
+$(OUT)/preforkd-log: $(OUT)/log/main.o $(OUT)/log.a $(OUT)/systemd.a $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -o $@ $^ -pthread
+	@$(UNREADABLE)
 $(OUT)/preforkctl: $(OUT)/control/preforkctl.o $(OUT)/control.a $(OUT)/base.a
-	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lcurl
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^
 $(OUT)/%.so: $(OUT)/%.o
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) -shared -o $@ $^ $(LIBS_$(*F))
 LIBS_spell := -lhunspell
-$(OUT)/tests/system/handlers/pidfds.so: $(OUT)/base.a
+$(OUT)/tests/system/handlers/pidfds.so $(OUT)/tests/system/handlers/hostile.so $(OUT)/tests/system/handlers/trust.so: $(OUT)/base.a
 # preforkd itself, but for one function.
 $(IMAGES): %: %.o $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -Wl,--wrap=_ZN8preforkd6Daemon13feed_watchdogEv -o $@ $^ -lconfig++ -lsystemd
 $(OUT)/tests/system/programs/%: $(OUT)/tests/system/programs/%.o $(OUT)/libpreforkd.so.1
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -Wl,-rpath,$(CURDIR)/$(OUT)
-$(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/control.a $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
-	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lconfig++ -lsystemd -lmicrohttpd -lcurl -ldl -pthread
-$(OUT)/threads: $(patsubst %,$(OUT)/%.o,tests/unit/main tests/unit/shm_threads_test worker/seat control/tick_bell) $(OUT)/shm.a
+$(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/control.a $(OUT)/daemon.a $(OUT)/log.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lconfig++ -lsystemd -lmicrohttpd -ldl -pthread
+$(OUT)/threads: $(patsubst %,$(OUT)/%.o,tests/unit/main tests/unit/shm_threads_test worker/seat control/tick_bell) $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -pthread
 # Runs the programs of any variant, and is of none itself.
 build/system-tests: $(patsubst %.cc,build/driver/%.o,$(wildcard tests/system/*.cc tests/soak/*.cc base/*.cc))
@@ -113,7 +125,7 @@ build/system-tests: $(patsubst %.cc,build/driver/%.o,$(wildcard tests/system/*.c
 $(BENCHES): $(OUT)/bench/%: $(OUT)/bench/%.o $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ $(if $(filter %/bare,$@),-static,) -pthread
 
-$(OUT)/tests/fuzz/reports: $(patsubst %,$(OUT)/daemon/%.o,generation launch listener session)
+$(OUT)/tests/fuzz/reports: $(patsubst %,$(OUT)/daemon/%.o,acting_as close_apart file_step generation generation_orphans generation_reports launch listener session signal_scope socket_path)
 $(FUZZERS): %: %.o $(OUT)/control.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -fsanitize=fuzzer -o $@ -Wl,--start-group $^ -Wl,--end-group -lconfig++ -lmicrohttpd
 
@@ -128,7 +140,15 @@ $(OUT)/%.o: %.cc $(OUT)/flags
 	$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c -o $@ $<
 build/driver/%.o: %.cc build/driver/flags
 	@mkdir -p $(@D)
-	$(CXX) $(LANGUAGE) -Werror $(FLAGS_tests) -MMD -MP -c -o $@ $<
+	$(CXX) $(LANGUAGE) -Werror $(FLAGS_tests) $(COMMON) -MMD -MP -c -o $@ $<
+# What nearly all of them include is compiled once: half of their time.
+build/driver/common.h.gch: tests/system/suites.h build/driver/flags
+	@mkdir -p $(@D)
+	echo '#include "$<"' >$(basename $@)
+	$(CXX) $(LANGUAGE) -Werror $(FLAGS_tests) -MMD -MP -MF $(@:.gch=.d) -MT $@ -x c++-header -c -o $@ $(basename $@)
+SUITES := $(patsubst %.cc,build/driver/%.o,$(wildcard tests/system/*_test.cc tests/soak/*.cc))
+$(SUITES): build/driver/common.h.gch
+$(SUITES): private COMMON := -include build/driver/common.h
 $(OUT)/tests/unit/%.o: private CXXFLAGS += $(FLAGS_tests)
 # With other flags all is compiled again; with another PREFIX the one file that knows it.
 $(OUT)/flags: KEPT = $(CXX) $(filter-out -DPREFORKD_PREFIX=%,$(ALL_CXXFLAGS))
@@ -151,11 +171,18 @@ deps:                                     ## install from Debian what is missing
 SOURCES = $(shell find $(FOLDERS) handlers examples tests bench -name '*.cc' -o -name '*.h' -o -name '*.hpp' -o -name '*.c')
 format:                                   ## lay out every source as .clang-format says
 	clang-format -i $(SOURCES)
-lint: deps                                ## check layout, includes, units, sources (ONLY=units picks one)
+lint: deps                                ## check layout, includes, units, documents (ONLY=units picks one; ONLY=tidy: clang-tidy)
 	@SOURCES='$(SOURCES)' ONLY="$(ONLY)" tests/lint $(LANGUAGE)
 soak: deps                                ## break everything under load, and count what clients lose (SOAK_SHARE=0.2: a fifth; ONLY="limits": a line)
 	@$(PARALLEL) all $(SYSTEM)
 	tests/soak/run $(CURDIR)/$(OUT) $(if $(ONLY),"$(ONLY)")
+more: deps                                ## what takes long and seldom breaks: all tests with sanitizers, clang-tidy, the models, the whole soak
+	@$(MAKE) --no-print-directory test BUILD=asan
+	@$(MAKE) --no-print-directory tsan
+	@$(MAKE) --no-print-directory model
+	@$(MAKE) --no-print-directory fuzz
+	@$(MAKE) --no-print-directory lint ONLY=tidy
+	@$(MAKE) --no-print-directory soak
 model: deps                               ## check the models of what goes on between processes with spin (ONLY=doorbell picks one)
 	@ONLY="$(ONLY)" tests/model/run
 
@@ -163,8 +190,9 @@ DEST  := $(DESTDIR)$(PREFIX)
 UNITS := $(DEST)/lib/systemd/system
 VERSION = $(shell sed -n 's/.*kVersion.*"\(.*\)".*/\1/p' base/version.h)
 install: all                              ## install under DESTDIR and PREFIX; an existing configuration is kept
-	install -D -t $(DEST)/bin $(OUT)/preforkd $(OUT)/preforkctl
-	install -D -t $(DEST)/lib/preforkd $(OUT)/preforkd-supervisor $(OUT)/preforkd-supervisor-static $(OUT)/preforkd-control
+	install -D -m 711 -t $(DEST)/bin $(OUT)/preforkd
+	install -D -t $(DEST)/bin $(OUT)/preforkctl
+	install -D -m 711 -t $(DEST)/lib/preforkd $(OUT)/preforkd-supervisor $(OUT)/preforkd-supervisor-static $(OUT)/preforkd-control $(OUT)/preforkd-log
 	install -D -m 644 -t $(DEST)/lib/preforkd/handlers $(HANDLERS)
 	install -D -m 644 -t $(DEST)/include/preforkd worker/include/preforkd/*
 	install -D -t $(DEST)/lib $(OUT)/libpreforkd.so.1 && ln -sf libpreforkd.so.1 $(DEST)/lib/libpreforkd.so
@@ -172,7 +200,7 @@ install: all                              ## install under DESTDIR and PREFIX; a
 	install -D -m 644 -t $(DEST)/lib/preforkd/perl bindings/perl/Preforkd.pm
 	for n in 1 5 8; do install -D -m 644 -t $(DEST)/share/man/man$$n doc/*.$$n || exit; done
 	install -D -m 644 doc/preforkctl.bash $(DEST)/share/bash-completion/completions/preforkctl
-	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md doc/RELIABILITY.md doc/haproxy.cfg doc/hitch.conf systemd/pool-users.conf
+	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md doc/RELIABILITY.md doc/SECURITY.md CHANGES.md doc/haproxy.cfg doc/hitch.conf systemd/pool-users.conf
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' worker/preforkd.pc.in | install -D -m 644 /dev/stdin $(DEST)/lib/pkgconfig/preforkd.pc
 	find examples -type f ! -name '*.so' ! -name '*.pyc' -exec install -D -m 644 {} $(DEST)/share/doc/preforkd/{} \;
 	install -D -m 644 systemd/preforkd.sysusers $(DEST)/lib/sysusers.d/preforkd.conf

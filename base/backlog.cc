@@ -14,13 +14,16 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 
+#include "base/address.h"
 #include "base/fd.h"
 
 namespace preforkd {
 namespace {
 
-constexpr uint32_t kTcpListen = 10;  // TCP_LISTEN of the kernel; Unix sockets use the same numbers
+// TCP_SYN_RECV and TCP_LISTEN of the kernel; Unix sockets use the same numbers.
+constexpr uint32_t kTcpSynReceived = 3, kTcpListen = 10;
 constexpr size_t kReplyBytes = 32 * 1024;
 
 struct TcpQuestion {
@@ -32,14 +35,14 @@ struct UnixQuestion {
   unix_diag_req request;
 };
 
-TcpQuestion tcp_question(uint8_t family) {
+TcpQuestion tcp_question(uint8_t family, uint32_t state) {
   TcpQuestion q{};
   q.header.nlmsg_len = sizeof q;
   q.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
   q.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
   q.request.sdiag_family = family;
   q.request.sdiag_protocol = IPPROTO_TCP;
-  q.request.idiag_states = 1u << kTcpListen;
+  q.request.idiag_states = 1u << state;
   return q;
 }
 
@@ -72,8 +75,10 @@ void note_unix(const nlmsghdr* header, std::map<ino_t, Backlog>& found) {
   }
 }
 
+// Until there is no more, or `enough` were found.
 template <class Question, class Note>
-void ask(const Question& question, Note note, std::map<ino_t, Backlog>& found) {
+void ask(const Question& question, Note note, std::map<ino_t, Backlog>& found,
+         size_t enough = SIZE_MAX) {
   UniqueFd netlink(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
   if (!netlink.is_open()) return;
   if (send(netlink.get(), &question, sizeof question, 0) < 0) return;
@@ -89,7 +94,7 @@ void ask(const Question& question, Note note, std::map<ino_t, Backlog>& found) {
       if (h->nlmsg_type != SOCK_DIAG_BY_FAMILY) return;  // NLMSG_DONE or NLMSG_ERROR
       note(h, found);
     }
-    if (!dump) return;
+    if (!dump || found.size() >= enough) return;
   }
 }
 
@@ -111,17 +116,32 @@ std::optional<Backlog> queued_on(int listen_fd) {
 uint32_t queued_on(const std::vector<int>& listen_sockets, uint64_t which) {
   uint32_t sum = 0;
   for (size_t i = 0; i < listen_sockets.size(); ++i) {
-    if (~which && (i >= 64 || !(which >> i & 1))) continue;
+    if (!is_among(which, i)) continue;
     if (auto backlog = queued_on(listen_sockets[i])) sum += backlog->queued;
   }
   return sum;
 }
 
+bool shakes_hands(const std::vector<int>& listen_sockets, uint64_t which) {
+  std::map<ino_t, Backlog> found;  // those who do have no inode yet: all are 0
+  for (size_t i = 0; i < listen_sockets.size() && found.empty(); ++i) {
+    if (!is_among(which, i)) continue;
+    const SocketAddress own = local_address(listen_sockets[i]);
+    const sa_family_t family = own.storage.ss_family;
+    if (family != AF_INET && family != AF_INET6) continue;
+    TcpQuestion question = tcp_question(static_cast<uint8_t>(family), kTcpSynReceived);
+    // (The port is in the same place in both.)
+    question.request.id.idiag_sport = reinterpret_cast<const sockaddr_in*>(own.get())->sin_port;
+    ask(question, note_tcp, found, 1);
+  }
+  return !found.empty();
+}
+
 std::map<ino_t, Backlog> queued_by_inode(const std::vector<ino_t>& inodes) {
   std::map<ino_t, Backlog> found;
   if (inodes.empty()) return found;
-  ask(tcp_question(AF_INET), note_tcp, found);
-  ask(tcp_question(AF_INET6), note_tcp, found);
+  ask(tcp_question(AF_INET, kTcpListen), note_tcp, found);
+  ask(tcp_question(AF_INET6, kTcpListen), note_tcp, found);
   ask(unix_question(0), note_unix, found);
   std::erase_if(found, [&](const auto& entry) {
     return std::find(inodes.begin(), inodes.end(), entry.first) == inodes.end();

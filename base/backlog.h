@@ -25,6 +25,13 @@ std::optional<Backlog> queued_on(int listen_fd);
 // On all of them together; with `which`, on the i-th where bit i is set. Beyond 64 only with all bits.
 uint32_t queued_on(const std::vector<int>& listen_sockets, uint64_t which = ~uint64_t{0});
 
+// Whether the i-th of some listen sockets is among those that `which` means, as above.
+inline bool is_among(uint64_t which, size_t i) { return !~which || (i < 64 && (which >> i & 1)); }
+
+// Whether somebody is shaking hands with one of them: to the kernel the last step is missing, his side may be through.
+// (With who shares their port on another address.) False where sock_diag does not answer, and for Unix sockets.
+bool shakes_hands(const std::vector<int>& listen_sockets, uint64_t which);
+
 // For each inode that is a listening TCP or Unix socket, its backlog. Empty where sock_diag does not
 // answer (not compiled in, or AF_NETLINK denied).
 std::map<ino_t, Backlog> queued_by_inode(const std::vector<ino_t>& inodes);

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/attachment.h"
 #include "base/error.h"
 
 namespace preforkd {
@@ -19,14 +20,9 @@ std::pair<UniqueFd, UniqueFd> Channel::make_pair() {
     int room = kMaxDatagram;
     setsockopt(end, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
   }
-  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
-}
-
-void Channel::name_senders() {
-  const int on = 1;
-  if (setsockopt(fd(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0)
-    throw SysError("setsockopt SO_PASSCRED", errno);
-  names_senders_ = true;
+  std::pair<UniqueFd, UniqueFd> pair(ends[0], ends[1]);
+  if (shutdown(pair.first.get(), SHUT_RD) < 0) throw SysError("shutdown of a socketpair", errno);
+  return pair;
 }
 
 Channel::Sent Channel::send(std::span<const std::byte> first, std::span<const std::byte> second,
@@ -34,19 +30,11 @@ Channel::Sent Channel::send(std::span<const std::byte> first, std::span<const st
   if (!is_open()) return Sent::kGone;
   iovec parts[2] = {{const_cast<std::byte*>(first.data()), first.size()},
                     {const_cast<std::byte*>(second.data()), second.size()}};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr message{};
   message.msg_iov = parts;
   message.msg_iovlen = second.empty() ? 1 : 2;
-  if (descriptor >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
-  }
+  Attachment along;
+  if (descriptor >= 0) along.attach(message, descriptor);
   for (;;) {
     if (sendmsg(fd(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return Sent::kYes;
     if (errno == EINTR) continue;
@@ -64,30 +52,23 @@ Channel::Got Channel::receive(Datagram& datagram) {
   if (size == 0 || static_cast<size_t>(size) > kMaxDatagram) return Got::kGone;
   datagram.bytes.resize(static_cast<size_t>(size));
   datagram.descriptor.reset();
-  datagram.sender = 0;
 
   iovec part{datagram.bytes.data(), datagram.bytes.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(sizeof(int))];
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   message.msg_control = control;
   // Not CMSG_SPACE: its padding has room for a second descriptor, which nobody would close.
-  message.msg_controllen = (names_senders_ ? CMSG_SPACE(sizeof(ucred)) : 0) + CMSG_LEN(sizeof(int));
+  message.msg_controllen = CMSG_LEN(sizeof(int));
   do size = recvmsg(fd(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   while (size < 0 && errno == EINTR);
   if (size <= 0) return Got::kGone;
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
-    if (c->cmsg_level != SOL_SOCKET) continue;
-    if (c->cmsg_type == SCM_RIGHTS) {
-      int received;
-      std::memcpy(&received, CMSG_DATA(c), sizeof received);
-      datagram.descriptor.reset(received);
-    } else if (c->cmsg_type == SCM_CREDENTIALS) {
-      ucred sender;
-      std::memcpy(&sender, CMSG_DATA(c), sizeof sender);
-      datagram.sender = sender.pid;
-    }
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+    int received;
+    std::memcpy(&received, CMSG_DATA(c), sizeof received);
+    datagram.descriptor.reset(received);
   }
   return Got::kMessage;
 }

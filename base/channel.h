@@ -1,8 +1,10 @@
-// One end of a SOCK_SEQPACKET pair between two preforkd processes: whole datagrams, descriptors with
-// them, and an end of file when the other side is gone. Non-blocking on both ends; not thread-safe.
+// One end of a SOCK_SEQPACKET pair from a more trusted preforkd process to a less trusted one: whole datagrams,
+// descriptors with them, and an end of file when the other side is gone. Non-blocking on both ends; not thread-safe.
+//
+// It leads in one direction. The sender's end is shut down for reading before anybody else has the other one, and stays
+// so: the kernel refuses what the other side would send (EPIPE), in its own process, and with it the descriptors that
+// the sender would otherwise have to close (base/message_pipe.h says why that matters, and leads the other way).
 #pragma once
-
-#include <sys/types.h>
 
 #include <cstddef>
 #include <optional>
@@ -20,6 +22,15 @@ namespace preforkd {
 template <class T>
 concept Message = std::has_unique_object_representations_v<T>;
 
+// The fixed-size message in some bytes, if that is what they are.
+template <Message T>
+std::optional<T> message_in(const std::string& bytes) {
+  if (bytes.size() != sizeof(T)) return std::nullopt;
+  T message;
+  bytes.copy(reinterpret_cast<char*>(&message), sizeof message);
+  return message;
+}
+
 class Channel {
  public:
   static constexpr size_t kMaxDatagram = 256 * 1024;
@@ -27,15 +38,12 @@ class Channel {
   Channel() = default;
   explicit Channel(UniqueFd fd) : fd_(std::move(fd)) {}
 
-  // A connected pair, CLOEXEC and non-blocking. Throws SysError.
+  // {to send, to receive}: connected, CLOEXEC and non-blocking. Throws SysError.
   static std::pair<UniqueFd, UniqueFd> make_pair();
 
   int fd() const { return fd_.get(); }
   bool is_open() const { return fd_.is_open(); }
   void close() { fd_.reset(); }
-  // Each datagram that is sent to this end from now on names the process that sent it, as the kernel knows it. Throws
-  // SysError.
-  void name_senders();
 
   enum class Sent { kYes, kFull, kGone };
   // Sends one datagram, made of two parts, with at most one descriptor (-1: none).
@@ -49,15 +57,10 @@ class Channel {
   struct Datagram {
     std::string bytes;
     UniqueFd descriptor;
-    pid_t sender = 0;  // after name_senders()
 
-    // The fixed-size message in it, if that is what it is.
-    template <class T>
+    template <Message T>
     std::optional<T> as() const {
-      if (bytes.size() != sizeof(T)) return std::nullopt;
-      T message;
-      bytes.copy(reinterpret_cast<char*>(&message), sizeof message);
-      return message;
+      return message_in<T>(bytes);
     }
   };
   enum class Got { kMessage, kNothing, kGone };
@@ -65,7 +68,6 @@ class Channel {
 
  private:
   UniqueFd fd_;
-  bool names_senders_ = false;
 };
 
 }  // namespace preforkd

@@ -1,17 +1,16 @@
 #include "base/document.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
 
 #include "base/error.h"
+#include "base/memory_file.h"
 
 namespace preforkd {
 
 UniqueFd make_document(const std::string& text) {
-  UniqueFd fd(memfd_create("preforkd-document", MFD_CLOEXEC));
-  if (!fd.is_open()) throw SysError("memfd_create", errno);
+  UniqueFd fd = make_memory_file("preforkd-document");
   if (write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
     throw SysError("write a document", errno);
   return fd;

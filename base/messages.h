@@ -1,6 +1,6 @@
-// What the processes of one preforkd say to each other, as fixed-size typed datagrams on
-// SOCK_SEQPACKET pairs. Both ends are always of the same build: the daemon starts the supervisor
-// and control that were installed with it. A receiver checks the size and the type of each datagram
+// What the processes of one preforkd say to each other, as fixed-size typed messages: towards the less trusted on
+// SOCK_SEQPACKET pairs (base/channel.h), towards the daemon through pipes (base/message_pipe.h). Both ends are always of the same build: the daemon starts the supervisor
+// and control that were installed with it. A receiver checks the size and the type of each message
 // and treats anything else as the other end having gone mad (it closes the channel).
 #pragma once
 
@@ -41,8 +41,8 @@ enum class ReportType : uint32_t {
   kPreloaded = 1,  // it reads its channel from now on; workers are being started
   kReady,          // the first `min` workers are idle: clients are served
   kFailed,         // it cannot run (`text` says why) and exits
-  kDegraded,       // the breaker tripped: `text` says after which deaths
-  kRecovered,      // a connection was served since: the breaker is reset
+  kDegraded,       // it is smaller than it should be: `text` says why; `number`: workers that serve
+  kRecovered,      // a worker has shown since that it can serve: the breaker is reset
   kQuiet,          // draining, and nobody accepts any more: the listeners may be shut down;
                    // `number`: connections that are still being served
   kDrained,        // every worker is gone; the supervisor exits
@@ -70,6 +70,7 @@ enum class ControlNews : uint32_t {
              // as control itself handed them in (none: no generation was closed yet)
   kSegment,  // SegmentNews, with the segment's read-only descriptor (SCM_RIGHTS)
   kAnswer,   // Answer
+  kPing,     // Ping: say kPong
 };
 
 struct ControlNewsHeader {
@@ -93,6 +94,10 @@ struct Answer {
   char text[4096] = {};
 };
 
+struct Ping {
+  ControlNews kind = ControlNews::kPing;
+};
+
 // Control → daemon. The daemon trusts none of it: it checks every field again.
 enum class ControlAsk : uint32_t {
   kLimits = 1,  // `limits` where `set` says so; after `for_ns`, if not 0, back to what they were
@@ -102,6 +107,7 @@ enum class ControlAsk : uint32_t {
   kReload,
   kStop,
   kUpgrade,
+  kPong,    // it is not hanging; `set`: clients that it has just now
   kTotals,  // a Request, then opaque bytes: the totals of `pool` up to and including generation `id`,
   // which the daemon had said was over; the daemon keeps them and hands them to every control
 };
@@ -123,6 +129,42 @@ struct Request {
   Nanoseconds for_ns = 0;
   char pool[kPoolNameMax + 1] = {};
   char reserved2[7] = {};
+};
+
+// --- daemon and log --------------------------------------------------------------------------
+// Daemon → log. Every datagram begins with its kind.
+enum class LogNews : uint32_t {
+  kLine = 1,  // LogNewsLine, then the text
+  kPipe,      // LogNewsPipe, with the end to read: from now on read what comes there
+  kOver,  // LogNewsPipe, without: nobody of ours has that pipe any more. Read what is there, close it
+  kRetire,  // read no pipe any more, write what was read, and end: another one goes on
+  kPing,    // say LogPong
+};
+
+struct LogNewsLine {
+  LogNews kind = LogNews::kLine;
+  int32_t level = 0;
+  int32_t worker = 0;
+  Event event{};
+  uint32_t lost = 0;  // lines before this one that did not fit the channel
+  char pool[kPoolNameMax + 1] = {};
+  char reserved[3] = {};
+};
+
+struct LogNewsPipe {
+  LogNews kind{};
+  uint32_t id = 0;                   // the daemon's number of the pipe
+  char pool[kPoolNameMax + 1] = {};  // ""; control's
+  char reserved[3] = {};
+};
+
+struct LogSignal {
+  LogNews kind{};  // kRetire, kPing
+};
+
+// Log → daemon.
+struct LogPong {
+  uint32_t reserved = 0;
 };
 
 }  // namespace preforkd

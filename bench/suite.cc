@@ -10,6 +10,7 @@
 #include <iostream>
 #include <string>
 
+#include "bench/crashes.h"
 #include "bench/preload.h"
 #include "bench/report.h"
 #include "bench/rest.h"
@@ -33,6 +34,10 @@ constexpr Benchmark kBenchmarks[] = {
     {"spell", spell},
     {"held-wave", held_wave},
     {"short-wave", short_wave},
+    {"crashes", crashes},
+    {"crash-drip", crash_drips},
+    {"killed-idle", kill_idle},
+    {"killed-resets", kill_under_resets},
 };
 
 int usage() {

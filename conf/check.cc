@@ -30,14 +30,14 @@ void check_server(const PoolSettings& pool, const KeyLines& lines, Problems& pro
   bool program = lines.has("program");
   const bool serve = lines.has("serve");
   if (serve && (handler || program))
-    problems.add(
-        std::max({lines.of("handler"), lines.of("program"), lines.of("serve")}),
-        "serve: a pool has a handler, a program, or one that it starts to serve: one of them");
+    problems.add(std::max({lines.of("handler"), lines.of("program"), lines.of("serve")}),
+                 "serve: a pool has a handler, a program or serve: one of them");
   else if (handler && program)
     problems.add(std::max(lines.of("handler"), lines.of("program")),
-                 "program: a pool has a handler or a program, not both");
+                 "program: a pool has a handler, a program or serve: one of them");
   if (!handler && !program && !serve)
-    problems.add(lines.of("handler"), "handler: missing; every pool needs a handler or a program");
+    problems.add(lines.of("handler"),
+                 "handler: missing; every pool needs a handler, a program or serve");
   if (!pool.program.empty() && !lines.wrong("program") && !pool.program[0].starts_with('/'))
     problems.add(lines.of("program[0]"),
                  "program: " + quote(pool.program[0]) + ": expected an absolute path");
@@ -78,14 +78,27 @@ void check_limits(const PoolSettings& pool, const KeyLines& lines, Problems& pro
       problems.add(lines.of("workers"), "workers: " + c.text);
 }
 
-void check_user(const PoolSettings& pool, const KeyLines& lines, Problems& problems) {
+// Who its processes run as; nobody, where that is reported.
+std::optional<EffectiveUser> user_of(const PoolSettings& pool, const KeyLines& lines,
+                                     Problems& problems, const OnStep& on_step) {
+  auto ask = [&](const std::string& what, const std::string& name) {
+    if (on_step) on_step("look up " + what + " " + quote(name.empty() ? "preforkd" : name));
+  };
   std::string error;
-  const bool has_user = !lines.wrong("user") && effective_user(pool.user, "", error);
-  if (!has_user && !lines.wrong("user")) problems.add(lines.of("user"), "user: " + error);
-  if (lines.wrong("group") || pool.group.empty()) return;
+  std::optional<EffectiveUser> user;
+  if (!lines.wrong("user")) {
+    ask("user", pool.user);
+    user = effective_user(pool.user, "", error);
+    if (!user) problems.add(lines.of("user"), "user: " + error);
+  }
+  if (lines.wrong("group") || pool.group.empty()) return user;
+  ask("group", pool.group);
   // Whether a user may have the group is a question for users that there are.
-  if (has_user ? !effective_user(pool.user, pool.group, error) : !find_group(pool.group, error))
+  const bool is_user = user.has_value();
+  if (is_user) user = effective_user(pool.user, pool.group, error);
+  if (is_user ? !user : !find_group(pool.group, error))
     problems.add(lines.of("group"), "group: " + error);
+  return user;
 }
 
 void check_names(const LoadedSettings& loaded, Problems& problems) {
@@ -170,12 +183,24 @@ void check_settings(const LoadedSettings& loaded, Problems& problems) {
     check_environment(settings.pools[i], loaded.pool_lines[i], problems);
     check_access(settings.pools[i], loaded.pool_lines[i], problems);
     check_limits(settings.pools[i], loaded.pool_lines[i], problems);
-    check_user(settings.pools[i], loaded.pool_lines[i], problems);
   }
   check_names(loaded, problems);
   check_addresses(loaded, problems);
+}
+
+void look_up_users(LoadedSettings& loaded, Problems& problems, const OnStep& on_step) {
+  const Settings& settings = loaded.settings;
+  for (size_t i = 0; i < settings.pools.size(); ++i)
+    loaded.users.push_back(user_of(settings.pools[i], loaded.pool_lines[i], problems, on_step));
   std::string error;
-  if (!settings.control.group.empty() && !find_group(settings.control.group, error))
+  loaded.control_user = service_user(Service::kControl, error);
+  if (!loaded.control_user) problems.add(loaded.lines.first, "control: " + error);
+  loaded.log_user = service_user(Service::kLog, error);
+  if (!loaded.log_user) problems.add(loaded.lines.first, "log: " + error);
+  if (settings.control.group.empty()) return;
+  if (on_step) on_step("look up group " + quote(settings.control.group));
+  loaded.control_gid = find_group(settings.control.group, error);
+  if (!loaded.control_gid)
     problems.add(loaded.lines.of("control.group"), "control.group: " + error);
 }
 

@@ -10,6 +10,7 @@ namespace preforkd {
 namespace {
 
 constexpr double kMaxListen = 64;
+constexpr double kMaxHosts = 64;
 constexpr double kMaxNetworks = 65536;
 constexpr double kMaxArguments = 4096;
 constexpr double kMaxInt = 2147483647, kMaxUnsigned = 4294967295;
@@ -42,6 +43,17 @@ std::string tcp_address(const std::string& text) {
   return is_other || error.starts_with("expected ")
              ? "expected \"host:port\", \"[v6]:port\" or \"\""
              : error;
+}
+
+// As it stands in the Host of a request, where the port may follow it.
+std::string host_name(const std::string& name) {
+  constexpr std::string_view kCharacters =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._";
+  constexpr size_t kLongest = 253;  // of DNS
+  const bool good = !name.empty() && name.size() <= kLongest && name.front() != '.' &&
+                    name.back() != '.' && name.find("..") == name.npos &&
+                    name.find_first_not_of(kCharacters) == name.npos;
+  return good ? "" : "expected a name as in \"stats.example.org\", without scheme and port";
 }
 
 std::string network(const std::string& text) {
@@ -98,6 +110,8 @@ constexpr Key kKeys[] = {
    "besides root and the daemon's own user, its members may change things"},
   {kControl, kString, "web", &ControlSettings::web, kOptional, 0, 0, tcp_address,
    "dashboard and metrics, to look at only; \"\" = off"},
+  {kControl, kStrings, "hosts", &ControlSettings::hosts, kOptional, 0, kMaxHosts, host_name,
+   "names by which web may be asked for, besides its address and localhost"},
 
   {kLog, kString, "level", &Settings::log_level, kOptional, 0, 0, log_level,
    "error, warning, notice, info or debug"},

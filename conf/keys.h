@@ -47,12 +47,14 @@ enum class Type {
 };
 
 // Where a value lives: a member of one of the structs that Target knows.
-using Field = std::variant<
-    std::string ControlSettings::*, std::string Settings::*, std::string PoolSettings::*,
-    std::vector<std::string> PoolSettings::*, uint32_t PoolSettings::*, Nanoseconds PoolSettings::*,
-    bool PoolSettings::*, uint32_t Limits::*, Nanoseconds Limits::*, bool TcpOptions::*,
-    uint32_t TcpOptions::*, std::string ProcessSettings::*, Environment ProcessSettings::*,
-    int32_t ProcessSettings::*, ResourceLimit ResourceLimits::*>;
+using Field =
+    std::variant<std::string ControlSettings::*, std::vector<std::string> ControlSettings::*,
+                 std::string Settings::*, std::string PoolSettings::*,
+                 std::vector<std::string> PoolSettings::*, uint32_t PoolSettings::*,
+                 Nanoseconds PoolSettings::*, bool PoolSettings::*, uint32_t Limits::*,
+                 Nanoseconds Limits::*, bool TcpOptions::*, uint32_t TcpOptions::*,
+                 std::string ProcessSettings::*, Environment ProcessSettings::*,
+                 int32_t ProcessSettings::*, ResourceLimit ResourceLimits::*>;
 
 enum class Presence {
   kOptional,

@@ -321,18 +321,21 @@ bool Reader::read_json(const Setting& setting, const std::string& path, ordered_
   }
 }
 
-void parse(const std::string& text, LoadedSettings& loaded, Problems& problems) {
+// False if there is nothing to look at.
+bool parse(const std::string& text, LoadedSettings& loaded, Problems& problems) {
   check_literals(text, problems);
   // What these would make libconfig say or do is worth less than what was found.
-  if (!problems.empty()) return;
+  if (!problems.empty()) return false;
   libconfig::Config config;
   try {
     config.readString(text);
   } catch (const libconfig::ParseException& e) {
-    return problems.add(static_cast<unsigned>(e.getLine()), e.getError());
+    problems.add(static_cast<unsigned>(e.getLine()), e.getError());
+    return false;
   }
   Reader(loaded, problems).read_file(config.getRoot());
   check_settings(loaded, problems);
+  return true;
 }
 
 // The whole file, or nothing and why. Anything that can be read will do, a pipe too.
@@ -355,7 +358,17 @@ std::optional<std::string> read_whole(const std::string& path, std::string& erro
 }  // namespace
 
 LoadedSettings load_settings_text(std::string_view text, const std::string& name,
-                                  std::vector<std::string>& errors) {
+                                  std::vector<std::string>& errors, const OnStep& on_step) {
+  LoadedSettings loaded;
+  loaded.file = name;
+  Problems problems;
+  if (parse(std::string(text), loaded, problems)) look_up_users(loaded, problems, on_step);
+  problems.tell(name, errors);
+  return loaded;
+}
+
+LoadedSettings load_printed_settings(std::string_view text, const std::string& name,
+                                     std::vector<std::string>& errors) {
   LoadedSettings loaded;
   loaded.file = name;
   Problems problems;
@@ -364,10 +377,11 @@ LoadedSettings load_settings_text(std::string_view text, const std::string& name
   return loaded;
 }
 
-LoadedSettings load_settings(const std::string& path, std::vector<std::string>& errors) {
+LoadedSettings load_settings(const std::string& path, std::vector<std::string>& errors,
+                             const OnStep& on_step) {
   std::string error;
   auto text = read_whole(path, error);
-  if (text) return load_settings_text(*text, path, errors);
+  if (text) return load_settings_text(*text, path, errors, on_step);
   errors.push_back(error);
   LoadedSettings loaded;
   loaded.file = path;

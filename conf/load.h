@@ -2,12 +2,15 @@
 // value that cannot be used is reported, and its default stands in for it while the rest is read.
 #pragma once
 
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "conf/settings.h"
+#include "conf/user.h"
 
 namespace preforkd {
 
@@ -34,11 +37,23 @@ struct KeyLines {
   }
 };
 
+// Of a host name: its address as a number, or why it has none.
+struct HostName {
+  std::string address, error;
+};
+using HostNames = std::map<std::string, HostName>;
+
 struct LoadedSettings {
   Settings settings;
   std::string file;                  // as messages name it
   KeyLines lines;                    // outside pools
   std::vector<KeyLines> pool_lines;  // parallel to settings.pools
+  // What the databases of users said; nothing where that is reported.
+  std::vector<std::optional<EffectiveUser>> users;  // parallel to settings.pools
+  std::optional<EffectiveUser> control_user, log_user;
+  std::optional<gid_t> control_gid;  // of control.group
+  // What the resolver said (daemon/loader.h), by the host of an entry of `listen` or of control.web.
+  HostNames names;
 
   // "FILE:LINE" of a key of a pool (or of the pool, where the key is not written).
   std::string where(size_t pool, std::string_view path) const {
@@ -48,11 +63,19 @@ struct LoadedSettings {
 
 // Adds to `errors` what is wrong, as "FILE:LINE: key: what was expected" in the order of the lines;
 // the settings are good if nothing was added. A file that cannot be read is one error without a
-// line.
-LoadedSettings load_settings(const std::string& path, std::vector<std::string>& errors);
+// line. Waits for a pipe's writer, and for the databases of users: `on_step` hears before each question to one of
+// those what is asked ("look up user \"alice\"").
+using OnStep = std::function<void(const std::string& what)>;
+LoadedSettings load_settings(const std::string& path, std::vector<std::string>& errors,
+                             const OnStep& on_step = {});
 
 // The same for a text that lies in memory; `name` stands for the file in messages.
 LoadedSettings load_settings_text(std::string_view text, const std::string& name,
-                                  std::vector<std::string>& errors);
+                                  std::vector<std::string>& errors, const OnStep& on_step = {});
+
+// The same for what print_settings() made of settings that were good: nobody is asked, and nothing waited for. The
+// users are not filled in.
+LoadedSettings load_printed_settings(std::string_view text, const std::string& name,
+                                     std::vector<std::string>& errors);
 
 }  // namespace preforkd

@@ -81,6 +81,7 @@ struct ControlSettings {
   std::string socket;                  // "" = RUNTIME_DIR/control.sock
   std::string group;                   // whose members may change things
   std::string web = "127.0.0.1:9707";  // "" = off
+  std::vector<std::string> hosts;      // names by which web may be asked for
 
   bool operator==(const ControlSettings&) const = default;
 };

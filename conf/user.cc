@@ -3,8 +3,11 @@
 #include <grp.h>
 #include <pwd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <vector>
 
 #include "conf/text.h"
@@ -49,7 +52,71 @@ EffectiveUser ourselves(uid_t uid) {
   return {uid, getegid(), !code && found ? found->pw_name : std::to_string(uid), false};
 }
 
+constexpr const char* kServiceUsers[] = {"preforkd-control", "preforkd-log"};
+
+// Nobody's: above what useradd gives, within what a container usually has mapped. systemd's dynamic users are there,
+// too, and have names while they are in use (nss-systemd(8)).
+constexpr uid_t kHighestNameless = 65519, kLowestNameless = 61184;
+
+bool has_name(uid_t id) {
+  passwd user{}, *found_user = nullptr;
+  group some_group{}, *found_group = nullptr;
+  std::vector<char> buffer;
+  look_up(getpwuid_r, id, user, found_user, buffer);
+  if (found_user) return true;
+  look_up(getgrgid_r, id, some_group, found_group, buffer);
+  return found_group != nullptr;
+}
+
+// In a user namespace not every number is one.
+bool is_mapped(uid_t id) {
+  for (const char* map : {"/proc/self/uid_map", "/proc/self/gid_map"}) {
+    std::ifstream file(map);
+    bool found = !file;
+    for (uint64_t first = 0, outside = 0, count = 0; file >> first >> outside >> count;)
+      found |= id >= first && id - first < count;
+    if (!found) return false;
+  }
+  return true;
+}
+
+bool is_for_services(const EffectiveUser& user) {
+  std::string error;
+  return std::any_of(std::begin(kServiceUsers), std::end(kServiceUsers), [&](const char* name) {
+    auto service = find_user(name, error);
+    return service && service->uid == user.uid;
+  });
+}
+
+// The user's supplementary groups, with the primary group that the settings name.
+std::vector<gid_t> groups_of(const EffectiveUser& user) {
+  std::vector<gid_t> groups(64);
+  auto count = static_cast<int>(groups.size());
+  while (getgrouplist(user.name.c_str(), user.gid, groups.data(), &count) < 0)
+    groups.resize(static_cast<size_t>(count));
+  groups.resize(static_cast<size_t>(count));
+  return groups;
+}
+
 }  // namespace
+
+std::optional<EffectiveUser> service_user(Service service, std::string& error, uid_t caller) {
+  error.clear();
+  if (caller != 0) return ourselves(caller);
+  const char* name = kServiceUsers[static_cast<int>(service)];
+  if (auto named = find_user(name, error)) {
+    named->groups = {named->gid};
+    return named;
+  }
+  auto to_skip = static_cast<int>(service);  // each has its own
+  for (uid_t id = kHighestNameless; id >= kLowestNameless; --id)
+    if (is_mapped(id) && !has_name(id) && to_skip-- == 0) {
+      error.clear();
+      return EffectiveUser{id, id, std::to_string(id), true, {id}};
+    }
+  error = "there is no user " + quote(name) + ", and no uid without a name to take instead";
+  return std::nullopt;
+}
 
 std::optional<gid_t> find_group(const std::string& name, std::string& error) {
   ::group entry{}, *found = nullptr;
@@ -82,13 +149,18 @@ std::optional<EffectiveUser> effective_user(const std::string& user, const std::
   }
   if (!result) return std::nullopt;
   error.clear();
-  if (group.empty()) return result;
-
-  auto gid = find_group(group, error);
-  if (!gid) return std::nullopt;
-  if (!result->change && *gid != result->gid)
-    return error = "only root can change to group " + quote(group), std::nullopt;
-  result->gid = *gid;
+  if (caller == 0 && is_for_services(*result))
+    return error =
+               "user " + quote(result->name) + " is for preforkd's own processes, not for a pool's",
+           std::nullopt;
+  if (!group.empty()) {
+    auto gid = find_group(group, error);
+    if (!gid) return std::nullopt;
+    if (!result->change && *gid != result->gid)
+      return error = "only root can change to group " + quote(group), std::nullopt;
+    result->gid = *gid;
+  }
+  if (result->change) result->groups = groups_of(*result);
   return result;
 }
 

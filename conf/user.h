@@ -8,6 +8,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace preforkd {
 
@@ -16,6 +17,10 @@ struct EffectiveUser {
   gid_t gid;
   std::string name;
   bool change;  // false when not root: there is nothing to change
+  // Where there is: all its groups, the primary one among them.
+  std::vector<gid_t> groups = {};
+
+  bool operator==(const EffectiveUser&) const = default;
 };
 
 // `user` "": as root "preforkd" if it exists, else "nobody"; otherwise the caller itself, the only
@@ -23,6 +28,14 @@ struct EffectiveUser {
 // nothing, and the reason in `error`.
 std::optional<EffectiveUser> effective_user(const std::string& user, const std::string& group,
                                             std::string& error, uid_t caller = geteuid());
+
+// Who the processes run as that serve all pools: control, and what writes the log. As root each has a user of its own,
+// whom no pool may have (effective_user() refuses it), so that nobody whose code runs in a pool can signal it or look
+// into it: the one of that name, if there is one (the installed sysusers.d makes it), else a uid that has no name here.
+// Otherwise the caller itself.
+enum class Service { kControl, kLog };
+std::optional<EffectiveUser> service_user(Service service, std::string& error,
+                                          uid_t caller = geteuid());
 
 std::optional<gid_t> find_group(const std::string& name, std::string& error);
 

@@ -1,22 +1,26 @@
 #include "control/client.h"
 
-#include <curl/curl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "base/fd.h"
 #include "control/tables.h"
 
 namespace preforkd {
 namespace {
 
-constexpr long kConnectSeconds = 5;
-constexpr long kAnswerSeconds = 30;  // for what the daemon answers without waiting for anything
+constexpr Nanoseconds kForAnAnswer = 30 * kSecond;  // where it waits for nothing that takes longer
 
 std::string joined(const std::vector<std::string>& lines) {
   std::string out;
@@ -33,82 +37,170 @@ bool is_a_strangers(const std::string& folder, uid_t uid) {
          (status.st_mode & (S_IWGRP | S_IWOTH)) != 0;
 }
 
-size_t append_bounded(char* data, size_t, size_t size, void* to) {
-  auto& answer = *static_cast<std::string*>(to);
-  if (size > Client::kMaxAnswer - answer.size()) return 0;
-  answer.append(data, size);
-  return size;
+// What became of a question after its connection was there.
+enum class End {
+  kAnswered,
+  kNotSent,   // it cannot have been heard whole
+  kNoAnswer,  // closed without a byte
+  kCut,       // ... or in the midst of it
+  kNotHttp,
+  kTooLong,
+  kTooLate,
+};
+
+const char* explain(End end) {
+  switch (end) {
+    case End::kAnswered:
+      return "";
+    case End::kNotSent:
+    case End::kNoAnswer:
+      return "the daemon closed the connection before it had answered";
+    case End::kCut:
+      return "the daemon's answer was cut short";
+    case End::kNotHttp:
+      return "what listens there does not speak HTTP";
+    case End::kTooLong:
+      return "the daemon's answer is longer than 64 MiB";
+    case End::kTooLate:
+      return "the daemon did not answer in time";
+  }
+  return "";
 }
 
-std::string explain(CURLcode code) {
-  struct Explanation {
-    CURLcode code;
-    const char* text;
-  };
-  constexpr Explanation kExplanations[] = {
-      {CURLE_GOT_NOTHING, "the daemon closed the connection before it had answered"},
-      {CURLE_RECV_ERROR, "the daemon closed the connection before it had answered"},
-      {CURLE_SEND_ERROR, "the daemon closed the connection before it had answered"},
-      {CURLE_PARTIAL_FILE, "the daemon's answer was cut short"},
-      {CURLE_WRITE_ERROR, "the daemon's answer is longer than 64 MiB"},
-      {CURLE_OPERATION_TIMEDOUT, "the daemon did not answer in time"},
-      {CURLE_UNSUPPORTED_PROTOCOL, "what listens there does not speak HTTP"},
-      {CURLE_WEIRD_SERVER_REPLY, "what listens there does not speak HTTP"},
-  };
-  for (const Explanation& e : kExplanations)
-    if (e.code == code) return e.text;
-  return curl_easy_strerror(code);
+// Whether it cannot have been carried out, or may be carried out twice: to look, and to set limits to what they
+// are set to. A reload, recycling, drain or stop is done once; where its connection ended before an answer came,
+// nobody knows whether it was.
+bool may_ask_again(const std::string& method, End end) {
+  return end == End::kNotSent || (end == End::kNoAnswer && (method == "GET" || method == "PATCH"));
 }
 
-// One request, as libcurl knows it.
-class Transfer {
+// One question and its answer, on a connection of their own: as much of HTTP/1.1 as that takes. The socket
+// blocks, each time until the deadline at most: so connect(2) waits in order where the queue of the listener
+// is full, instead of finding it full again and again.
+class Conversation {
  public:
-  Transfer()
-      : curl_(curl_easy_init(), curl_easy_cleanup),
-        headers_(curl_slist_append(nullptr, "Content-Type: application/json"),
-                 curl_slist_free_all) {
-    if (!curl_ || !headers_) throw std::bad_alloc();
-    set(CURLOPT_HTTP_VERSION, long{CURL_HTTP_VERSION_1_1});
-    set(CURLOPT_USERAGENT, "preforkctl");
-    set(CURLOPT_PROXY, "");  // whatever the environment says
-    set(CURLOPT_NOSIGNAL, 1L);
-    set(CURLOPT_CONNECTTIMEOUT, kConnectSeconds);
-  }
+  static constexpr Nanoseconds kNever = INT64_MAX;
 
-  template <class Value>
-  void set(CURLoption option, Value value) {
-    if (CURLcode code = curl_easy_setopt(curl_.get(), option, value); code != CURLE_OK)
-      throw std::runtime_error(std::string("set up libcurl: ") + curl_easy_strerror(code));
-  }
+  // 0, or why not: an errno. EAGAIN: the queue was full all the time.
+  int connect(const std::string& path, Nanoseconds deadline);
+  End hold(const std::string& request, Nanoseconds deadline);
 
-  void set_json(const std::string& body) {
-    set(CURLOPT_HTTPHEADER, headers_.get());
-    set(CURLOPT_POSTFIELDSIZE, static_cast<long>(body.size()));
-    set(CURLOPT_COPYPOSTFIELDS, body.c_str());
-  }
-
-  CURLcode perform() { return curl_easy_perform(curl_.get()); }
-
-  // Nothing if it did connect, whatever became of it then.
-  std::optional<std::string> why_not_connected(CURLcode code) {
-    if (code == CURLE_COULDNT_RESOLVE_HOST) return std::strerror(ENAMETOOLONG);
-    if (code != CURLE_COULDNT_CONNECT) return std::nullopt;
-    long error = 0;
-    curl_easy_getinfo(curl_.get(), CURLINFO_OS_ERRNO, &error);
-    // libcurl has no errno for EAGAIN, with which a Unix socket says that its queue is full.
-    return error == 0 ? "its queue of connections is full" : std::strerror(static_cast<int>(error));
-  }
-
-  long http_status() {
-    long status = 0;
-    curl_easy_getinfo(curl_.get(), CURLINFO_RESPONSE_CODE, &status);
-    return status;
-  }
+  long status() const { return status_; }
+  bool is_to_come_again() const { return !field("retry-after").empty(); }
+  std::string take_body() { return std::move(body_); }
 
  private:
-  std::unique_ptr<CURL, decltype(&curl_easy_cleanup)> curl_;
-  std::unique_ptr<curl_slist, decltype(&curl_slist_free_all)> headers_;
+  bool set_limit(int option, Nanoseconds deadline);
+  bool send(std::string_view text, Nanoseconds deadline);
+  ssize_t receive(char* into, size_t size, Nanoseconds deadline);
+  End read_head(Nanoseconds deadline);
+  End read_body(Nanoseconds deadline);
+  std::string field(std::string_view name) const;
+
+  UniqueFd fd_;
+  std::string head_, body_;  // the names of fields in lower case
+  long status_ = 0;
 };
+
+int Conversation::connect(const std::string& path, Nanoseconds deadline) {
+  sockaddr_un to{};
+  to.sun_family = AF_UNIX;
+  if (path.size() >= sizeof to.sun_path) return ENAMETOOLONG;
+  path.copy(to.sun_path, path.size());
+  fd_.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd_.is_open()) return errno;
+  while (set_limit(SO_SNDTIMEO, deadline)) {
+    if (::connect(fd_.get(), reinterpret_cast<sockaddr*>(&to), sizeof to) == 0) return 0;
+    if (errno != EINTR) return errno;
+  }
+  return EAGAIN;
+}
+
+// False: no time is left.
+bool Conversation::set_limit(int option, Nanoseconds deadline) {
+  timeval limit{};  // none
+  if (deadline != kNever) {
+    const Nanoseconds now = monotonic_now();
+    if (now >= deadline) return false;
+    const Nanoseconds left = std::max<Nanoseconds>(deadline - now, kMillisecond);
+    limit = {static_cast<time_t>(left / kSecond), static_cast<suseconds_t>(left % kSecond / 1000)};
+  }
+  return setsockopt(fd_.get(), SOL_SOCKET, option, &limit, sizeof limit) == 0;
+}
+
+bool Conversation::send(std::string_view text, Nanoseconds deadline) {
+  while (!text.empty() && set_limit(SO_SNDTIMEO, deadline)) {
+    const ssize_t sent = ::send(fd_.get(), text.data(), text.size(), MSG_NOSIGNAL);
+    if (sent > 0) text.remove_prefix(static_cast<size_t>(sent));
+    if (sent < 0 && errno != EINTR) return false;
+  }
+  return text.empty();
+}
+
+// Bytes; 0: the end, of whatever kind; -1: the deadline has passed.
+ssize_t Conversation::receive(char* into, size_t size, Nanoseconds deadline) {
+  while (set_limit(SO_RCVTIMEO, deadline)) {
+    const ssize_t got = recv(fd_.get(), into, size, 0);
+    if (got >= 0) return got;
+    if (errno == EAGAIN) return -1;
+    if (errno != EINTR) return 0;
+  }
+  return -1;
+}
+
+// An answer may lie there though the question could not be sent: that there is no place.
+End Conversation::hold(const std::string& request, Nanoseconds deadline) {
+  const bool sent = send(request, deadline);
+  End end = read_head(deadline);
+  if (end == End::kAnswered) end = read_body(deadline);
+  return end == End::kNoAnswer && !sent ? End::kNotSent : end;
+}
+
+End Conversation::read_head(Nanoseconds deadline) {
+  constexpr std::string_view kBegin = "HTTP/1.", kEnd = "\r\n\r\n";
+  constexpr size_t kLongest = 64 * 1024;
+  char buffer[16 * 1024];
+  size_t end = head_.npos;
+  while (end == head_.npos) {
+    const ssize_t got = receive(buffer, sizeof buffer, deadline);
+    if (got < 0) return End::kTooLate;
+    if (got == 0) return head_.empty() ? End::kNoAnswer : End::kCut;
+    head_.append(buffer, static_cast<size_t>(got));
+    const size_t known = std::min(head_.size(), kBegin.size());
+    if (head_.compare(0, known, kBegin, 0, known) != 0 || head_.size() > kLongest)
+      return End::kNotHttp;
+    end = head_.find(kEnd);
+  }
+  body_ = head_.substr(end + kEnd.size());
+  head_.resize(end + 2);
+  for (char& c : head_)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  status_ = std::atol(head_.c_str() + std::min(head_.find(' '), head_.size()));
+  return End::kAnswered;
+}
+
+End Conversation::read_body(Nanoseconds deadline) {
+  const std::string length = field("content-length");  // where there is none: until the end
+  const size_t size = length.empty() ? SIZE_MAX : std::strtoull(length.c_str(), nullptr, 10);
+  char buffer[64 * 1024];
+  while (body_.size() < size) {
+    const ssize_t got = receive(buffer, sizeof buffer, deadline);
+    if (got < 0) return End::kTooLate;
+    if (got == 0) return length.empty() ? End::kAnswered : End::kCut;
+    body_.append(buffer, static_cast<size_t>(got));
+    if (body_.size() > Client::kMaxAnswer) return End::kTooLong;
+  }
+  return End::kAnswered;
+}
+
+// What stands in it; "" where it is not there.
+std::string Conversation::field(std::string_view name) const {
+  const std::string line = "\r\n" + std::string(name) + ":";
+  size_t at = head_.find(line);
+  if (at == head_.npos) return "";
+  at = std::min(head_.find_first_not_of(" \t", at + line.size()), head_.size());
+  return head_.substr(at, head_.find("\r\n", at) - at);
+}
 
 // The daemon's own reason, or what little is known.
 std::string refusal(long http_status, const std::string& answer) {
@@ -152,39 +244,79 @@ std::string Client::ask(const Question& question) const {
   return *answer;
 }
 
+struct Client::Outcome {
+  int not_connected = 0;  // errno; 0: it did connect
+  bool again = false;     // and is worth asking again
+  std::string trouble = "";
+  std::string answer = "";
+};
+
 std::optional<std::string> Client::try_ask(const Question& question,
                                            std::vector<std::string>& complaints) const {
-  std::string url = "http://preforkd" + question.path, answer;
-  Transfer transfer;
-  transfer.set(CURLOPT_URL, url.c_str());
-  transfer.set(CURLOPT_PATH_AS_IS, 1L);
-  transfer.set(CURLOPT_CUSTOMREQUEST, question.method.c_str());
-  transfer.set(CURLOPT_TIMEOUT, question.method == "POST" ? 0L : kAnswerSeconds);
-  if (question.method != "GET") transfer.set_json(question.body);
-  transfer.set(CURLOPT_WRITEFUNCTION, append_bounded);
-  transfer.set(CURLOPT_WRITEDATA, &answer);
-
+  constexpr Nanoseconds kFirstPause = 10 * kMillisecond, kLongestPause = 250 * kMillisecond;
+  const Nanoseconds deadline = monotonic_now() + kPatience;
   for (const std::string& socket : sockets_) {
-    transfer.set(CURLOPT_UNIX_SOCKET_PATH, socket.c_str());
-    CURLcode code = transfer.perform();
-    if (auto reason = transfer.why_not_connected(code)) {
-      complaints.push_back("no daemon at " + socket + ": " + *reason);
-      continue;
+    for (Nanoseconds pause = kFirstPause;; pause = std::min(2 * pause, kLongestPause)) {
+      Outcome outcome = ask_once(question, socket, deadline);
+      if (outcome.again && monotonic_now() + pause < deadline) {
+        std::this_thread::sleep_for(std::chrono::nanoseconds(pause));
+        continue;
+      }
+      if (outcome.not_connected != 0) {
+        complaints.push_back("no daemon at " + socket + ": " +
+                             (outcome.not_connected == EAGAIN
+                                  ? "its queue of connections stayed full"
+                                  : std::strerror(outcome.not_connected)));
+        break;
+      }
+      if (!outcome.trouble.empty()) throw std::runtime_error(outcome.trouble);
+      return std::move(outcome.answer);
     }
-    if (code != CURLE_OK)
-      throw std::runtime_error(question.method + ' ' + question.path + ": " + explain(code));
-    if (long status = transfer.http_status(); status < 200 || status > 299)
-      throw std::runtime_error(refusal(status, answer));
-    return answer;
   }
   return std::nullopt;
 }
 
+Client::Outcome Client::ask_once(const Question& question, const std::string& socket,
+                                 Nanoseconds deadline) const {
+  Conversation conversation;
+  Outcome outcome;
+  outcome.not_connected = conversation.connect(socket, deadline);
+  if (outcome.not_connected != 0) return outcome;
+  std::string request = question.method + ' ' + question.path +
+                        " HTTP/1.1\r\nHost: preforkd\r\nUser-Agent: preforkctl\r\n"
+                        "Connection: close\r\n";
+  if (question.method != "GET")
+    request += "Content-Type: application/json\r\nContent-Length: " +
+               std::to_string(question.body.size()) + "\r\n";
+  const End end = conversation.hold(
+      request + "\r\n" + question.body,
+      question.method == "POST" ? Conversation::kNever : monotonic_now() + kForAnAnswer);
+  if (end != End::kAnswered) {
+    outcome.again = may_ask_again(question.method, end);
+    outcome.trouble = question.method + ' ' + question.path + ": " + explain(end);
+    return outcome;
+  }
+  outcome.answer = conversation.take_body();
+  if (const long status = conversation.status(); status < 200 || status > 299) {
+    outcome.again = status == 503 && conversation.is_to_come_again();
+    outcome.trouble = refusal(status, outcome.answer);
+  }
+  return outcome;
+}
+
 std::string pool_path(std::string_view pool, std::string_view rest) {
-  std::unique_ptr<char, decltype(&curl_free)> name(
-      curl_easy_escape(nullptr, pool.data(), static_cast<int>(pool.size())), curl_free);
-  if (!name) throw std::bad_alloc();
-  return std::string("/v1/pools/") + name.get() + std::string(rest);
+  constexpr std::string_view kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~";
+  constexpr std::string_view kHex = "0123456789ABCDEF";
+  std::string path = "/v1/pools/";
+  for (char c : pool) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (kPlain.find(c) != kPlain.npos)
+      path += c;
+    else
+      path.append("%").append(1, kHex[byte >> 4]).append(1, kHex[byte & 15]);
+  }
+  return path.append(rest);
 }
 
 }  // namespace preforkd

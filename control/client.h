@@ -1,4 +1,4 @@
-// The asking end of the control socket: HTTP over a Unix socket, by libcurl. Used by preforkctl, a
+// The asking end of the control socket: HTTP over a Unix socket. Used by preforkctl, a
 // process of its own that may run as any user. Nothing that comes back is trusted: an answer has a
 // size limit, and is text until somebody has parsed it.
 #pragma once
@@ -10,6 +10,8 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "base/clock.h"
 
 namespace preforkd {
 
@@ -31,6 +33,10 @@ class Client {
   // The first of the sockets that accepts a connection is the daemon's.
   explicit Client(std::vector<std::string> sockets) : sockets_(std::move(sockets)) {}
 
+  // For so long a question is asked again that was turned away, or not answered by a control that ended: if
+  // it was not heard, or if hearing it twice does no harm (see may_ask_again() in client.cc).
+  static constexpr Nanoseconds kPatience = 10 * kSecond;
+
   // What the daemon answered; throws NoDaemon, and std::runtime_error with its reason if it refused
   // or if there was no complete answer. A GET or a PATCH must be answered soon; a POST returns with
   // the verdict, however long that takes.
@@ -51,6 +57,8 @@ class Client {
   // Nothing where no socket accepts a connection: then why, a line for each.
   std::optional<std::string> try_ask(const Question& question,
                                      std::vector<std::string>& complaints) const;
+  struct Outcome;
+  Outcome ask_once(const Question& question, const std::string& socket, Nanoseconds deadline) const;
 
   std::vector<std::string> sockets_;
 };

@@ -183,6 +183,7 @@ constexpr char kOptionsHelp[] =
     "  --for SECONDS       with 'set': how long\n"
     "  -h, --help          this help, or with a command the help of that command\n"
     "\n"
+    "What is turned away for want of a place is asked again, for 10 s at most.\n"
     "Exit: 0 done; 1 refused or failed; 2 wrong usage; 3 no daemon there.\n";
 
 // --- the arguments of `set` -------------------------------------------------------------------

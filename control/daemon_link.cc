@@ -11,29 +11,63 @@ namespace preforkd {
 namespace {
 // Fewer than the endpoint has places, so that those who only look always find one.
 constexpr size_t kMaxAsked = 128;
+
+// How long the daemon may take. What is done at once, or not at all, is not waited for much longer: a pool that
+// hangs would keep all who ask of it, and soon there would be no place left for a question of another. A
+// verdict comes after a trial, which lasts for as long as the configuration lets it.
+constexpr Nanoseconds kForWhatIsDoneAtOnce = 10 * kSecond;
+constexpr Nanoseconds kForVerdicts = 600 * kSecond;
+
+Nanoseconds longest(ControlAsk ask) {
+  switch (ask) {
+    case ControlAsk::kRecycle:
+    case ControlAsk::kReload:
+    case ControlAsk::kUpgrade:
+      return kForVerdicts;
+    default:
+      return kForWhatIsDoneAtOnce;
+  }
+}
+
+Answer overdue(const Request& asked) {
+  Answer answer;
+  answer.id = asked.id;
+  answer.status = 504;
+  std::string text = "preforkd has not said within " +
+                     std::to_string(longest(asked.ask) / kSecond) +
+                     " s that this is done; it may be done yet: see 'preforkctl status'";
+  if (asked.pool[0] != '\0') text += std::string(" ") + asked.pool;
+  text.copy(answer.text, sizeof answer.text - 1);
+  return answer;
+}
 }  // namespace
 
-DaemonLink::DaemonLink(EventLoop& loop, UniqueFd channel, Pools& pools, bool mute)
-    : loop_(loop), channel_(std::move(channel)), pools_(pools), mute_(mute) {}
+DaemonLink::DaemonLink(EventLoop& loop, UniqueFd news, UniqueFd requests, Pools& pools, bool mute)
+    : loop_(loop),
+      news_(std::move(news)),
+      requests_(std::move(requests)),
+      pools_(pools),
+      mute_(mute) {}
 
-DaemonLink::~DaemonLink() { loop_.forget(channel_.fd()); }
+DaemonLink::~DaemonLink() {
+  for (auto& [id, asked] : asked_) loop_.cancel(asked.deadline);
+  loop_.forget(news_.fd());
+  loop_.forget(requests_.fd());
+}
 
 void DaemonLink::start(Handlers handlers) {
   handlers_ = std::move(handlers);
-  loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t events) {
-    if (events & EPOLLOUT) hand_in_totals();
-    receive();
-  });
+  loop_.watch(news_.fd(), EPOLLIN, [this](uint32_t) { receive(); });
 }
 
 void DaemonLink::receive() {
   bool news = false;
   for (;;) {
     Channel::Datagram datagram;
-    Channel::Got got = channel_.receive(datagram);
+    Channel::Got got = news_.receive(datagram);
     if (got == Channel::Got::kNothing) break;
     if (got == Channel::Got::kGone || !take(datagram)) {
-      loop_.forget(channel_.fd());
+      loop_.forget(news_.fd());
       handlers_.on_end(got == Channel::Got::kGone);
       return;
     }
@@ -47,17 +81,35 @@ void DaemonLink::receive() {
 bool DaemonLink::take(Channel::Datagram& datagram) {
   ControlNews kind{};
   datagram.bytes.copy(reinterpret_cast<char*>(&kind), sizeof kind);
+  if (kind == ControlNews::kPing) return pong(), true;
   if (kind != ControlNews::kAnswer) return pools_.learn(datagram);
   auto answer = datagram.as<Answer>();
   if (!answer) return false;
-  if (auto asked = asked_.extract(answer->id)) handlers_.on_answer(asked.mapped(), *answer);
+  conclude(*answer);
   return true;
+}
+
+// Not to be sent now: the daemon does not read, and will ask again when it does.
+void DaemonLink::pong() {
+  Request request;
+  request.ask = ControlAsk::kPong;
+  request.set = handlers_.clients();
+  requests_.send_struct(request);
+}
+
+// An answer that comes late is to nobody's question any more.
+void DaemonLink::conclude(const Answer& answer) {
+  auto asked = asked_.extract(answer.id);
+  if (!asked) return;
+  loop_.cancel(asked.mapped().deadline);
+  handlers_.on_answer(asked.mapped().request, answer);
 }
 
 bool DaemonLink::ask(const Request& request) {
   if (mute_ || asked_.size() >= kMaxAsked) return false;
-  if (channel_.send_struct(request) != Channel::Sent::kYes) return false;
-  asked_[request.id] = request;
+  if (requests_.send_struct(request) != Channel::Sent::kYes) return false;
+  asked_[request.id] = {
+      request, loop_.after(longest(request.ask), [this, request] { conclude(overdue(request)); })};
   return true;
 }
 
@@ -74,12 +126,13 @@ void DaemonLink::hand_in_totals() {
     request.id = closing->generation;
     name.copy(request.pool, kPoolNameMax);
     std::string totals = pack_totals(closing->totals);
-    auto sent = channel_.send(std::as_bytes(std::span(&request, 1)),
-                              std::as_bytes(std::span(totals.data(), totals.size())));
+    auto sent = requests_.send(std::as_bytes(std::span(&request, 1)),
+                               std::as_bytes(std::span(totals.data(), totals.size())));
     if (sent == Channel::Sent::kYes) pool.closing_sent(closing->generation);
     if (sent == Channel::Sent::kFull) full = true;
   }
-  loop_.change(channel_.fd(), full ? EPOLLIN | EPOLLOUT : EPOLLIN);
+  loop_.forget(requests_.fd());
+  if (full) loop_.watch(requests_.fd(), EPOLLOUT, [this](uint32_t) { hand_in_totals(); });
 }
 
 }  // namespace preforkd

@@ -1,4 +1,4 @@
-// Control's end of the channel to the daemon (base/messages.h): news in, wishes out. Single threaded.
+// Control's ends of what leads to the daemon (base/messages.h): news in, wishes out. Single threaded.
 #pragma once
 
 #include <functional>
@@ -6,6 +6,7 @@
 
 #include "base/channel.h"
 #include "base/loop.h"
+#include "base/message_pipe.h"
 #include "base/messages.h"
 #include "control/pools.h"
 
@@ -17,31 +18,40 @@ class DaemonLink {
     std::function<void()> on_news;  // the pools have learned something
     std::function<void(const Request& asked, const Answer&)> on_answer;
     std::function<void(bool in_order)> on_end;  // closed by the daemon; or it does not make sense
+    std::function<uint32_t()> clients;          // how many there are
   };
 
-  // `mute`: never says anything (the endpoint on TCP, which can ask for no change). The loop and the
+  // `mute`: says nothing but that it is alive (the endpoint on TCP, which can ask for no change). The loop and the
   // pools outlive it.
-  DaemonLink(EventLoop& loop, UniqueFd channel, Pools& pools, bool mute);
+  DaemonLink(EventLoop& loop, UniqueFd news, UniqueFd requests, Pools& pools, bool mute);
   ~DaemonLink();
   DaemonLink(const DaemonLink&) = delete;
   DaemonLink& operator=(const DaemonLink&) = delete;
 
   void start(Handlers handlers);
 
-  // False: the daemon takes nothing at the moment. True: on_answer() will come.
+  // False: the daemon takes nothing at the moment. True: on_answer() will come, with a 504 if the daemon is silent
+  // for too long.
   bool ask(const Request& request);
 
  private:
   void receive();
+  void pong();
   bool take(Channel::Datagram& datagram);
+  void conclude(const Answer& answer);
   void hand_in_totals();
 
   EventLoop& loop_;
-  Channel channel_;
+  Channel news_;
+  Outbox requests_;
   Pools& pools_;
   const bool mute_;
   Handlers handlers_;
-  std::map<uint32_t, Request> asked_;  // and not answered yet
+  struct Asked {
+    Request request;
+    EventLoop::TimerId deadline;
+  };
+  std::map<uint32_t, Asked> asked_;  // and not answered yet
 };
 
 }  // namespace preforkd

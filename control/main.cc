@@ -1,24 +1,27 @@
 // preforkd-control: shows what the pools do, and carries wishes to the daemon. Started by the daemon,
 // never by hand, already as an unprivileged user, with these descriptors and no other:
 //
-//   0, 1   nothing     2   the log
-//   3      a SOCK_SEQPACKET channel to the daemon (base/messages.h: "daemon and control")
-//   4      a socket that listens: the control socket, or with --web a TCP one
+//   0   nothing     1, 2   a pipe to preforkd-log
+//   3      a channel from the daemon (base/messages.h: "daemon and control")
+//   4      a pipe to it
+//   5      a socket that listens: the control socket, or with --web a TCP one
 //
 // It ends when the channel does; a terminal's ^C reaches it too, but that is for the daemon to judge.
-// With --web it offers reading alone, and has no way to ask for a change. (It does not look at Host: a
-// page elsewhere that rebinds its name to this address can read the figures, and so can whoever can
-// connect. No CORS header is ever sent.)
+// With --web it offers reading alone, and has no way to ask for a change; whoever can connect can read, but no
+// page of elsewhere: it looks at Host (host.h), where --host=NAME adds a name, and no CORS header is ever sent.
 #include <fcntl.h>
 #include <signal.h>
 
 #include <cstdio>
 #include <exception>
 #include <optional>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/undumpable.h"
 #include "control/daemon_link.h"
 #include "control/endpoint.h"
 #include "control/sampler.h"
@@ -26,21 +29,25 @@
 namespace preforkd {
 namespace {
 
-constexpr int kChannel = 3;
-constexpr int kListener = 4;
+constexpr int kNews = 3;
+constexpr int kRequests = 4;
+constexpr int kListener = 5;
 
 struct Options {
   bool web = false;
+  std::vector<std::string> hosts;  // of --web
   LogLevel level = LogLevel::kInfo;
 };
 
 std::optional<Options> parse_options(int argc, char** argv) {
-  constexpr std::string_view kLevel = "--log-level=";
+  constexpr std::string_view kLevel = "--log-level=", kHost = "--host=";
   Options options;
   for (int i = 1; i < argc; ++i) {
     std::string_view argument = argv[i];
     if (argument == "--web") {
       options.web = true;
+    } else if (argument.starts_with(kHost)) {
+      options.hosts.emplace_back(argument.substr(kHost.size()));
     } else if (!argument.starts_with(kLevel) ||
                !log_level_from_name(argument.substr(kLevel.size()), options.level)) {
       return std::nullopt;
@@ -68,32 +75,38 @@ std::optional<HttpReply> reply_now(Routes& routes, DaemonLink& link, const HttpC
   auto& request = std::get<Request>(outcome);
   request.id = id;
   if (link.ask(request)) return std::nullopt;
-  return error_reply(503, "the daemon is busy: try again");
+  HttpReply busy = error_reply(503, "the daemon is busy: try again");
+  busy.again = true;
+  return busy;
 }
 
 int run(const Options& options) {
   set_log_level(options.level);
   ignore_signals();
-  UniqueFd channel = inherited(kChannel);
+  UniqueFd news = inherited(kNews);
+  UniqueFd requests = inherited(kRequests);
   UniqueFd listener = inherited(kListener);
   int exit_code = 0;
 
   EventLoop loop;
   Pools pools;
   Sampler sampler(loop, pools);
-  Routes routes(pools, options.web);
-  DaemonLink link(loop, std::move(channel), pools, options.web);
+  Routes routes = options.web ? Routes(pools, options.hosts) : Routes(pools);
+  DaemonLink link(loop, std::move(news), std::move(requests), pools, options.web);
   // Opened when there is something to tell: who asks before that waits in the socket's queue, and is not
   // told of a daemon without pools.
   std::optional<Endpoint> endpoint;
   auto open_endpoint = [&] {
-    endpoint.emplace(loop, std::move(listener), [&](const HttpCall& call, uint32_t id) {
-      return reply_now(routes, link, call, id);
-    });
+    endpoint.emplace(
+        loop, std::move(listener),
+        Endpoint::Calls{
+            [&](const HttpCall& call, uint32_t id) { return reply_now(routes, link, call, id); },
+            [&](const Peer& peer) { return may_change(peer, pools.daemon()); }});
   };
   link.start({.on_news =
                   [&] {
                     sampler.follow_news();
+                    routes.follow_news();
                     if (!endpoint && pools.complete()) open_endpoint();
                   },
               .on_answer =
@@ -107,7 +120,8 @@ int run(const Options& options) {
                       exit_code = static_cast<int>(ExitCode::kInternal);
                     }
                     loop.stop();
-                  }});
+                  },
+              .clients = [&] { return endpoint ? endpoint->clients() : 0u; }});
   loop.run();
   return exit_code;
 }
@@ -117,10 +131,13 @@ int run(const Options& options) {
 
 int main(int argc, char** argv) {
   using namespace preforkd;
+  become_undumpable();
+  set_log_sink(log_to_pipe);
   auto options = parse_options(argc, argv);
   if (!options) {
     log_error(
-        "preforkd-control is started by preforkd: preforkd-control [--web] [--log-level=LEVEL]");
+        "preforkd-control is started by preforkd: preforkd-control [--web [--host=NAME]...] "
+        "[--log-level=LEVEL]");
     return static_cast<int>(ExitCode::kUsage);
   }
   try {

@@ -48,6 +48,7 @@ bool Pools::learn(Channel::Datagram& datagram) {
     case ControlNews::kSegment:
       return learn_segment(datagram);
     case ControlNews::kAnswer:
+    case ControlNews::kPing:
       break;
   }
   return false;

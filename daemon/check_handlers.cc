@@ -1,32 +1,45 @@
+#include <algorithm>
+#include <string_view>
+
 #include "base/document.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "conf/pool_json.h"
-#include "conf/user.h"
-#include "daemon/daemon.h"
+#include "daemon/launch.h"
+#include "daemon/loader.h"
+#include "daemon/plan.h"
 #include "daemon/supervisor_args.h"
 
 namespace preforkd {
 namespace {
 
-constexpr int kCheckSeconds = 10;  // for loading it; meanwhile the daemon does nothing else
+// What its code has to say itself, while it is loaded. It has not the daemon's stderr: that is everybody's.
+void log_lines(const std::string& pool, std::string_view text) {
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    log({LogLevel::kInfo, pool, 0, text.substr(0, end)});
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+}
 
 // What `preforkd-supervisor --check` says of one pool; "" if it has nothing to say. Throws SettingError.
-std::string trouble_of(const Paths& paths, const PoolSettings& settings) {
-  std::string error;
-  auto user = effective_user(settings.user, settings.group, error);
+std::string trouble_of(const Paths& paths, const PoolSettings& settings,
+                       const std::optional<EffectiveUser>& user) {
   if (!user) return "";  // reported already, on the line of `user` or `group`
   const PoolSettings pool = settings_for_supervisor(paths, settings);
   UniqueFd document = make_document(pool_to_json(pool));
-  UniqueFd handler = open_handler(pool);
   Launch what;
   what.executable = paths.supervisor_for(pool);
   SupervisorArgs args;
   args.check = true;
   what.argv = args.to_argv("preforkd: check " + pool.name);
-  what.descriptors = {-1, document.get(), -1, handler.get()};
+  what.descriptors = {-1, -1, document.get(), -1, kTrustedFile};
+  what.trusted_file = file_of_handler(pool);
   what.user = *user;
+  what.keeps_signals_within = true;
   what.process = pool.process;
   Finished finished = launch_and_wait(what, kCheckSeconds);
+  log_lines(pool.name, finished.errors);
   if (finished.status == 0) return "";
   std::string said = finished.output.substr(0, finished.output.find('\n'));
   if (!said.empty()) return said;
@@ -36,20 +49,25 @@ std::string trouble_of(const Paths& paths, const PoolSettings& settings) {
 
 }  // namespace
 
-void check_handlers(const Paths& paths, const LoadedSettings& loaded,
-                    std::vector<std::string>& errors) {
-  for (size_t i = 0; i < loaded.settings.pools.size(); ++i) {
+std::vector<std::string> check_handlers(const Paths& paths, const LoadedSettings& loaded,
+                                        const std::vector<PoolSettings>& running,
+                                        const OnStep& on_step) {
+  std::vector<std::string> troubles(loaded.users.size());
+  for (size_t i = 0; i < loaded.users.size(); ++i) {
     const PoolSettings& pool = loaded.settings.pools[i];
     const std::string key = pool.server_key(), &file = pool.server_file();
     if (file.empty() || (key == "program" && file[0] != '/')) continue;  // reported already
+    if (std::find(running.begin(), running.end(), pool) != running.end()) continue;
     std::string trouble;
+    if (on_step) on_step("check the " + key + " of pool " + pool.name);
     try {
-      trouble = trouble_of(paths, pool);
+      trouble = trouble_of(paths, pool, loaded.users[i]);
     } catch (const SettingError& e) {
-      errors.push_back(loaded.where(i, e.key()) + ": " + e.key() + ": " + e.what());
+      troubles[i] = loaded.where(i, e.key()) + ": " + e.key() + ": " + e.what();
     }
-    if (!trouble.empty()) errors.push_back(loaded.where(i, key) + ": " + key + ": " + trouble);
+    if (!trouble.empty()) troubles[i] = loaded.where(i, key) + ": " + key + ": " + trouble;
   }
+  return troubles;
 }
 
 }  // namespace preforkd

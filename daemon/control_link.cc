@@ -7,8 +7,13 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "base/log.h"
+#include "base/refuse_rights.h"
+#include "daemon/close_apart.h"
+#include "daemon/listener.h"
+#include "daemon/plan.h"
 
 namespace preforkd {
 namespace {
@@ -16,11 +21,19 @@ namespace {
 constexpr Nanoseconds kFirstPause = 50 * kMillisecond;
 constexpr Nanoseconds kLongestPause = 10 * kSecond;
 constexpr Nanoseconds kLongLife = 10 * kSecond;
-constexpr Nanoseconds kStuckTooLong = 5 * kSecond;      // stopped by a signal, or told to end
+constexpr Nanoseconds kStuckTooLong = 5 * kSecond;  // stopped by a signal, or told to end
+constexpr Nanoseconds kHungUp = 1 * kSecond;        // its death is on its way, or not
+constexpr Nanoseconds kPingAgain = 1 * kSecond;
+constexpr Nanoseconds kSilence = 5 * kSecond;  // after a ping
+constexpr Nanoseconds kRequestsAgain = 100 * kMillisecond;
 constexpr Nanoseconds kQuiet = 1 * kSecond;             // for control to pass on an answer
 constexpr Nanoseconds kLongestQuestion = 60 * kSecond;  // then who waits is not waited for
 constexpr int kMostAtOnce = 64;        // datagrams read before others have their turn
 constexpr size_t kMostWaiting = 4096;  // datagrams; a control that reads none of so many is stuck
+
+constexpr char kMad[] = "asks for what there is not";
+constexpr char kWasStopped[] = "has been stopped for 5 s";
+constexpr char kHasNotEnded[] = "was told to end 5 s ago and has not";
 
 std::string with_header(ControlNews kind, const std::string& json, const std::string& base) {
   ControlNewsHeader header;
@@ -37,75 +50,155 @@ std::string bytes_of(const T& message) {
 
 }  // namespace
 
-ControlLink::ControlLink(EventLoop& loop, Kind kind, std::string executable, UniqueFd listen_socket,
-                         EffectiveUser user, std::string log_level, Calls calls)
+ControlLink::ControlLink(EventLoop& loop, LogLink& log, Kind kind, std::string executable,
+                         UniqueFd listen_socket, SocketPath* path, EffectiveUser user,
+                         std::string log_level, std::vector<std::string> hosts, Calls calls)
     : loop_(loop),
+      log_(log),
       kind_(kind),
       executable_(std::move(executable)),
       listen_socket_(std::move(listen_socket)),
+      path_(path),
+      address_(to_string(bound_address(listen_socket_.get()))),
       user_(std::move(user)),
       log_level_(std::move(log_level)),
-      calls_(std::move(calls)) {}
+      hosts_(std::move(hosts)),
+      calls_(std::move(calls)) {
+  watch_clients();
+}
 
 ControlLink::~ControlLink() {
-  loop_.cancel(restart_timer_);
-  loop_.cancel(renew_timer_);
-  loop_.cancel(stuck_timer_);
-  if (channel_.is_open()) loop_.forget(channel_.fd());
+  close_ends();
+  for (auto* timer : {&restart_timer_, &renew_timer_, &kill_timer_}) loop_.cancel(*timer);
+  loop_.forget(listen_socket_.get());
+  if (kind_ == Kind::kFull) close_apart(std::move(listen_socket_));
+}
+
+// Each that connects, whether control takes it or not.
+void ControlLink::watch_clients() {
+  loop_.watch(listen_socket_.get(), EPOLLIN | EPOLLRDHUP | EPOLLET, [this](uint32_t events) {
+    if (events & (EPOLLHUP | EPOLLRDHUP)) return kill("has a listen socket that was shut down");
+    if (news_.is_open() && ping_timer_.second == 0) ping();
+  });
+}
+
+// Why nobody can connect to it; "": they can.
+std::string ControlLink::trouble_with_socket() const {
+  if (!takes_clients(listen_socket_.get())) return "was shut down";
+  if (path_ && path_->is_ours() && !path_->is_there()) return "has lost its file";
+  return "";
+}
+
+void ControlLink::listen_anew(const std::string& why) {
+  ListenAddress address;
+  if (path_) {
+    address.kind = ListenAddress::Kind::kUnix;
+    address.path = path_->path();
+  } else {
+    std::string error;
+    const auto parsed = parse_listen_address(address_, error);
+    if (!parsed) throw std::runtime_error("listen " + address_ + ": " + error);
+    address = *parsed;
+  }
+  shutdown(listen_socket_.get(), SHUT_RDWR);  // it is in nobody's way, whoever has a copy
+  Listener made = Listener::open(address, kControlBacklog);
+  if (path_) *path_ = made.path();
+  loop_.forget(listen_socket_.get());
+  if (path_) close_apart(std::move(listen_socket_));
+  listen_socket_ = made.release_fd();
+  refuse_rights(listen_socket_.get());
+  watch_clients();
+  log_warning("control's socket " + address_ + " " + why + ": made anew", Event::kControlDied);
+}
+
+void ControlLink::look_at_socket() {
+  if (closing_ || renewing_ || !requests_.is_open() || trouble_with_socket().empty()) return;
+  log_warning("control's socket " + address_ + " " + trouble_with_socket());
+  renew();
+}
+
+void ControlLink::ping() {
+  ping_timer_ = loop_.after(kSilence, [this] {
+    ping_timer_ = {};
+    kill("has been silent for 5 s");
+  });
+  push(bytes_of(Ping{}));
+}
+
+void ControlLink::close_ends() {
+  loop_.cancel(ping_timer_);
+  loop_.cancel(requests_timer_);
+  if (news_.is_open() && std::exchange(waits_for_room_, false)) loop_.forget(news_.fd());
+  if (requests_.is_open()) loop_.forget(requests_.fd());
+  news_.close();
+  requests_.close();
 }
 
 void ControlLink::start() {
-  auto [ours, theirs] = Channel::make_pair();
+  if (const std::string trouble = trouble_with_socket(); !trouble.empty()) listen_anew(trouble);
+  listen(listen_socket_.get(), kControlBacklog);  // whatever the one before has made of it
+  auto [news, to_learn] = Channel::make_pair();
+  auto [requests, to_ask] = make_message_pipe();
   // A burst of news (many pools at once) should fit; what does not waits here.
   int room = 1 << 20;
-  setsockopt(ours.get(), SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+  setsockopt(news.get(), SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
   Launch what;
   what.executable = executable_;
   what.argv = {kind_ == Kind::kWeb ? "preforkd: control web" : "preforkd: control",
                "--log-level=" + log_level_};
   if (kind_ == Kind::kWeb) what.argv.emplace_back("--web");
-  what.descriptors = {theirs.get(), listen_socket_.get()};
+  for (const std::string& host : hosts_) what.argv.push_back("--host=" + host);
+  what.descriptors = {to_learn.get(), to_ask.get(), listen_socket_.get()};
   what.user = user_;
+  what.keeps_signals_within = true;
+  LogLink::NewPipe log = log_.open_pipe("");
+  what.output = what.errors = log.write_end.get();
   child_ = launch(what);
+  log_pipe_ = std::move(log.pipe);
+  is_killed_ = false;
   started_at_ = monotonic_now();
-  channel_ = Channel(std::move(ours));
-  watch_channel();
+  news_ = Channel(std::move(news));
+  requests_ = Inbox(std::move(requests));
+  watch_requests();
   waiting_.clear();
   told_segments_.clear();
   unanswered_.clear();
   calls_.greet(*this);
 }
 
-void ControlLink::watch_channel() {
-  loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t events) {
-    if (events & EPOLLOUT) flush();
-    if (events & (EPOLLIN | EPOLLHUP)) read_channel();
-  });
+void ControlLink::watch_requests() {
+  loop_.watch(requests_.fd(), EPOLLIN, [this](uint32_t) { read_requests(); });
 }
 
 LinkRecord ControlLink::record() const {
   LinkRecord r;
   r.web = kind_ == Kind::kWeb;
   r.pid = child_.pid;
-  r.channel = channel_.fd();
+  r.news = news_.fd();
+  r.requests = requests_.fd();
   r.listen = listen_socket_.get();
   r.started_at = started_at_;
-  r.stopped = stuck_timer_.second != 0;
+  r.stopped = kill_timer_.second != 0;
   r.next_ticket = next_ticket_;
   r.unanswered = unanswered_;
+  if (log_pipe_) r.log = log_pipe_->record();
   return r;
 }
 
 void ControlLink::resume(const LinkRecord& r) {
   if (r.pid <= 0) return start_again();
   child_ = existing_child(r.pid);
-  if (r.stopped || r.channel < 0) kill_if_stuck();  // waitpid() says of neither again
-  if (r.channel < 0) return;                        // it is ending
+  log_pipe_ = log_.restore_pipe("", r.log);
+  // waitpid() says of neither again.
+  if (r.stopped || r.requests < 0)
+    kill_after(kStuckTooLong, r.requests < 0 ? kHasNotEnded : kWasStopped);
+  if (r.requests < 0) return;  // it is ending
   started_at_ = r.started_at;
-  channel_ = Channel(UniqueFd(r.channel));
+  news_ = Channel(UniqueFd(r.news));
+  requests_ = Inbox(UniqueFd(r.requests));
   next_ticket_ = r.next_ticket;
   unanswered_ = r.unanswered;
-  watch_channel();
+  watch_requests();
   calls_.greet(*this);
 }
 
@@ -115,29 +208,36 @@ void ControlLink::renew() {
 }
 
 void ControlLink::renew_soon() {
+  loop_.cancel(renew_timer_);
   renew_timer_ = loop_.after(kQuiet, [this] { renew_when_quiet(); });
 }
 
 // A question that is on its way, or an answer that control has only just been given, would be lost with it.
 void ControlLink::renew_when_quiet() {
   renew_timer_ = {};
-  if (closing_ || !channel_.is_open()) return;  // the next one will be of the new binary
-  read_channel();
+  if (closing_ || !requests_.is_open()) return;  // the next one will be of the new binary
+  read_requests();
   const Nanoseconds now = monotonic_now();
   const bool is_quiet = unanswered_.empty() && now >= answered_at_ + kQuiet;
   if (!is_quiet && now < renew_until_) return renew_soon();
   renewing_ = true;
   flush();
-  if (!channel_.is_open()) return;
-  loop_.forget(channel_.fd());
-  channel_.close();
-  if (stuck_timer_.second == 0) kill_if_stuck();
+  if (!requests_.is_open()) return;
+  close_ends();
+  if (kill_timer_.second == 0) kill_after(kStuckTooLong, kHasNotEnded);
 }
 
-void ControlLink::kill_if_stuck() {
-  stuck_timer_ = loop_.after(kStuckTooLong, [this] {
-    stuck_timer_ = {};
-    child_.signal(SIGKILL);
+void ControlLink::kill(const std::string& why) {
+  if (!is_running() || std::exchange(is_killed_, true)) return;
+  log_error("control " + std::to_string(child_.pid) + " " + why + ": killed", Event::kControlDied);
+  child_.signal(SIGKILL);
+}
+
+void ControlLink::kill_after(Nanoseconds delay, const std::string& why) {
+  loop_.cancel(kill_timer_);
+  kill_timer_ = loop_.after(delay, [this, why] {
+    kill_timer_ = {};
+    kill(why);
   });
 }
 
@@ -154,25 +254,26 @@ void ControlLink::start_again() {
 
 bool ControlLink::child_changed(pid_t pid, int status) {
   if (pid != child_.pid) return false;
-  if (WIFCONTINUED(status) && renewing_) return true;
-  loop_.cancel(stuck_timer_);
-  if (WIFSTOPPED(status)) kill_if_stuck();
-  if (WIFSTOPPED(status) || WIFCONTINUED(status)) return true;
-  child_ = Child{};
-  if (channel_.is_open()) {
-    loop_.forget(channel_.fd());
-    channel_.close();
+  if (WIFSTOPPED(status) || WIFCONTINUED(status)) {
+    if (!requests_.is_open()) return true;  // it has its time to end already
+    loop_.cancel(kill_timer_);
+    if (WIFSTOPPED(status)) kill_after(kStuckTooLong, kWasStopped);
+    return true;
   }
+  loop_.cancel(kill_timer_);
+  auto failure = child_.failure();
+  child_ = Child{};
+  log_pipe_.reset();
+  close_ends();
   if (closing_) return true;
   if (std::exchange(renewing_, false)) {
     start_again();
     return true;
   }
-  log_warning("control " + std::to_string(pid) + " died (" +
-                  (WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
-                                       : "status " + std::to_string(WEXITSTATUS(status))) +
-                  "): starting another",
-              Event::kControlDied);
+  if (failure) log_error(failure->text());
+  log_warning(
+      "control " + std::to_string(pid) + " died (" + ending_text(status) + "): starting another",
+      Event::kControlDied);
   if (monotonic_now() - started_at_ >= kLongLife) pause_ = 0;
   restart_timer_ = loop_.after(pause_, [this] { start_again(); });
   pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
@@ -182,13 +283,13 @@ bool ControlLink::child_changed(pid_t pid, int status) {
 void ControlLink::close() {
   closing_ = true;
   loop_.cancel(restart_timer_);
-  if (!channel_.is_open()) return;
+  if (!news_.is_open()) return;
   flush();
-  loop_.forget(channel_.fd());
-  channel_.close();
+  close_ends();
 }
 
 void ControlLink::retire() {
+  loop_.forget(listen_socket_.get());
   shutdown(listen_socket_.get(), SHUT_RDWR);
   close();
 }
@@ -196,20 +297,26 @@ void ControlLink::retire() {
 // --- news ----------------------------------------------------------------------------------------
 
 void ControlLink::push(std::string bytes, UniqueFd copy) {
-  if (!channel_.is_open()) return;  // the next process is greeted with everything
+  if (!news_.is_open()) return;  // the next process is greeted with everything
   waiting_.push_back({std::move(bytes), std::move(copy)});
   flush();
-  if (waiting_.size() > kMostWaiting) child_.signal(SIGKILL);
+  if (waiting_.size() > kMostWaiting) kill("does not read what it is told");
 }
 
 void ControlLink::flush() {
-  while (!waiting_.empty()) {
+  bool is_full = false;
+  while (!waiting_.empty() && !is_full) {
     News& next = waiting_.front();
-    auto sent = channel_.send(std::as_bytes(std::span(next.bytes)), {}, next.descriptor.get());
-    if (sent == Channel::Sent::kFull) return loop_.change(channel_.fd(), EPOLLIN | EPOLLOUT);
-    waiting_.pop_front();  // sent, or nobody will ever read it
+    auto sent = news_.send(std::as_bytes(std::span(next.bytes)), {}, next.descriptor.get());
+    is_full = sent == Channel::Sent::kFull;
+    if (!is_full) waiting_.pop_front();  // sent, or nobody will ever read it
   }
-  if (channel_.is_open()) loop_.change(channel_.fd(), EPOLLIN);
+  if (!news_.is_open() || is_full == waits_for_room_) return;
+  waits_for_room_ = is_full;
+  if (is_full)
+    loop_.watch(news_.fd(), EPOLLOUT, [this](uint32_t) { flush(); });
+  else
+    loop_.forget(news_.fd());
 }
 
 void ControlLink::tell_daemon(const std::string& json) {
@@ -221,7 +328,7 @@ void ControlLink::tell_pool(const std::string& json, const std::string& base) {
 }
 
 void ControlLink::tell_segment(const std::string& pool, uint32_t generation, int read_only_fd) {
-  if (!channel_.is_open() || told_segments_.contains({pool, generation})) return;
+  if (!news_.is_open() || told_segments_.contains({pool, generation})) return;
   // A copy: the original may be gone by the time there is room. None to be had: with the next news.
   UniqueFd copy(fcntl(read_only_fd, F_DUPFD_CLOEXEC, 3));
   if (!copy.is_open()) return;
@@ -250,27 +357,46 @@ void ControlLink::answer_all_but(uint32_t ticket, uint32_t status) {
 
 // --- requests ------------------------------------------------------------------------------------
 
-void ControlLink::read_channel() {
-  Channel::Datagram datagram;
-  for (int i = 0; i < kMostAtOnce && channel_.is_open(); ++i) {
-    Channel::Got got = channel_.receive(datagram);
-    if (got == Channel::Got::kNothing) return;
-    if (got == Channel::Got::kGone) {
-      loop_.forget(channel_.fd());
-      channel_.close();
-      if (!closing_) child_.signal(SIGKILL);  // without a channel it is of no use
+void ControlLink::read_requests() {
+  std::string bytes;
+  for (int i = 0; i < kMostAtOnce && requests_.is_open(); ++i) {
+    if (!budget_.take(monotonic_now())) {
+      loop_.forget(requests_.fd());
+      requests_timer_ = loop_.after(kRequestsAgain, [this] {
+        requests_timer_ = {};
+        watch_requests();
+      });
       return;
     }
-    if (kind_ == Kind::kWeb || datagram.bytes.size() < sizeof(Request)) continue;
-    Request request;
-    datagram.bytes.copy(reinterpret_cast<char*>(&request), sizeof request);
-    request.pool[kPoolNameMax] = '\0';
-    if (request.ask != ControlAsk::kTotals) {
-      unanswered_[next_ticket_] = request.id;
-      request.id = next_ticket_++;
+    Inbox::Got got = requests_.receive(bytes);
+    if (got == Inbox::Got::kNothing) return;
+    if (got == Inbox::Got::kGone) {
+      close_ends();
+      if (!closing_) kill_after(kHungUp, "has closed its channel");  // without it, it is of no use
+      return;
     }
-    calls_.on_request(request, datagram.bytes.substr(sizeof request));
+    Request request;
+    if (bytes.size() < sizeof request) return kill(kMad);
+    bytes.copy(reinterpret_cast<char*>(&request), sizeof request);
+    request.pool[kPoolNameMax] = '\0';
+    take(request, bytes.substr(sizeof request));
   }
+}
+
+void ControlLink::take(Request request, std::string bytes) {
+  if (request.ask == ControlAsk::kPong) {
+    loop_.cancel(ping_timer_);
+    if (request.set > 0) ping_timer_ = loop_.after(kPingAgain, [this] { ping(); });
+    return;
+  }
+  if (request.ask < ControlAsk::kLimits || request.ask > ControlAsk::kTotals) return kill(kMad);
+  if (kind_ == Kind::kWeb) return;
+  if (request.ask != ControlAsk::kTotals) {
+    if (unanswered_.size() >= kMostUnanswered) return kill("asks more than is answered");
+    unanswered_[next_ticket_] = request.id;
+    request.id = next_ticket_++;
+  }
+  calls_.on_request(request, std::move(bytes));
 }
 
 }  // namespace preforkd

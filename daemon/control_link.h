@@ -1,6 +1,13 @@
 // The daemon's end of the two control processes: starts them, restarts them when they die (the pools do not
 // notice), tells them what is true, and passes on what the full one asks. The listening sockets are the
 // daemon's, so that a client that connects while control is being restarted waits and is not refused.
+//
+// A client may be able to make control stand still (base/message_pipe.h says how, of kernels without SO_PASSRIGHTS).
+// So the daemon sees each client that connects, and asks control for a sign of life: then, and once a second as long
+// as it says that it has clients. One that is silent for 5 s is replaced. Without clients nobody is woken.
+//
+// A control that has turned against us can shut the listening socket down for all who have it, and the file of a Unix
+// socket can be removed. So both are looked at before each start, and what nobody can connect to any more is made anew.
 #pragma once
 
 #include <deque>
@@ -9,16 +16,23 @@
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "base/budget.h"
 #include "base/channel.h"
 #include "base/loop.h"
+#include "base/message_pipe.h"
 #include "base/messages.h"
 #include "daemon/launch.h"
+#include "daemon/log_link.h"
+#include "daemon/socket_path.h"
 #include "daemon/takeover.h"
 
 namespace preforkd {
 
 class Pool;
+
+inline constexpr int kControlBacklog = 1024;
 
 class ControlLink {
  public:
@@ -30,8 +44,10 @@ class ControlLink {
     std::function<void(ControlLink&)> greet;
     std::function<void(const Request&, std::string)> on_request;
   };
-  ControlLink(EventLoop& loop, Kind kind, std::string executable, UniqueFd listen_socket,
-              EffectiveUser user, std::string log_level, Calls calls);
+  // `path`: of the listening socket, if that is a Unix one (the owner removes it in the end); or null.
+  ControlLink(EventLoop& loop, LogLink& log, Kind kind, std::string executable,
+              UniqueFd listen_socket, SocketPath* path, EffectiveUser user, std::string log_level,
+              std::vector<std::string> hosts, Calls calls);
   ~ControlLink();
 
   void start();  // throws SysError
@@ -41,12 +57,15 @@ class ControlLink {
   void resume(const LinkRecord& record);
   void answer_all_but(uint32_t ticket, uint32_t status);
   void renew();
+  bool owns(pid_t child) const { return child == child_.pid; }
   // waitpid() had news of a child: it ended, was stopped, goes on. True if it is this link's.
   bool child_changed(pid_t pid, int status);
-  void start_again();  // likewise, and again after a pause until it works
-  void close();        // the process ends when its channel does
-  void retire();       // the same, and its socket refuses at once
-  void kill() { child_.signal(9); }
+  void start_again();                 // likewise, and again after a pause until it works
+  void close();                       // the process ends when its channel does
+  void retire();                      // the same, and its socket refuses at once
+  void kill(const std::string& why);  // and says so
+  // Somebody may wonder why nobody can connect: if so, another process, on a socket made anew, takes over in order.
+  void look_at_socket();
   bool is_running() const { return child_.is_running(); }
 
   void tell_daemon(const std::string& json);
@@ -59,35 +78,54 @@ class ControlLink {
   int listen_fd() const { return listen_socket_.get(); }
 
  private:
+  // Far more than people, and their scripts, ask for.
+  static constexpr uint32_t kRequestsAtOnce = 2000, kRequestsPerSecond = 1000;
+  static constexpr size_t kMostUnanswered = 1024;  // control asks 128 questions at once
+
   struct News {
     std::string bytes;
     UniqueFd descriptor;
   };
   void push(std::string bytes, UniqueFd descriptor = {});
   void flush();
-  void watch_channel();
-  void read_channel();
+  void watch_clients();
+  std::string trouble_with_socket() const;
+  void listen_anew(const std::string& why);
+  void watch_requests();
+  void read_requests();
+  void take(Request request, std::string bytes);
+  void ping();
+  void close_ends();
   void renew_soon();
   void renew_when_quiet();
-  void kill_if_stuck();
+  void kill_after(Nanoseconds delay, const std::string& why);
 
   EventLoop& loop_;
+  LogLink& log_;
   const Kind kind_;
   const std::string executable_;
   UniqueFd listen_socket_;
+  SocketPath* const path_;
+  std::string address_;  // of the socket, as it was when it listened
   const EffectiveUser user_;
   const std::string log_level_;
+  const std::vector<std::string> hosts_;  // control.hosts, for kWeb
   Calls calls_;
   Child child_;
-  Channel channel_;
+  Channel news_;
+  Inbox requests_;
+  std::shared_ptr<LogPipe> log_pipe_;  // which it writes to
+  Budget budget_{kRequestsAtOnce, kRequestsPerSecond};
   std::deque<News> waiting_;  // what the channel had no room for, in order
+  bool waits_for_room_ = false;
   std::set<std::pair<std::string, uint32_t>> told_segments_;
   uint32_t next_ticket_ = 1;
   std::map<uint32_t, uint32_t> unanswered_;  // by ticket: the present process's own numbers
-  bool closing_ = false, renewing_ = false;
+  bool closing_ = false, renewing_ = false, is_killed_ = false;
   Nanoseconds pause_ = 0;
   Nanoseconds started_at_ = 0, answered_at_ = 0, renew_until_ = 0;
-  EventLoop::TimerId restart_timer_{}, renew_timer_{}, stuck_timer_{};
+  EventLoop::TimerId restart_timer_{}, renew_timer_{}, kill_timer_{}, ping_timer_{},
+      requests_timer_{};
 };
 
 }  // namespace preforkd

@@ -4,7 +4,6 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,7 +11,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "conf/user.h"
+#include "base/refuse_rights.h"
 #include "daemon/facts.h"
 #include "daemon/session.h"
 #include "daemon/socket_store.h"
@@ -20,18 +19,7 @@
 namespace preforkd {
 namespace {
 
-// Beyond timeouts.drain: for TERM, KILL and the last messages.
-constexpr Nanoseconds kFinishGrace = 5 * kSecond;
-constexpr Nanoseconds kStopGrace = 3 * kSecond;
-constexpr Nanoseconds kControlGrace = 1 * kSecond;
-constexpr int kMostRounds = 100;  // of ending children of children
-
-EffectiveUser user_of(const std::string& user, const std::string& group) {
-  std::string error;
-  auto found = effective_user(user, group, error);
-  if (!found) throw ConfigError(error);
-  return *found;
-}
+LogLink* log_target = nullptr;  // for the log sink, which takes no context
 
 }  // namespace
 
@@ -39,17 +27,24 @@ Daemon::Daemon(const Paths& paths, std::string file, LoadedSettings loaded)
     : paths_(paths),
       file_(std::move(file)),
       settings_(std::move(loaded.settings)),
-      started_(monotonic_now()) {
-  std::string error;
-  if (!settings_.control.group.empty())
-    if (auto gid = find_group(settings_.control.group, error)) control_gid_ = *gid;
+      names_(std::move(loaded.names)),
+      control_user_(loaded.control_user.value()),
+      started_(monotonic_now()),
+      control_gid_(loaded.control_gid ? int64_t{*loaded.control_gid} : -1),
+      log_user_(loaded.log_user.value()),
+      log_(loop_, paths_.log, log_user_) {
+  for (const auto& user : loaded.users) users_.push_back(user.value());
 }
 
 Daemon::~Daemon() {
-  if (!ran_) end_the_rest();  // a start that failed half-way leaves nothing running
+  if (!ran_) {  // a start that failed half-way leaves nothing running
+    end_the_rest();
+    log_.close_and_wait();
+  }
+  set_log_sink(log_to_stderr);
   links_.clear();
   pools_.clear();
-  if (!control_path_.empty()) unlink(control_path_.c_str());
+  control_path_.remove();
 }
 
 // --- start-up ------------------------------------------------------------------------------------
@@ -69,17 +64,34 @@ void Daemon::catch_signals() {
   loop_.watch(signals_.get(), EPOLLIN, [this](uint32_t) { on_signals(); });
 }
 
-void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
-  std::vector<std::string> errors;
+void Daemon::start_log() {
+  log_.start();
+  speak_through_log();
+}
+
+void Daemon::speak_through_log() {
+  log_target = &log_;
+  set_log_sink([](const LogLine& line) { log_target->add(line); });
+}
+
+void Daemon::open_sockets(std::vector<InheritedSocket> inherited,
+                          const std::vector<std::string>& troubles) {
+  std::vector<std::string> errors, cannot_listen;
   inherited_ = std::move(inherited);
-  auto stored = recover_stored(inherited_);
+  std::map<std::string, EffectiveUser> users;
+  for (size_t i = 0; i < users_.size(); ++i) users.emplace(settings_.pools[i].name, users_[i]);
+  auto stored = recover_stored(inherited_, users);
   std::erase_if(inherited_, [](const auto& socket) { return !socket.fd.is_open(); });
   Listeners free;
   for (const auto& [pool, listeners] : stored)
     free.insert(free.end(), listeners.begin(), listeners.end());
-  for (const PoolSettings& pool : settings_.pools)
+  Opening opening{settings_.pools, names_, free, inherited_, errors};
+  for (size_t i = 0; i < users_.size(); ++i) {
     opened_.push_back(
-        open_listeners(pool, settings_.pools, stored[pool.name], free, inherited_, errors));
+        open_listeners(settings_.pools[i], users_[i], stored[settings_.pools[i].name], opening));
+    cannot_listen.push_back(listen_at_start(opened_.back(), settings_.pools[i]));
+  }
+  note_troubles(troubles, cannot_listen, errors);
   for (const auto& unused : free) unstore_socket(*unused);
   for (const auto& left : inherited_)
     if (left.fd.is_open())
@@ -91,16 +103,17 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
   ListenAddress address;
   address.kind = ListenAddress::Kind::kUnix;
   address.path = path;
-  auto open_control = [&errors](const ListenAddress& at, UniqueFd& into) {
+  auto open_control = [&](const ListenAddress& at, UniqueFd& into) {
     try {
-      into = Listener::open(at, kControlBacklog).release_fd();
-      return true;
+      Listener listener = Listener::open(with_number(at, names_), kControlBacklog);
+      if (&into == &control_socket_) control_path_ = listener.path();
+      into = listener.release_fd();
+      refuse_rights(into.get());
     } catch (const std::exception& e) {
       errors.push_back(std::string("control: ") + e.what());
-      return false;
     }
   };
-  if (open_control(address, control_socket_)) control_path_ = path;
+  open_control(address, control_socket_);
   std::string error;
   if (!settings_.control.web.empty())
     if (auto web = parse_listen_address(settings_.control.web, error))
@@ -111,20 +124,38 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited) {
   throw std::runtime_error(errors.back());
 }
 
+// By pool: what is wrong with its files, and with its addresses. Where no pool is well, the start has failed of that.
+void Daemon::note_troubles(const std::vector<std::string>& files,
+                           const std::vector<std::string>& addresses,
+                           std::vector<std::string>& errors) {
+  bool any_is_well = false;
+  std::vector<std::string> all;
+  for (size_t i = 0; i < users_.size(); ++i) {
+    const std::string &file = files[i], &address = addresses[i];
+    any_is_well |= file.empty() && address.empty();
+    if (!file.empty()) all.push_back(file);
+    if (!address.empty()) all.push_back("pool " + settings_.pools[i].name + ": " + address);
+    std::string& trouble = troubles_.emplace_back();
+    if (!file.empty())
+      trouble = file + ": it is tried again; put it right (user " + users_[i].name +
+                " may have changed it), or give the pool another and reload";
+    if (!address.empty()) trouble += (file.empty() ? "" : "; ") + not_served(address);
+  }
+  if (!any_is_well) errors.insert(errors.end(), all.begin(), all.end());
+}
+
 void Daemon::start_pools() {
   extend_while_starting(settings_);
   for (size_t i = 0; i < settings_.pools.size(); ++i)
-    pools_.push_back(make_pool(plan_for(settings_.pools[i], std::move(opened_[i]))));
+    pools_.push_back(make_pool({settings_.pools[i], users_[i], std::move(opened_[i]), &log_}));
   opened_.clear();
-  for (auto& pool : pools_) {
-    say_listening(*pool, {});
-    store_sockets(pool->settings().name, pool->listeners());
-    pool->start();
+  for (size_t i = 0; i < pools_.size(); ++i) {
+    Pool& pool = *pools_[i];
+    say_listening(pool, {});
+    store_sockets(pool.settings().name, pool.listeners());
+    pool.start(troubles_[i]);
   }
-}
-
-PoolPlan Daemon::plan_for(const PoolSettings& settings, Listeners listeners) const {
-  return {settings, user_of(settings.user, settings.group), std::move(listeners)};
+  wait_for_addresses();
 }
 
 std::unique_ptr<Pool> Daemon::make_pool(PoolPlan plan) {
@@ -136,7 +167,7 @@ std::unique_ptr<Pool> Daemon::make_pool(PoolPlan plan) {
 
 void Daemon::say_listening(const Pool& pool, const Listeners& before) {
   for (const auto& listener : pool.listeners())
-    if (!contains(before, listener))
+    if (!contains(before, listener) && listener->is_listening())
       log({LogLevel::kInfo, pool.settings().name, 0, "listening on " + listener->address()});
 }
 
@@ -156,21 +187,26 @@ std::unique_ptr<ControlLink> Daemon::make_link(ControlLink::Kind kind, UniqueFd 
   calls.on_request = [this](const Request& r, std::string bytes) {
     on_request(r, std::move(bytes));
   };
-  return std::make_unique<ControlLink>(loop_, kind, paths_.control, std::move(socket),
-                                       user_of("", ""), settings_.log_level, std::move(calls));
+  const bool is_web = kind == ControlLink::Kind::kWeb;
+  return std::make_unique<ControlLink>(
+      loop_, log_, kind, paths_.control, std::move(socket), is_web ? nullptr : &control_path_,
+      control_user_, settings_.log_level,
+      is_web ? settings_.control.hosts : std::vector<std::string>{}, std::move(calls));
 }
 
-void Daemon::run() {
+bool Daemon::run() {
   ran_ = true;
   notify_state();
   loop_.run();
+  return !start_failed_;
 }
 
-// --- signals and children ------------------------------------------------------------------------
+// --- signals -------------------------------------------------------------------------------------
 
+// One a turn: with children that end all the time there is always another.
 void Daemon::on_signals() {
   signalfd_siginfo info;
-  while (read(signals_.get(), &info, sizeof info) == sizeof info) {
+  if (read(signals_.get(), &info, sizeof info) == sizeof info) {
     switch (info.ssi_signo) {
       case SIGCHLD:
         reap();
@@ -183,123 +219,13 @@ void Daemon::on_signals() {
         stop_now();
         break;
       case SIGHUP:
+        for (auto& link : links_) link->look_at_socket();
         if (phase_ == Phase::kRunning) reload({}, {});
         break;
       case SIGUSR2:
         upgrade(0);
         break;
     }
-  }
-}
-
-void Daemon::reap() {
-  for (;;) {
-    int status = 0;
-    pid_t pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED);
-    if (pid < 0 && errno == EINTR) continue;
-    if (pid <= 0) break;
-    // Neither: a worker whose supervisor died, or, as PID 1 of a container, a stranger.
-    const bool ended = WIFEXITED(status) || WIFSIGNALED(status);
-    if (rehearsal_ && rehearsal_->child.pid == pid) {
-      if (ended) on_rehearsed(status);
-      continue;
-    }
-    auto is_its = [&](auto& pool) { return pool && pool->child_changed(pid, status); };
-    bool ours = std::any_of(pools_.begin(), pools_.end(), is_its) ||
-                std::any_of(leaving_.begin(), leaving_.end(), is_its) ||
-                (reload_ && std::any_of(reload_->added.begin(), reload_->added.end(), is_its)) ||
-                std::any_of(links_.begin(), links_.end(),
-                            [&](auto& link) { return link->child_changed(pid, status); }) ||
-                std::any_of(old_links_.begin(), old_links_.end(),
-                            [&](auto& link) { return link->child_changed(pid, status); });
-    if (!ours && ended) log_debug("reaped " + std::to_string(pid));
-  }
-  std::erase_if(old_links_, [](auto& link) { return !link->is_running(); });
-  close_when_over();
-}
-
-// --- the end -------------------------------------------------------------------------------------
-
-void Daemon::finish() {
-  if (phase_ != Phase::kRunning) return;
-  phase_ = Phase::kFinishing;
-  log_info("stopping: connections in service are finished first");
-  Nanoseconds longest = 0;
-  for (const auto* pools : {&pools_, &leaving_})
-    for (const auto& pool : *pools) longest = std::max(longest, pool->settings().drain_timeout);
-  say_stopping(longest);
-  if (reload_) roll_back("preforkd is stopping");
-  finish_settling();
-  tell_daemon_facts();
-  for (auto& pool : pools_) pool->finish();
-  end_timer_ = loop_.after(longest + kFinishGrace, [this] { stop_now(); });
-  close_when_over();
-}
-
-void Daemon::stop_now() {
-  if (phase_ == Phase::kClosing) return;
-  if (phase_ == Phase::kRunning) log_info("stopping at once");
-  phase_ = Phase::kFinishing;
-  say_stopping(0);
-  if (reload_) roll_back("preforkd is stopping");
-  tell_daemon_facts();
-  for (auto& pool : pools_) pool->stop_now();
-  for (auto& pool : leaving_) pool->stop_now();
-  loop_.cancel(end_timer_);
-  end_timer_ = loop_.after(kStopGrace, [this] {
-    for (auto& pool : pools_) pool->kill_all();
-    for (auto& pool : leaving_) pool->kill_all();
-  });
-  close_when_over();
-}
-
-void Daemon::close_when_over() {
-  if (std::any_of(leaving_.begin(), leaving_.end(),
-                  [this](auto& pool) { return may_forget(*pool); })) {
-    loop_.cancel(leavers_timer_);  // not at once: one of them may be telling us just now
-    leavers_timer_ = loop_.after(0, [this] { forget_leavers(); });
-  }
-  if (phase_ == Phase::kFinishing && leaving_.empty() &&
-      std::all_of(pools_.begin(), pools_.end(), [](auto& pool) { return pool->is_over(); })) {
-    phase_ = Phase::kClosing;
-    loop_.cancel(end_timer_);
-    for (auto& link : links_) link->close();
-    end_timer_ = loop_.after(kControlGrace, [this] {
-      for (auto& link : links_) link->kill();
-    });
-  }
-  if (phase_ == Phase::kClosing &&
-      std::none_of(links_.begin(), links_.end(), [](auto& link) { return link->is_running(); })) {
-    end_the_rest();
-    loop_.stop();
-  }
-}
-
-void Daemon::forget_leavers() {
-  leavers_timer_ = {};
-  std::erase_if(leaving_, [this](auto& pool) { return may_forget(*pool); });
-  tell_daemon_facts();
-  close_when_over();
-}
-
-bool Daemon::may_forget(const Pool& leaver) const {
-  const bool returns =
-      reload_ && std::count(reload_->returning.begin(), reload_->returning.end(), &leaver) > 0;
-  return leaver.is_over() && !returns;
-}
-
-// Children that a program left in a session of its own, for instance: nothing of ours outlives us. What
-// the process had for children before it became preforkd (by an exec) is none of ours.
-void Daemon::end_the_rest() {
-  for (int round = 0; round < kMostRounds; ++round) {
-    std::vector<pid_t> left = own_children().value_or(std::vector<pid_t>{});
-    std::erase_if(left, [this](pid_t pid) {
-      return std::find(strangers_.begin(), strangers_.end(), pid) != strangers_.end();
-    });
-    if (left.empty()) return;
-    for (pid_t pid : left) kill(pid, SIGKILL);
-    for (pid_t pid : left)
-      waitpid(pid, nullptr, 0);  // their children are adopted: the next round's
   }
 }
 
@@ -310,6 +236,7 @@ void Daemon::on_pool_changed(const std::string& name) {
   for (auto& pool : leaving_)
     if (pool->settings().name == name) tell_pool_facts(*pool);
   notify_state();
+  if (is_moving_) move_soon();
   if (settling_) look_whether_settled();
   close_when_over();
 }

@@ -1,7 +1,7 @@
-// The daemon: owns the listen sockets, the configuration, the pools, the two control processes and the
-// conversation with systemd. It runs no handler code and never reads memory that a worker can write.
+// The daemon: owns the listen sockets, the configuration, the pools, the two control processes, the log process and
+// the conversation with systemd. It runs no handler code and never reads memory that a worker can write.
 //
-//   running ──TERM, QUIT, stop──▶ finishing ──all pools over──▶ closing ──control gone──▶ run() returns
+//   running ──TERM, QUIT, stop──▶ finishing ──all pools over──▶ closing ──control, then log gone──▶ run() returns
 //      └──────INT────────────────────▲ (a second TERM, or INT: everything is ended at once)
 #pragma once
 
@@ -15,13 +15,13 @@
 #include "base/loop.h"
 #include "conf/load.h"
 #include "daemon/control_link.h"
+#include "daemon/loading.h"
+#include "daemon/log_link.h"
 #include "daemon/paths.h"
 #include "daemon/pool.h"
 #include "systemd/notify.h"
 
 namespace preforkd {
-
-inline constexpr int kControlBacklog = 1024;
 
 class Daemon final : private PoolOwner {
  public:
@@ -31,7 +31,11 @@ class Daemon final : private PoolOwner {
 
   // The start-up sequence, in this order. Each throws SysError or ConfigError.
   void catch_signals();
-  void open_sockets(std::vector<InheritedSocket> inherited);
+  void start_log();  // from here on log() speaks through preforkd-log
+  // `troubles`: by pool, why it cannot run, or "". As long as one pool is well, another's trouble, with its addresses
+  // too, is that pool's alone: it starts degraded.
+  void open_sockets(std::vector<InheritedSocket> inherited,
+                    const std::vector<std::string>& troubles);
   void start_pools();
   void start_control();
 
@@ -39,17 +43,32 @@ class Daemon final : private PoolOwner {
   // was changed that the old image could not take over again.
   void take_over(const DaemonRecord& record);
 
-  void run();  // until everything has ended
+  bool run();  // until everything has ended; false: the start had failed
 
  private:
   enum class Phase { kRunning, kFinishing, kClosing };
 
   void on_pool_changed(const std::string& name) override;
+  std::vector<pid_t> unclaimed_children() override;
+  std::vector<pid_t> children_of_ours() const;  // but the log process, which goes last
+  bool is_of_a_link(pid_t child) const;
+  bool is_of_a_pool(pid_t child) const;
   void on_signals();
   void reap();
+  // What a control or log process that has ended has forked: they fork nothing, unless they were taken over.
+  struct LeftBy {
+    pid_t session;
+    EffectiveUser user;
+    bool was_killed = false;
+  };
+  void end_left(LeftBy left);
   void finish();
   void stop_now();
   void close_when_over();
+  bool waits_for_predecessor();
+  void close();
+  void close_log();
+  void leave_what_does_not_end();
   void forget_leavers();
   bool may_forget(const Pool& leaver) const;
   std::vector<std::string> shown_pools() const;
@@ -62,24 +81,30 @@ class Daemon final : private PoolOwner {
   // A reload, from the file to the last pool that is on trial: daemon/reload.cc.
   using OnReloaded = std::function<void(std::string refusal)>;
   struct Reload {
+    std::unique_ptr<Loading> loading;  // until it is loaded
     LoadedSettings loaded;
     std::vector<PoolPlan> plans;               // parallel to loaded.settings.pools
     std::vector<bool> needs_trial;             // likewise
     std::vector<std::unique_ptr<Pool>> added;  // likewise; null where the pool is there already
     std::vector<Pool*> returning;  // likewise; one of leaving_ that is in the file again
     Listeners before;              // of all pools
-    UniqueFd web_socket;           // where control.web has changed
-    bool recycling = false;        // one pool as it is, instead of a file
+    UniqueFd web_socket;           // where control.web has changed, or who may ask for it
+    bool web_stays = false;        // it is the same address
+    std::string recycled;          // one pool as it is, instead of a file; "": none
     std::string what;              // for systemd's status
     size_t undecided = 0;          // trials without a verdict
     std::string trouble;           // the first verdict against it
     OnReloaded on_done;
+
+    bool recycles() const { return !recycled.empty(); }
   };
   void reload(const std::string& recycled_pool, OnReloaded on_done);
-  void prepare_reload(Reload& r, const std::string& recycled_pool,
-                      std::vector<std::string>& errors);
+  void load();
+  void on_loaded(std::vector<std::string> errors);
+  BoundEntries bound_entries() const;
+  void prepare_reload(Reload& r, std::vector<std::string>& errors);
   void start_trials();
-  void on_verdict(size_t index, const std::string& reason);
+  void on_verdict(size_t index, const std::string& reason, const std::string& key);
   void commit_reload();
   void commit_pools(Reload& r);
   void commit_web(Reload& r);
@@ -87,7 +112,16 @@ class Daemon final : private PoolOwner {
   void finish_settling();
   void roll_back(const std::string& reason);
   Pool& pool_of(const Reload& r, size_t index);
-  void end_reload(OnReloaded on_done, const std::string& refusal);
+  void end_reload(OnReloaded on_done, const std::string& refusal, const std::string& recycled = "");
+
+  // Addresses that get another user: daemon/moves.cc.
+  static std::string listen_at_start(const Listeners& opened, const PoolSettings& pool);
+  static std::string not_served(const std::string& reason);
+  void begin_moves(const Listeners& before);
+  void wait_for_addresses();
+  void move_soon();
+  void move_addresses();
+  std::string move_addresses_of(Pool& pool, bool by_force);
 
   // An upgrade in place: daemon/upgrade.cc.
   struct Rehearsal {
@@ -104,7 +138,9 @@ class Daemon final : private PoolOwner {
   DaemonRecord record(uint32_t asked_by) const;
   void taken_over(const DaemonRecord& record);
 
-  PoolPlan plan_for(const PoolSettings& settings, Listeners listeners) const;
+  void note_troubles(const std::vector<std::string>& files,
+                     const std::vector<std::string>& addresses, std::vector<std::string>& errors);
+  void speak_through_log();
   std::unique_ptr<Pool> make_pool(PoolPlan plan);
   std::unique_ptr<ControlLink> make_link(ControlLink::Kind kind, UniqueFd socket);
   void say_listening(const Pool& pool, const Listeners& before);
@@ -115,6 +151,7 @@ class Daemon final : private PoolOwner {
   // The conversation with systemd: daemon/service.cc.
   void notify_state();
   void say_stopping(Nanoseconds patience);
+  void fail_start(const std::string& status);
   std::string stopping_text() const;
   void extend_while_starting(const Settings& settings);
   void extend_until(Nanoseconds deadline);
@@ -126,43 +163,50 @@ class Daemon final : private PoolOwner {
   const Paths paths_;
   const std::string file_;
   Settings settings_;
+  std::vector<EffectiveUser> users_;  // parallel to settings_.pools
+  HostNames names_;                   // of the start
+  EffectiveUser control_user_;
   Nanoseconds started_;
   int64_t control_gid_ = -1;
   uint64_t reloads_ = 0;        // that succeeded
   uint64_t reloads_asked_ = 0;  // those refused, too
 
   EventLoop loop_;
-  Notify notify_;
+  Notify notify_{&loop_};
+  EffectiveUser log_user_;
+  LogLink log_;  // outlives the pipes of all others
   UniqueFd signals_;
   std::vector<std::unique_ptr<Pool>> pools_;  // as the file has them
   std::vector<std::unique_ptr<Pool>>
       leaving_;  // taken out of the file, or never taken in; until over
   std::unique_ptr<Reload> reload_;
-  std::function<void()> settling_;  // what is to be done when the old generations accept no more
+  // What is to be done when the old generations accept no more, or what came in between.
+  std::function<void(const std::string& trouble)> settling_;
+  bool is_moving_ = false;  // an address is waited for, until its old generation accepts no more
+  Nanoseconds move_until_ = 0;  // and that long at most
+  Nanoseconds moves_fail_since_ = 0;
   std::unique_ptr<Rehearsal> rehearsal_;
   bool reload_again_ = false;               // a HUP came while one was under way
   std::vector<InheritedSocket> inherited_;  // what no pool has used yet
   std::vector<Listeners> opened_;           // by pool, until start_pools() hands them over
+  std::vector<std::string> troubles_;       // likewise; "": it is well
   UniqueFd control_socket_, web_socket_;
-  std::string control_path_;                         // to be removed
+  SocketPath control_path_;                          // to be removed
   std::vector<std::unique_ptr<ControlLink>> links_;  // the full one first
   std::vector<std::unique_ptr<ControlLink>>
       old_links_;  // of a page that moved; until they have ended
   Phase phase_ = Phase::kRunning;
   bool said_ready_ = false;
-  std::string refusal_;           // of the last reload
+  bool start_failed_ = false;
+  std::string refusal_;           // of the last reload or recycle, as a sentence
   Nanoseconds extend_until_ = 0;  // 0: systemd need not wait for anything
   std::string end_time_;          // finishing: when connections are ended; "": at once
   bool ran_ =
       false;  // an error from now on must not end those who serve: they drain without a daemon
   std::vector<pid_t> strangers_;  // children that this process had before
   EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{}, settle_timer_{},
-      reload_timer_{}, extend_timer_{};
+      reload_timer_{}, extend_timer_{}, move_timer_{}, predecessor_timer_{}, reap_timer_{};
+  Nanoseconds predecessor_until_ = 0;  // see waits_for_predecessor()
 };
-
-// Asks `preforkd-supervisor --check`, as each pool's user, whether its handler or program could run. Adds to
-// `errors` as "FILE:LINE: key: reason".
-void check_handlers(const Paths& paths, const LoadedSettings& loaded,
-                    std::vector<std::string>& errors);
 
 }  // namespace preforkd

@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/log.h"
 #include "daemon/session.h"
@@ -14,25 +15,27 @@ namespace {
 constexpr Nanoseconds kRepeat = 1 * kSecond;
 constexpr Nanoseconds kSilence = 5 * kSecond;
 constexpr Nanoseconds kUntilDead = 1 * kSecond;
-constexpr Nanoseconds kOrphanLook = 100 * kMillisecond;
-constexpr Nanoseconds kTermToKill = 1 * kSecond;
-constexpr int kMostAtOnce = 64;  // datagrams read before others have their turn
+constexpr Nanoseconds kUntilExecuted = 5 * kSecond;
+constexpr Nanoseconds kBeyondDrain = 5 * kSecond;
+constexpr int kMostAtOnce = 64;  // reports read before others have their turn
 
 }  // namespace
 
-Generation::Generation(EventLoop& loop, GenerationOwner& owner, uint32_t number, uint32_t capacity,
-                       std::string pool, Child child, Channel channel, UniqueFd read_only_segment,
-                       Listeners sockets)
+Generation::Generation(EventLoop& loop, GenerationOwner& owner, Parts parts)
     : loop_(loop),
       owner_(&owner),
-      number_(number),
-      capacity_(capacity),
-      pool_(std::move(pool)),
-      child_(std::move(child)),
-      channel_(std::move(channel)),
-      segment_(std::move(read_only_segment)),
-      sockets_(std::move(sockets)) {
-  loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t) { read_channel(); });
+      number_(parts.number),
+      capacity_(parts.capacity),
+      uid_(parts.uid),
+      pool_(std::move(parts.pool)),
+      child_(std::move(parts.child)),
+      orders_(std::move(parts.orders)),
+      reports_(std::move(parts.reports)),
+      segment_(std::move(parts.read_only_segment)),
+      log_pipe_(std::move(parts.log_pipe)),
+      sockets_(std::move(parts.sockets)) {
+  watch_reports();
+  wait_for_start(parts.start_timeout);
 }
 
 GenerationRecord Generation::record() const {
@@ -42,95 +45,103 @@ GenerationRecord Generation::record() const {
   r.workers = workers_;
   r.next_order = next_order_;
   r.pid = child_.pid;
-  r.channel = channel_.fd();
+  r.orders = orders_.fd();
+  r.reports = reports_.fd();
   r.segment = segment_.get();
   r.state = static_cast<int>(state_);
   r.preloaded = preloaded_;
   r.quiet = quiet_;
+  r.was_told = was_told_;
   r.stopped = kill_timer_.second != 0;
+  r.start_until = start_timer_.second ? start_timer_.first : kNever;
+  r.drain_until = drain_until_;
   r.orphans_until = orphans_until_;
+  r.uid = uid_;
+  r.claimed.assign(claimed_.begin(), claimed_.end());
+  if (log_pipe_) r.log = log_pipe_->record();
   return r;
 }
 
 Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool,
-                       const GenerationRecord& record, Listeners sockets)
+                       const GenerationRecord& record, Listeners sockets,
+                       std::shared_ptr<LogPipe> log_pipe)
     : loop_(loop),
       owner_(&owner),
       number_(record.number),
       capacity_(record.capacity),
+      uid_(record.uid),
       pool_(std::move(pool)),
-      channel_(UniqueFd(record.channel)),
+      orders_(UniqueFd(record.orders)),
+      reports_(UniqueFd(record.reports)),
       segment_(record.segment),
+      log_pipe_(std::move(log_pipe)),
       sockets_(std::move(sockets)),
       state_(static_cast<State>(record.state)),
       preloaded_(record.preloaded),
       quiet_(record.quiet),
+      was_told_(record.was_told),
       workers_(record.workers),
       next_order_(record.next_order),
-      orphans_until_(record.orphans_until) {
+      orphans_until_(record.orphans_until),
+      claimed_(record.claimed.begin(), record.claimed.end()) {
   child_.pid = record.pid;  // its workers are known by it when it is gone
   if (has_supervisor()) child_ = existing_child(record.pid);
-  if (channel_.is_open()) {
-    channel_.name_senders();
-    loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t) { read_channel(); });
-  }
-  if (has_supervisor() && !channel_.is_open())
+  if (reports_.is_open()) watch_reports();
+  if (has_supervisor() && !reports_.is_open())
     kill_after(kUntilDead, "has closed its channel");
   else if (record.stopped)
     supervisor_stopped(true);  // waitpid() says it once
+  if (has_supervisor() && !preloaded_ && record.start_until != kNever)
+    start_timer_ = loop_.at(record.start_until, [this] { start_took_too_long(); });
+  if (has_supervisor() && record.drain_until != kNever) limit_drain(record.drain_until);
   if (state_ == State::kOrphaned) orphan_timer_ = loop_.after(0, [this] { wait_for_orphans(); });
 }
 
 Generation::~Generation() {
-  if (channel_.is_open()) loop_.forget(channel_.fd());
-  loop_.cancel(repeat_timer_);
-  loop_.cancel(orphan_timer_);
-  loop_.cancel(kill_timer_);
+  close_ends();
+  for (auto* timer : {&repeat_timer_, &orphan_timer_, &kill_timer_, &start_timer_, &drain_timer_})
+    loop_.cancel(*timer);
 }
 
-// --- messages ------------------------------------------------------------------------------------
-
-void Generation::read_channel() {
-  if (!channel_.is_open()) return;
-  Channel::Datagram datagram;
-  for (int i = 0; i < kMostAtOnce; ++i) {
-    Channel::Got got = channel_.receive(datagram);
-    if (got == Channel::Got::kNothing) return;
-    auto report = got == Channel::Got::kMessage ? datagram.as<Report>() : std::nullopt;
-    if (report && datagram.sender != child_.pid) {
-      log({LogLevel::kError, pool_, datagram.sender,
-           "it speaks for supervisor " + std::to_string(child_.pid) + ", which is killed",
-           Event::kSupervisorSilent});
-      report.reset();
-    }
-    if (!report) {
-      // It should be dying; if not, it is of no use any more. Killed before the channel is closed: it would take that
-      // for the daemon's death, and shut the listen sockets down. In preload it may yet find out, and say why.
-      if (preloaded_ || got == Channel::Got::kMessage)
-        child_.signal(SIGKILL);
-      else if (kill_timer_.second == 0)
-        kill_after(kUntilDead, "has closed its channel");
-      loop_.forget(channel_.fd());
-      channel_.close();
-      return;
-    }
-    last_heard_ = monotonic_now();
-    report->text[sizeof report->text - 1] = '\0';
-    report->event = event_of_supervisor(report->event);
-    if (report->type == ReportType::kAck) {
-      workers_ = static_cast<uint32_t>(std::max(report->level, 0));
-      note_ack(report->number);
-      continue;
-    }
-    if (report->type == ReportType::kPreloaded) preloaded_ = true;
-    if (report->type == ReportType::kReady && state_ == State::kStarting) state_ = State::kServing;
-    if (report->type == ReportType::kQuiet || report->type == ReportType::kDrained) {
-      quiet_ = true;
-      workers_ = report->number;
-    }
-    owner_->on_report(number_, *report);
-  }
+void Generation::close_ends() {
+  loop_.cancel(reports_timer_);
+  if (reports_.is_open()) loop_.forget(reports_.fd());
+  reports_.close();
+  orders_.close();
 }
+
+// --- its start -----------------------------------------------------------------------------------
+
+void Generation::wait_for_start(Nanoseconds timeout) {
+  const Nanoseconds for_exec = std::min(kUntilExecuted, timeout ? timeout : kNever);
+  start_timer_ = loop_.after(for_exec, [this, timeout, began = monotonic_now()] {
+    start_timer_ = {};
+    if (!child_.has_executed())
+      return end_start(
+          "could not be executed in time: its user has stopped it, or the folder that it is"
+          " to work in, or that its handler is in, does not answer");
+    if (preloaded_ || timeout == 0) return;
+    start_timer_ = loop_.at(began + timeout, [this] { start_took_too_long(); });
+  });
+}
+
+void Generation::start_took_too_long() {
+  start_timer_ = {};
+  if (!preloaded_) end_start("did not get through preload in time (timeouts.start)");
+}
+
+// Its owner takes this for what it would have said itself.
+void Generation::end_start(const std::string& reason) {
+  Report report;
+  report.type = ReportType::kFailed;
+  const std::string text =
+      "supervisor " + std::to_string(child_.pid) + " " + reason + ": it is killed";
+  text.copy(report.text, sizeof report.text - 1);
+  child_.signal(SIGKILL);
+  owner_->on_report(number_, report);
+}
+
+// --- orders --------------------------------------------------------------------------------------
 
 void Generation::order(Order order, OnDone on_done) {
   if (!has_supervisor()) {
@@ -162,7 +173,7 @@ void Generation::replace_older(Order order, OnDone& on_done) {
 }
 
 void Generation::send(const Order& order) {
-  channel_.send_struct(order);  // full or gone: the repetition, or the death, will tell
+  orders_.send_struct(order);  // full or gone: the repetition, or the death, will tell
 }
 
 void Generation::note_ack(uint32_t number) {
@@ -189,12 +200,14 @@ void Generation::repeat_orders() {
 }
 
 void Generation::drain(Nanoseconds timeout, uint64_t finish) {
+  was_told_ = true;
   if (!serves()) return;
   state_ = State::kDraining;
   drain_again(timeout, finish);
 }
 
 void Generation::drain_again(Nanoseconds timeout, uint64_t finish) {
+  limit_drain(monotonic_now() + timeout + kBeyondDrain);
   // One that still preloads has served nobody, and would not read the order for long.
   if (!preloaded_) return child_.signal(SIGKILL);
   Order o;
@@ -202,6 +215,11 @@ void Generation::drain_again(Nanoseconds timeout, uint64_t finish) {
   o.drain = timeout;
   o.finish = finish;
   order(o);
+}
+
+void Generation::leaves_by_itself(Nanoseconds timeout) {
+  state_ = State::kDraining;
+  limit_drain(monotonic_now() + timeout + kBeyondDrain);
 }
 
 uint64_t Generation::bits_of(const Listeners& some) const {
@@ -212,12 +230,29 @@ uint64_t Generation::bits_of(const Listeners& some) const {
 }
 
 void Generation::stop() {
+  was_told_ = true;
   if (!has_supervisor()) return kill_all();
   state_ = State::kDraining;
+  limit_drain(monotonic_now() + kBeyondDrain);
   if (!preloaded_) return child_.signal(SIGKILL);
   Order o;
   o.type = OrderType::kStop;
   order(o);
+}
+
+// Whatever it acknowledges.
+void Generation::limit_drain(Nanoseconds until) {
+  loop_.cancel(drain_timer_);
+  drain_until_ = until;
+  drain_timer_ = loop_.at(until, [this] {
+    drain_timer_ = {};
+    log({LogLevel::kError, pool_, 0,
+         "supervisor " + std::to_string(child_.pid) +
+             (was_told_ ? " was told to leave and has not" : " says that it leaves and has not") +
+             ": it is killed, and its workers with it",
+         Event::kSupervisorSilent});
+    kill_all();
+  });
 }
 
 void Generation::kill_all() {
@@ -226,10 +261,16 @@ void Generation::kill_all() {
   orphans_until_ = 0;
 }
 
+void Generation::end_early() {
+  is_ended_early_ = true;
+  if (has_supervisor()) child_.signal(SIGKILL);
+  orphans_until_ = std::min(orphans_until_, monotonic_now());
+}
+
 // --- the end -------------------------------------------------------------------------------------
 
 void Generation::supervisor_stopped(bool stopped) {
-  if (!channel_.is_open()) return;  // it is killed anyway
+  if (!reports_.is_open()) return;  // it is killed anyway
   loop_.cancel(kill_timer_);
   if (!stopped) return;
   if (!told_stopped_)
@@ -251,43 +292,21 @@ void Generation::kill_after(Nanoseconds delay, const std::string& why) {
 }
 
 void Generation::supervisor_died(int status, Nanoseconds patience) {
-  for (int i = 0; i < kMostAtOnce && channel_.is_open(); ++i) read_channel();  // its last words
-  if (channel_.is_open()) loop_.forget(channel_.fd());
-  channel_.close();
-  loop_.cancel(repeat_timer_);
-  loop_.cancel(kill_timer_);
+  is_reaped_ = true;
+  for (int i = 0; i < kMostAtOnce && reports_.is_open(); ++i) read_reports();  // its last words
+  close_ends();
+  for (auto* timer : {&repeat_timer_, &kill_timer_, &start_timer_, &drain_timer_})
+    loop_.cancel(*timer);
+  if (left_out_ > 0) say_left_out();
+  if (auto failure = child_.failure()) owner_->on_failed_launch(number_, *failure);
   state_ = State::kOrphaned;
-  if (orphans_until_ != 0) orphans_until_ = monotonic_now() + patience;  // 0: kill_all()
+  orphans_until_ = std::min({orphans_until_, drain_until_, monotonic_now() + patience});
   auto waiting = std::move(outstanding_);
   outstanding_.clear();
   for (auto& [number, entry] : waiting)
     if (entry.on_done) entry.on_done(false);
   owner_->on_supervisor_death(number_, status);
   wait_for_orphans();
-}
-
-// A look each 100 ms while there are any, and not at each death: thousands may be dying.
-void Generation::wait_for_orphans() {
-  orphan_timer_ = {};
-  auto left = children_in_session(child_.pid);
-  if (left) workers_ = static_cast<uint32_t>(left->size());
-  if (left && left->empty()) {
-    state_ = State::kOver;
-    owner_->on_over(number_);  // may destroy this
-    return;
-  }
-  const Nanoseconds now = monotonic_now();
-  if (now >= orphans_until_) {
-    if (!orphans_termed_)
-      log({LogLevel::kWarning, pool_, 0,
-           "workers of generation " + std::to_string(number_) + " are not done in time: ended",
-           Event::kDrainForced});
-    signal_session(child_.pid, orphans_termed_ ? SIGKILL : SIGTERM);
-    orphans_termed_ = true;
-    orphans_until_ = now + kTermToKill;
-  }
-  orphan_timer_ =
-      loop_.at(std::min(now + kOrphanLook, orphans_until_), [this] { wait_for_orphans(); });
 }
 
 }  // namespace preforkd

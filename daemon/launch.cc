@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -15,14 +16,20 @@
 #include <string_view>
 
 #include "base/clock.h"
+#include "base/close_all_but.h"
 #include "base/error.h"
 #include "base/exec_strings.h"
+#include "base/reap.h"
+#include "base/trusted_path.h"
+#include "base/undumpable.h"
+#include "daemon/signal_scope.h"
 #include "systemd/notify.h"
 
 namespace preforkd {
 namespace {
 
 constexpr size_t kMostOutput = 64 * 1024;
+constexpr Nanoseconds kToEnd = 100 * kMillisecond, kKilledToEnd = 1 * kSecond;
 
 struct Trouble {
   char step[512];
@@ -51,23 +58,29 @@ std::vector<std::string> child_environment(const Environment& more) {
   return kept;
 }
 
-void close_on_exec_from(int first) {
-  if (syscall(SYS_close_range, first, ~0u, CLOSE_RANGE_CLOEXEC) == 0) return;
-  for (int fd = first; fd < static_cast<int>(sysconf(_SC_OPEN_MAX)); ++fd)
-    fcntl(fd, F_SETFD, FD_CLOEXEC);
+bool open_trusted_file(const Launch& what) {
+  std::string reason;
+  if (what.trusted_file.empty()) return true;
+  const UniqueFd file = open_trusted(what.trusted_file, reason);
+  for (size_t i = 0; file.is_open() && i < what.descriptors.size(); ++i)
+    if (what.descriptors[i] == kTrustedFile && dup2(file.get(), 3 + static_cast<int>(i)) < 0)
+      return false;
+  return true;
 }
 
 // In the child. Returns only on failure. `report` moves out of the way with the other descriptors.
-Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executable, int& report,
-               char* const* argv, char* const* environment) {
+Trouble become(const Launch& what, int executable, int& report, char* const* argv,
+               char* const* environment) {
   if (setsid() < 0) return trouble("session", errno);
   for (int s = 1; s < NSIG; ++s) signal(s, SIG_DFL);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
 
+  std::vector<int> sources = what.descriptors, kept = sources;
+  kept.insert(kept.end(), {what.output, what.errors, report, executable});
+  close_all_but(3, kept);
   // Out of the way first: a source may itself be 3, 4 or 5. Not far away: the limit may be low.
-  std::vector<int> sources = what.descriptors;
   const int first_other = 3 + static_cast<int>(sources.size());
   for (int& fd : sources)
     if (fd >= 0 && (fd = fcntl(fd, F_DUPFD_CLOEXEC, first_other)) < 0)
@@ -77,6 +90,7 @@ Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executa
   if (moved < 0 || executable < 0) return trouble("descriptors", errno);
   report = moved;
   if (what.output >= 0 && dup2(what.output, 1) < 0) return trouble("descriptors", errno);
+  if (what.errors >= 0 && dup2(what.errors, 2) < 0) return trouble("descriptors", errno);
   int null = open("/dev/null", O_RDONLY);
   if (null < 0 || dup2(null, 0) < 0) return trouble("descriptors", errno);
   for (size_t i = 0; i < sources.size(); ++i) {
@@ -86,8 +100,9 @@ Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executa
     else if (dup2(sources[i], target) < 0)
       return trouble("descriptors", errno);
   }
-  // What is ours is CLOEXEC already, but a parent may have left us something.
-  close_on_exec_from(first_other);
+  // From here on it may be held up, by a file system or its user, and is not to hold what others wait for the end of.
+  close_all_but(first_other, {report, executable});
+  if (!open_trusted_file(what)) return trouble("descriptors", errno);
 
   // Higher limits and a higher priority take root; whether the folder may be entered is the user's matter.
   const ProcessSettings& process = what.process;
@@ -95,7 +110,11 @@ Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executa
     return trouble(no->what, no->error, "rlimits." + no->name);
   if (process.nice && setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + process.nice) < 0)
     return trouble("change nice by " + std::to_string(process.nice), errno, "nice");
+  if (what.keeps_signals_within) keep_signals_within();
+  // (The kernel does so at a change of user unless fs.suid_dumpable says otherwise.)
+  become_undumpable();
   if (what.user.change) {
+    const auto& groups = what.user.groups;
     if (setgroups(groups.size(), groups.data()) < 0) return trouble("groups", errno);
     if (setresgid(what.user.gid, what.user.gid, what.user.gid) < 0) return trouble("group", errno);
     if (setresuid(what.user.uid, what.user.uid, what.user.uid) < 0) return trouble("user", errno);
@@ -108,20 +127,35 @@ Trouble become(const Launch& what, const std::vector<gid_t>& groups, int executa
   return trouble(errno == ENOENT ? "exec (a script, or its loader is missing)" : "exec", errno);
 }
 
-// The user's supplementary groups, with the primary group that the settings name.
-std::vector<gid_t> groups_of(const EffectiveUser& user) {
-  std::vector<gid_t> groups(64);
-  auto count = static_cast<int>(groups.size());
-  while (getgrouplist(user.name.c_str(), user.gid, groups.data(), &count) < 0)
-    groups.resize(static_cast<size_t>(count));
-  groups.resize(static_cast<size_t>(count));
-  return groups;
-}
-
 }  // namespace
+
+std::string LaunchFailure::text() const { return step + ": " + std::strerror(error); }
 
 void Child::signal(int number) const {
   if (pidfd.is_open()) syscall(SYS_pidfd_send_signal, pidfd.get(), number, nullptr, 0);
+}
+
+bool Child::has_executed() const {
+  pollfd end{failed_exec.get(), POLLIN, 0};
+  return !failed_exec.is_open() || (poll(&end, 1, 0) == 1 && !(end.revents & POLLIN));
+}
+
+std::optional<LaunchFailure> Child::failure() {
+  Trouble t{};
+  if (!failed_exec.is_open() || read(failed_exec.get(), &t, sizeof t) != sizeof t)
+    return std::nullopt;
+  failed_exec.reset();
+  t.step[sizeof t.step - 1] = t.key[sizeof t.key - 1] = '\0';
+  return LaunchFailure{t.key, *t.key ? t.step : "start " + executable + ": " + t.step, t.error};
+}
+
+std::vector<std::string> readable_executables(const std::vector<std::string>& files) {
+  std::vector<std::string> readable;
+  struct stat s {};
+  for (const std::string& file : files)
+    if (geteuid() == 0 && stat(file.c_str(), &s) == 0 && (s.st_mode & (S_IRGRP | S_IROTH)))
+      readable.push_back(file);
+  return readable;
 }
 
 Child launch(const Launch& what) {
@@ -130,76 +164,102 @@ Child launch(const Launch& what) {
                                      : fcntl(what.image, F_DUPFD_CLOEXEC, 3));
   if (!executable.is_open()) throw SysError(verb, errno);
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) < 0) throw SysError(verb + ": pipe", errno);
-  UniqueFd from_child(ends[0]), to_parent(ends[1]);
-  auto groups = what.user.change ? groups_of(what.user) : std::vector<gid_t>{};
+  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0) throw SysError(verb + ": pipe", errno);
+  UniqueFd to_parent(ends[1]);
+  Child child;
+  child.failed_exec.reset(ends[0]);
+  child.executable = what.executable;
   auto environment = child_environment(what.process.environment);
   auto argv = pointers_to(what.argv), envp = pointers_to(environment);
+  // So that there is a descriptor for the pidfd: without one, nothing is forked.
+  UniqueFd place(fcntl(to_parent.get(), F_DUPFD_CLOEXEC, 3));
+  if (!place.is_open()) throw SysError(verb + ": pidfd_open", errno);
 
-  Child child;
   child.pid = fork();
   if (child.pid < 0) throw SysError(verb + ": fork", errno);
   if (child.pid == 0) {
     int report = to_parent.get();
-    Trouble t = become(what, groups, executable.get(), report, argv.data(), envp.data());
+    Trouble t = become(what, executable.get(), report, argv.data(), envp.data());
     [[maybe_unused]] ssize_t ignored = write(report, &t, sizeof t);
     _exit(127);
   }
-  to_parent.reset();
-  Trouble t{};
-  ssize_t n;
-  do n = read(from_child.get(), &t, sizeof t);
-  while (n < 0 && errno == EINTR);
-  if (n == sizeof t) {
-    waitpid(child.pid, nullptr, 0);
-    if (*t.key) throw SettingError(t.key, t.step, t.error);
-    throw SysError(verb + ": " + t.step, t.error);
-  }
+  place.reset();
   child.pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, child.pid, 0)));
   if (!child.pidfd.is_open()) {
     int error = errno;
     kill(child.pid, SIGKILL);
-    waitpid(child.pid, nullptr, 0);
+    // One that is on its way into a folder that hangs is not waited for: it is reaped with all others.
+    is_reaped_by(child.pid, monotonic_now() + kToEnd);
     throw SysError(verb + ": pidfd_open", error);
   }
   return child;
 }
 
 Child existing_child(pid_t pid) {
-  return {pid, UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)))};
+  Child child;
+  child.pid = pid;
+  child.pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  return child;
 }
 
-Finished launch_and_wait(Launch what, int seconds) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) < 0) throw SysError("pipe", errno);
-  UniqueFd from_child(ends[0]), output(ends[1]);
-  what.output = output.get();
-  Child child = launch(what);
-  output.reset();
+namespace {
 
-  Finished finished;
+// What a child writes to one of its descriptors.
+struct Output {
+  UniqueFd from_child;
+  std::string text;
+
+  UniqueFd open() {  // the child's end
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0) throw SysError("pipe", errno);
+    from_child.reset(ends[0]);
+    return UniqueFd(ends[1]);
+  }
+  void read_some() {
+    char buffer[1024];
+    ssize_t n = read(from_child.get(), buffer, sizeof buffer);
+    if (n <= 0) return from_child.reset();
+    if (text.size() < kMostOutput) text.append(buffer, static_cast<size_t>(n));
+  }
+};
+
+}  // namespace
+
+Finished launch_and_wait(Launch what, int seconds) {
+  Output output, errors;
+  UniqueFd output_end = output.open(), errors_end = errors.open();
+  what.output = output_end.get();
+  what.errors = errors_end.get();
+  Child child = launch(what);
+  output_end.reset();
+  errors_end.reset();
+
   const Nanoseconds deadline = monotonic_now() + static_cast<uint64_t>(seconds) * kSecond;
-  char buffer[1024];
   // Until the process has ended, whatever it does with its output.
-  for (bool open = true;;) {
+  for (;;) {
     Nanoseconds now = monotonic_now();
     if (now >= deadline) {
       child.signal(SIGKILL);
       break;
     }
-    pollfd p[2] = {{child.pidfd.get(), POLLIN, 0}, {open ? from_child.get() : -1, POLLIN, 0}};
-    if (poll(p, 2, static_cast<int>((deadline - now) / kMillisecond) + 1) <= 0) continue;
-    if (p[1].revents) {
-      ssize_t n = read(from_child.get(), buffer, sizeof buffer);
-      open = n > 0;
-      if (open && finished.output.size() < kMostOutput)
-        finished.output.append(buffer, static_cast<size_t>(n));
-    } else if (p[0].revents) {
-      break;
-    }
+    pollfd p[3] = {{output.from_child.get(), POLLIN, 0},
+                   {errors.from_child.get(), POLLIN, 0},
+                   {child.pidfd.get(), POLLIN, 0}};
+    if (poll(p, 3, static_cast<int>((deadline - now) / kMillisecond) + 1) <= 0) continue;
+    if (p[0].revents) output.read_some();
+    if (p[1].revents) errors.read_some();
+    if (!p[0].revents && !p[1].revents) break;
   }
-  while (waitpid(child.pid, &finished.status, 0) < 0 && errno == EINTR) {
+  Finished finished;
+  finished.status =
+      SIGKILL;  // of one that hangs within the kernel even so: whoever adopts it will reap it
+  is_reaped_by(child.pid, monotonic_now() + kKilledToEnd, &finished.status);
+  if (auto failure = child.failure()) {
+    if (failure->key.empty()) throw SysError(failure->step, failure->error);
+    throw SettingError(failure->key, failure->step, failure->error);
   }
+  finished.output = std::move(output.text);
+  finished.errors = std::move(errors.text);
   return finished;
 }
 

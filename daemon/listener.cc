@@ -4,9 +4,9 @@
 #include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,34 +15,12 @@
 
 #include "base/error.h"
 #include "base/resolve.h"
+#include "daemon/close_apart.h"
 
 namespace preforkd {
 namespace {
 
-// Whether nobody listens on a Unix socket that lies at this path: left behind by a crash.
-bool is_stale(const SocketAddress& address) {
-  UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return probe.is_open() && connect(probe.get(), address.get(), address.length) < 0 &&
-         errno == ECONNREFUSED;
-}
-
-bool is_socket(const std::string& path) {
-  struct stat s {};
-  return lstat(path.c_str(), &s) == 0 && S_ISSOCK(s.st_mode);
-}
-
-void bind_or_throw(int fd, const SocketAddress& address, const ListenAddress& wanted) {
-  const std::string verb = "bind " + to_string(address);
-  if (bind(fd, address.get(), address.length) == 0) return;
-  int error = errno;
-  bool on_disk = wanted.kind == ListenAddress::Kind::kUnix && wanted.path.front() == '/';
-  if (error == EADDRINUSE && on_disk && is_socket(wanted.path) && is_stale(address)) {
-    unlink(wanted.path.c_str());
-    if (bind(fd, address.get(), address.length) == 0) return;
-    error = errno;
-  }
-  throw SysError(verb, error);
-}
+constexpr int kTries = 100;  // against one who makes the socket before listen again and again
 
 struct Option {
   const char* key;
@@ -73,38 +51,60 @@ void set_tcp_options(int fd, const std::string& address, const std::optional<Tcp
   }
 }
 
+// A TCP socket that listened, and was shut down or connected by whoever has a copy, can be as it was when it was bound:
+// it still is, or, of a port that nobody asked for, is again.
+bool bind_again(int fd, const SocketAddress& address) {
+  const sockaddr nowhere{AF_UNSPEC, {}};
+  connect(fd, &nowhere, sizeof nowhere);
+  return bind(fd, address.get(), address.length) == 0 || errno == EINVAL;
+}
+
+bool can_listen_again(int fd) {
+  const SocketAddress address = bound_address(fd);
+  if (address.storage.ss_family == AF_UNIX) return false;
+  const bool has_port = reinterpret_cast<const sockaddr_in*>(address.get())->sin_port != 0;
+  return has_port && bind_again(fd, address);
+}
+
 }  // namespace
 
-Listener::Listener(UniqueFd fd, bool inherited) : fd_(std::move(fd)), inherited_(inherited) {
-  SocketAddress bound;
-  bound.length = sizeof bound.storage;
-  struct stat s {};
-  if (getsockname(fd_.get(), bound.get(), &bound.length) < 0) throw SysError("getsockname", errno);
-  if (fstat(fd_.get(), &s) < 0) throw SysError("fstat listen socket", errno);
-  address_ = to_string(bound);
-  inode_ = s.st_ino;
+SocketAddress bound_address(int socket) {
+  SocketAddress bound = local_address(socket);
+  if (bound.length == 0) throw SysError("getsockname", errno);
+  return bound;
 }
+
+bool takes_clients(int socket) {
+  int listens = 0;
+  socklen_t size = sizeof listens;
+  pollfd shut{socket, POLLRDHUP, 0};
+  return getsockopt(socket, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens &&
+         poll(&shut, 1, 0) == 0;
+}
+
+Listener::Listener(UniqueFd fd, bool inherited) : fd_(std::move(fd)), inherited_(inherited) {
+  struct stat s {};
+  if (fstat(fd_.get(), &s) < 0) throw SysError("fstat listen socket", errno);
+  inode_ = s.st_ino;
+  note_address();
+}
+
+void Listener::note_address() { address_ = to_string(bound_address(fd_.get())); }
 
 Listener::~Listener() {
-  if (fd_.is_open() && stored_as_.empty()) remove_path();
+  if (fd_.is_open() && stored_as_.empty()) path_.remove();
+  if (address_.starts_with("unix:")) close_apart(std::move(fd_));
 }
 
-void Listener::note_path(const std::string& path) {
-  struct stat s {};
-  if (lstat(path.c_str(), &s) < 0) return;
-  unlink_path_ = path;
-  unlink_inode_ = s.st_ino;
+Listener Listener::open(const ListenAddress& wanted, int backlog, const EffectiveUser& user,
+                        const TcpOptions& options) {
+  Listener listener = prepare(wanted, user, options);
+  listener.start_listening(backlog);
+  return listener;
 }
 
-// Only if it is still ours: somebody may have put another one there.
-void Listener::remove_path() {
-  struct stat s {};
-  if (!unlink_path_.empty() && lstat(unlink_path_.c_str(), &s) == 0 && s.st_ino == unlink_inode_)
-    unlink(unlink_path_.c_str());
-  unlink_path_.clear();
-}
-
-Listener Listener::open(const ListenAddress& wanted, int backlog, const TcpOptions& options) {
+Listener Listener::prepare(const ListenAddress& wanted, const EffectiveUser& user,
+                           const TcpOptions& options) {
   SocketAddress address = resolve(wanted);
   const std::string text = to_string(address);
   const int family = address.storage.ss_family;
@@ -120,57 +120,135 @@ Listener Listener::open(const ListenAddress& wanted, int backlog, const TcpOptio
       throw SysError("set tcp.reuse_port of " + text, errno);
     set_tcp_options(fd.get(), text, TcpOptions{}, options);
   }
-  bind_or_throw(fd.get(), address, wanted);
-  const bool on_disk = family == AF_UNIX && wanted.path.front() == '/';
-  if (on_disk && chmod(wanted.path.c_str(), 0666) < 0) throw SysError("chmod " + text, errno);
-  if (listen(fd.get(), backlog) < 0) throw SysError("listen " + text, errno);
   Listener listener(std::move(fd), false);
+  listener.address_ = text;
+  listener.uid_ = user.uid;
+  listener.to_bind_ = address;
+  listener.is_bound_ = false;
+  if (family == AF_UNIX && wanted.path.front() == '/')
+    listener.path_ = SocketPath(wanted.path, user);
   listener.options_ = options;
-  if (on_disk) listener.note_path(wanted.path);
   return listener;
+}
+
+// With SO_REUSEPORT, now or before, whoever has a copy of the old one could make it listen again, beside the new one.
+Listener Listener::prepare_instead_of(const std::shared_ptr<Listener>& before,
+                                      const EffectiveUser& user, const TcpOptions& options) {
+  const std::string& text = before->address();
+  const std::string cannot = "listen " + text + ": processes of the user with uid " +
+                             std::to_string(before->uid()) + " have its socket, and ";
+  if (before->inherited_)
+    throw std::runtime_error(
+        cannot + "systemd's cannot be made anew for user " + user.name +
+        ": leave it to that user, or restart preforkd, which ends all of them before");
+  if (!text.starts_with("unix:") && (options.reuse_port || before->has_reuse_port()))
+    throw std::runtime_error(
+        cannot + "with tcp.reuse_port they could go on listening beside user " + user.name +
+        ": leave it to that user, or stop preforkd and start it again");
+  std::string error;
+  const auto address = parse_listen_address(text, error);
+  if (!address) throw std::runtime_error("listen " + text + ": " + error);
+  Listener listener = prepare(*address, user, options);
+  listener.before_ = before->is_bound_ ? before : before->before_;
+  return listener;
+}
+
+void Listener::start_listening(int backlog) {
+  for (int tries = before_ ? kTries : 1; !is_listening(); --tries) {
+    if (before_) before_->make_way();
+    // A name that has no file is free when the last copy of its socket is closed: ours must not be that.
+    if (!has_path() && address_.starts_with("unix:")) before_.reset();
+    std::string verb = "bind ";
+    int error = 0;
+    if (!is_bound_ && has_path())
+      path_.bind(fd(), to_bind_);
+    else if (!is_bound_ && bind(fd(), to_bind_.get(), to_bind_.length) < 0)
+      error = errno;
+    else if (is_bound_ && !address_.starts_with("unix:") && !bind_again(fd(), to_bind_))
+      error = errno;
+    is_bound_ = error == 0;
+    if (is_bound_ && listen(fd(), backlog) < 0) {
+      verb = "listen ";
+      error = errno;
+    }
+    if (error == 0)
+      to_bind_.length = 0;
+    else if (error != EADDRINUSE || tries <= 1)
+      throw SysError(verb + address_, error);
+  }
+  before_.reset();
+  note_address();
+}
+
+// Two sockets can have a path one after the other, and both their clients.
+void Listener::make_way() {
+  close_the_door();
+  if (has_path() || outlives_us()) return;
+  has_given_up_ = true;
+  refuse();
+}
+
+// Whoever has a copy may have switched SO_REUSEADDR off: then nobody could have the address before the last copy is
+// closed.
+void Listener::refuse() {
+  const int on = 1;
+  setsockopt(fd_.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  shutdown(fd_.get(), SHUT_RDWR);
+}
+
+bool Listener::may_listen() const {
+  return !before_ || before_->has_given_up_ || (has_path() && before_->door_is_closed_);
 }
 
 Listener Listener::adopt(UniqueFd fd, const std::string& name) {
   int listening = 0, type = 0;
   socklen_t size = sizeof listening;
-  if (getsockopt(fd.get(), SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) < 0 || !listening ||
-      getsockopt(fd.get(), SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_STREAM)
+  if (getsockopt(fd.get(), SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) < 0 ||
+      getsockopt(fd.get(), SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_STREAM ||
+      (!listening && !can_listen_again(fd.get())))
     throw std::runtime_error("systemd:" + name + ": not a listening stream socket");
   fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
   Listener listener(std::move(fd), true);
+  if (!listening) listener.to_bind_ = bound_address(listener.fd());
   listener.options_ = TcpOptions{};
   return listener;
 }
 
-Listener Listener::recover(UniqueFd fd, const std::string& stored_as, const std::string& wanted) {
+Listener Listener::recover(UniqueFd fd, const std::string& stored_as, const std::string& wanted,
+                           const EffectiveUser& user) {
   Listener listener = adopt(std::move(fd), wanted);
   listener.inherited_ = false;
   listener.options_.reset();
   listener.stored_as_ = stored_as;
   listener.wanted_ = wanted;
   const std::string on_disk = "unix:/";
-  if (listener.address_.starts_with(on_disk))
-    listener.note_path(listener.address_.substr(on_disk.size() - 1));
-  if (listener.address_.starts_with(on_disk) && listener.unlink_path_.empty())
-    throw std::runtime_error(listener.address_ + ": its path is gone");
+  if (listener.address_.starts_with("unix:") && !takes_clients(listener.fd()))
+    throw std::runtime_error(listener.address_ + ": it was shut down");
+  if (listener.address_.starts_with(on_disk)) {
+    listener.path_ = SocketPath(listener.address_.substr(on_disk.size() - 1), user);
+    if (!listener.path_.recognise())
+      throw std::runtime_error(listener.address_ + ": its path is gone");
+  }
   return listener;
 }
 
 ListenerRecord Listener::record() const {
-  return {fd_.get(), wanted_, stored_as_, unlink_path_, inherited_};
+  return {fd_.get(), wanted_, stored_as_, path_.record(), inherited_, uid_};
 }
 
 Listener Listener::restore(const ListenerRecord& record) {
   Listener listener(UniqueFd(record.fd), record.inherited);
   listener.wanted_ = record.wanted;
   listener.stored_as_ = record.stored_as;
-  if (!record.path.empty()) listener.note_path(record.path);
+  listener.path_ = SocketPath(record.path);
+  listener.uid_ = record.uid;
   return listener;
 }
 
 void Listener::close_the_door() {
-  if (outlives_us()) return;
-  remove_path();
+  if (outlives_us() || !is_listening()) return;
+  door_is_closed_ = true;
+  path_.remove();
   if (address_.starts_with("unix:")) {
     listen(fd_.get(), 0);  // an abstract name cannot be removed: at most one more gets past
     return;
@@ -190,11 +268,18 @@ void Listener::close_the_door() {
 }
 
 void Listener::give_up() {
-  if (!outlives_us()) shutdown(fd_.get(), SHUT_RDWR);
+  if (outlives_us()) return;
+  has_given_up_ = true;
+  if (!is_listening()) {  // it never will: nothing is kept for it any more
+    if (before_ && before_->has_given_up_) before_->give_up();
+    return;
+  }
+  const auto next = next_.lock();
+  if (!next || next->is_listening() || next->has_given_up_) refuse();
 }
 
 void Listener::set_backlog(int backlog) {
-  if (!inherited_) listen(fd_.get(), backlog);
+  if (!inherited_ && is_listening()) listen(fd_.get(), backlog);
 }
 
 void Listener::set_options(const TcpOptions& wanted) {
@@ -202,12 +287,14 @@ void Listener::set_options(const TcpOptions& wanted) {
   options_ = wanted;
 }
 
+bool Listener::has_reuse_port() const {
+  int value = 0;
+  socklen_t size = sizeof value;
+  return getsockopt(fd(), SOL_SOCKET, SO_REUSEPORT, &value, &size) == 0 && value != 0;
+}
+
 bool Listener::cannot_have(const TcpOptions& wanted) const {
-  int reuse_port = 0;
-  socklen_t size = sizeof reuse_port;
-  return !inherited_ && !address_.starts_with("unix:") &&
-         getsockopt(fd_.get(), SOL_SOCKET, SO_REUSEPORT, &reuse_port, &size) == 0 &&
-         (reuse_port != 0) != wanted.reuse_port;
+  return !inherited_ && !address_.starts_with("unix:") && has_reuse_port() != wanted.reuse_port;
 }
 
 bool contains(const Listeners& listeners, const std::shared_ptr<Listener>& one) {
@@ -219,9 +306,10 @@ namespace {
 // Takes out of `free` those that an entry of `listen` means already: by its text among the pool's own (where
 // "127.0.0.1:0" has long been some port), by its address anywhere. One whose address is an entry of any pool is
 // left to that. Of systemd's several may share a name.
-Listeners take_known(const std::string& text, bool from_systemd,
-                     const std::vector<PoolSettings>& pools, const Listeners& own,
-                     Listeners& free) {
+Listeners take_known(const std::string& text, bool from_systemd, const Listeners& own,
+                     Opening& opening) {
+  const auto& pools = opening.pools;
+  Listeners& free = opening.free;
   auto is_entry = [&](const std::string& address) {
     return std::any_of(pools.begin(), pools.end(), [&](const PoolSettings& pool) {
       return std::find(pool.listen.begin(), pool.listen.end(), address) != pool.listen.end();
@@ -244,15 +332,23 @@ Listeners take_known(const std::string& text, bool from_systemd,
 
 }  // namespace
 
-Listeners open_listeners(const PoolSettings& pool, const std::vector<PoolSettings>& pools,
-                         const Listeners& own, Listeners& free,
-                         std::vector<InheritedSocket>& inherited,
-                         std::vector<std::string>& errors) {
+ListenAddress with_number(ListenAddress address, const HostNames& names) {
+  const auto found = names.find(address.host);
+  if (address.kind != ListenAddress::Kind::kTcp || found == names.end()) return address;
+  if (!found->second.error.empty()) throw std::runtime_error(found->second.error);
+  address.host = found->second.address;
+  return address;
+}
+
+Listeners open_listeners(const PoolSettings& pool, const EffectiveUser& user, const Listeners& own,
+                         Opening& opening) {
   Listeners listeners;
   auto add = [&](Listener listener, const std::string& wanted) {
     listener.set_options(pool.tcp);
     listener.opened_for(wanted);
+    listener.is_of(user.uid);
     listeners.push_back(std::make_shared<Listener>(std::move(listener)));
+    if (const auto& before = listeners.back()->before()) before->is_followed_by(listeners.back());
   };
   for (const std::string& text : pool.listen) {
     try {
@@ -261,23 +357,39 @@ Listeners open_listeners(const PoolSettings& pool, const std::vector<PoolSetting
       if (!address) throw std::runtime_error(text + ": " + error);
       const bool from_systemd = address->kind == ListenAddress::Kind::kSystemd;
       const size_t before = listeners.size();
-      for (auto& listener : take_known(text, from_systemd, pools, own, free))
-        listeners.push_back(std::move(listener));
+      for (auto& listener : take_known(text, from_systemd, own, opening)) {
+        if (listener->uid() == user.uid)
+          listeners.push_back(std::move(listener));
+        else
+          add(Listener::prepare_instead_of(listener, user, pool.tcp), text);
+      }
       if (listeners.size() > before) continue;
       if (!from_systemd) {
-        add(Listener::open(*address, static_cast<int>(pool.backlog), pool.tcp), text);
+        add(Listener::prepare(with_number(*address, opening.names), user, pool.tcp), text);
         continue;
       }
-      for (auto& socket : inherited)
+      for (auto& socket : opening.inherited)
         if (socket.name == address->path && socket.fd.is_open())
           add(Listener::adopt(std::move(socket.fd), socket.name), text);
       if (listeners.size() == before)
         throw std::runtime_error("listen " + text + ": systemd passed no socket of that name");
     } catch (const std::exception& e) {
-      errors.emplace_back(e.what());
+      opening.errors.emplace_back(e.what());
     }
   }
   return listeners;
+}
+
+void listen_on_new(const Listeners& listeners, const Listeners& before, int backlog,
+                   std::vector<std::string>& errors) {
+  for (const auto& listener : listeners) {
+    if (listener->is_listening() || listener->before() || contains(before, listener)) continue;
+    try {
+      listener->start_listening(backlog);
+    } catch (const std::exception& e) {
+      errors.emplace_back(e.what());
+    }
+  }
 }
 
 }  // namespace preforkd

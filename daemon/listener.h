@@ -1,5 +1,9 @@
 // A listen socket of a pool: made by the daemon, or inherited from systemd. Supervisors and workers get
 // copies of the descriptor and never this object.
+//
+// Processes of its pool's user have had it, and may have left one behind that accepts for ever. So it is for one user:
+// an address that another user's pool gets is listened on anew (daemon/moves.cc). The new socket is prepared first, and
+// handed to the processes that will accept; it listens when the one before it has made way.
 #pragma once
 
 #include <sys/types.h>
@@ -11,7 +15,8 @@
 
 #include "base/address.h"
 #include "base/fd.h"
-#include "conf/settings.h"
+#include "conf/load.h"
+#include "daemon/socket_path.h"
 #include "daemon/takeover.h"
 #include "systemd/inherited.h"
 
@@ -21,12 +26,24 @@ class Listener {
  public:
   // Non-blocking, CLOEXEC, listening. Throws SysError "bind ADDRESS: reason". A stale Unix socket at the path
   // is replaced, one that somebody listens on is not; the new one may be connected to by everybody (0666),
-  // as a TCP port may. `options` are those of a TCP socket.
-  static Listener open(const ListenAddress& address, int backlog, const TcpOptions& options = {});
-  // One that systemd passed. Throws std::runtime_error if it is no listening stream socket.
+  // as a TCP port may. `user` is the pool's, whose rights are used in folders that are not trusted (see
+  // daemon/socket_path.h); {}: it is for the daemon itself. `options` are those of a TCP socket. A host is a
+  // number: names were looked up before.
+  static Listener open(const ListenAddress& address, int backlog, const EffectiveUser& user = {},
+                       const TcpOptions& options = {});
+  // The same with all but the last steps, bind and listen: start_listening() makes them.
+  static Listener prepare(const ListenAddress& address, const EffectiveUser& user = {},
+                          const TcpOptions& options = {});
+  // One for another user, with the address that `before` has in force. Throws std::runtime_error: there can be none.
+  static Listener prepare_instead_of(const std::shared_ptr<Listener>& before,
+                                     const EffectiveUser& user, const TcpOptions& options);
+  // One that systemd passed. Where a process that had it shut it down, it is bound still, and start_listening() makes it
+  // listen again. Throws std::runtime_error if it is no listening stream socket, and never was one.
   static Listener adopt(UniqueFd fd, const std::string& name);
-  // One of our own that a daemon before us left in systemd's store, opened for this entry of `listen`.
-  static Listener recover(UniqueFd fd, const std::string& stored_as, const std::string& wanted);
+  // One of our own that a daemon before us left in systemd's store, opened for this entry of `listen`. `user` is the
+  // pool's now, with whose rights its path is removed; whose it is, is_of() tells.
+  static Listener recover(UniqueFd fd, const std::string& stored_as, const std::string& wanted,
+                          const EffectiveUser& user = {});
 
   // Over an upgrade in place: what to write down, and the same socket from that.
   ListenerRecord record() const;
@@ -37,15 +54,28 @@ class Listener {
   ~Listener();
 
   int fd() const { return fd_.get(); }
-  // For a socket that lives otherwise (control's): the descriptor alone, nothing is removed any more.
-  UniqueFd release_fd() {
-    unlink_path_.clear();
-    return std::move(fd_);
-  }
+  // For a socket that lives otherwise (control's): the descriptor, and what is to be removed when it is closed. This
+  // removes nothing any more.
+  UniqueFd release_fd() { return std::move(fd_); }
+  const SocketPath& path() const { return path_; }
   const std::string& address() const { return address_; }  // in force: with the real port
   // The entry of `listen` that it was opened for, as written: a reload finds it again by that.
   const std::string& wanted() const { return wanted_; }
   void opened_for(const std::string& wanted) { wanted_ = wanted; }
+  // Whose processes get it, or got it.
+  uid_t uid() const { return uid_; }
+  void is_of(uid_t uid) { uid_ = uid; }
+
+  // Binds and listens. What it was prepared instead of makes way first, by force if it must: see close_the_door() and
+  // give_up(), and whoever has a copy of that may make it listen again meanwhile, but not for long. Throws SysError
+  // "bind ADDRESS: reason"; then it may be tried again. The one before must be out of systemd's store.
+  void start_listening(int backlog);
+  bool is_listening() const { return to_bind_.length == 0; }
+  // What it was prepared instead of, until it listens; or null.
+  const std::shared_ptr<Listener>& before() const { return before_; }
+  void is_followed_by(const std::shared_ptr<Listener>& next) { next_ = next; }
+  // Whether nobody is cut off by it: the one before has given up, or, of a path, can coexist.
+  bool may_listen() const;
   void set_backlog(int backlog);  // from now on; of an inherited one it is systemd's matter
   // From now on, and without another socket: all but reuse_port, which a socket has from its bind on. Of an
   // inherited one those that were never asked for stay as systemd made them. Throws SysError "set tcp.KEY of
@@ -67,21 +97,29 @@ class Listener {
   // SYNs, which their senders repeat until step 2 refuses them. Unix: the path is removed. A queue that
   // still grew would be reset with step 2.)
   void close_the_door();
-  // Stopping, step 2: refuses from now on, whoever still holds a copy.
+  // Stopping, step 2: refuses from now on, whoever still holds a copy. One that another is to follow does that in the
+  // moment before that one listens.
   void give_up();
 
  private:
   Listener(UniqueFd fd, bool inherited);
-  void note_path(const std::string& path);
-  void remove_path();
+  void note_address();
+  void make_way();
+  void refuse();
+  bool has_reuse_port() const;
+  bool has_path() const { return !path_.path().empty(); }
 
   UniqueFd fd_;
   bool inherited_ = false;
   std::string stored_as_;
   std::string address_, wanted_;
-  std::string unlink_path_;            // "" = nothing to remove
+  uid_t uid_ = 0;
+  SocketAddress to_bind_;  // of length 0: it listens
+  bool is_bound_ = true, door_is_closed_ = false, has_given_up_ = false;
+  std::shared_ptr<Listener> before_;
+  std::weak_ptr<Listener> next_;
+  SocketPath path_;                    // of a Unix socket that is removed with it
   std::optional<TcpOptions> options_;  // that we have set; nothing: not known
-  ino_t unlink_inode_ = 0;
   ino_t inode_ = 0;
 };
 
@@ -89,12 +127,35 @@ class Listener {
 using Listeners = std::vector<std::shared_ptr<Listener>>;
 bool contains(const Listeners& listeners, const std::shared_ptr<Listener>& one);
 
-// All listeners of the `listen` of one of the pools: those that there are already, as they are, and new ones for
-// the rest. `free` has the pool's `own` and those of other pools, which it may take over. `free` and `inherited`
-// lose the ones that are taken: no two entries get the same. Adds what failed to `errors`, one complete message
-// each.
-Listeners open_listeners(const PoolSettings& pool, const std::vector<PoolSettings>& pools,
-                         const Listeners& own, Listeners& free,
-                         std::vector<InheritedSocket>& inherited, std::vector<std::string>& errors);
+// What is at hand when the listeners of a configuration's pools are opened. `free` has those of the pools that there are
+// (or were stored), `inherited` systemd's; both lose the ones that are taken: no two entries get the same.
+struct Opening {
+  const std::vector<PoolSettings>& pools;
+  const HostNames& names;
+  Listeners& free;
+  std::vector<InheritedSocket>& inherited;
+  std::vector<std::string>& errors;  // what failed is added, one complete message each
+};
+
+// What a socket is bound to. Throws SysError: it is none.
+SocketAddress bound_address(int socket);
+
+// Whether clients can connect to it. One that somebody with a copy has shut down: of TCP it does not listen any more, of
+// Unix it says that it does, and refuses for ever.
+bool takes_clients(int socket);
+
+// All listeners of the `listen` of one of the pools: those that there are already, as they are, and new ones for the
+// rest, which do not listen yet. It may take over its `own` ones among the free, and those of other pools. Instead of
+// one that another user's processes have had there is a new one with its address.
+Listeners open_listeners(const PoolSettings& pool, const EffectiveUser& user, const Listeners& own,
+                         Opening& opening);
+
+// Makes those of them listen that are not among the ones `before`, and have none of another user's to wait for (these
+// move: daemon/moves.cc). Adds to `errors` what failed.
+void listen_on_new(const Listeners& listeners, const Listeners& before, int backlog,
+                   std::vector<std::string>& errors);
+
+// The same address with the number of a host that is a name. Throws std::runtime_error "resolve HOST: reason".
+ListenAddress with_number(ListenAddress address, const HostNames& names);
 
 }  // namespace preforkd

@@ -1,23 +1,28 @@
 // preforkd: the daemon's start-up sequence.
 #include <getopt.h>
+#include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/process_title.h"
+#include "base/undumpable.h"
 #include "base/version.h"
-#include "conf/builtin.h"
 #include "conf/print.h"
 #include "daemon/daemon.h"
+#include "daemon/loader.h"
+#include "daemon/signal_scope.h"
 #include "systemd/inherited.h"
-#include "systemd/journal.h"
+#include "systemd/notify.h"
 
 namespace preforkd {
 namespace {
@@ -41,16 +46,18 @@ struct Options {
   bool check = false, print = false, help = false, version = false;
   // Given by preforkd itself, for an upgrade in place: daemon/takeover.h.
   int takeover = -1, rehearse = -1;
+  int load = -1;  // for a reload: daemon/loader.h
   bool crashed = false;
 };
 
 bool parse_options(int argc, char** argv, Options& options) {
-  enum { kRuntimeDir = 256, kVersionOption, kTakeover, kRehearse, kCrashed };
+  enum { kRuntimeDir = 256, kVersionOption, kTakeover, kRehearse, kCrashed, kLoad };
   static const option kLong[] = {{"runtime-dir", required_argument, nullptr, kRuntimeDir},
                                  {"version", no_argument, nullptr, kVersionOption},
                                  {"help", no_argument, nullptr, 'h'},
                                  {"takeover", required_argument, nullptr, kTakeover},
                                  {"rehearse", required_argument, nullptr, kRehearse},
+                                 {"load", required_argument, nullptr, kLoad},
                                  {"crashed", no_argument, nullptr, kCrashed},
                                  {}};
   for (int o; (o = getopt_long(argc, argv, "c:tTh", kLong, nullptr)) != -1;) {
@@ -79,6 +86,9 @@ bool parse_options(int argc, char** argv, Options& options) {
       case kRehearse:
         options.rehearse = std::atoi(optarg);
         break;
+      case kLoad:
+        options.load = std::atoi(optarg);
+        break;
       case kCrashed:
         options.crashed = true;
         break;
@@ -96,24 +106,73 @@ std::string file_to_use(const Options& options) {
   return access(kDefaultFile, F_OK) == 0 ? kDefaultFile : "";
 }
 
-// Everything that is wrong, in the settings and in what they name, in one go.
-LoadedSettings load_and_check(const std::string& file, const Paths& paths) {
+// A start that waits for a directory service, or a resolver, for ever: it ends, and says for whom.
+constexpr unsigned kStepSeconds = 30;
+constexpr Nanoseconds kTimeForCheck = 3 * kCheckSeconds * kSecond;
+std::string step_text;
+
+void on_late_step(int) {
+  [[maybe_unused]] ssize_t ignored = write(STDERR_FILENO, step_text.data(), step_text.size());
+  _exit(static_cast<int>(ExitCode::kSystem));
+}
+
+void begin_step(const std::string& what) {
+  alarm(0);
+  step_text =
+      "preforkd: error: " + what + ": no answer within " + std::to_string(kStepSeconds) + " s\n";
+  signal(SIGALRM, on_late_step);
+  alarm(kStepSeconds);
+}
+
+void end_steps() {
+  alarm(0);
+  signal(SIGALRM, SIG_DFL);
+}
+
+// Everything that is wrong, in the settings and in what they name, in one go. What is wrong with what a pool names is
+// its user's doing, maybe: to a start (not `is_strict`) it is that pool's trouble, as long as another pool is well.
+LoadedSettings load_and_check(const std::string& file, const Paths& paths, bool is_strict,
+                              std::vector<std::string>& troubles) {
   std::vector<std::string> errors;
-  LoadedSettings loaded =
-      file.empty() ? load_settings_text(builtin_conf_text(), std::string(kBuiltinName), errors)
-                   : load_settings(file, errors);
-  check_handlers(paths, loaded, errors);
+  LoadedSettings loaded = load(file, errors, begin_step);
+  end_steps();  // each check has a limit of its own, which systemd is to wait for
+  auto ask_for_time = [](const std::string&) { Notify().extend_timeout(kTimeForCheck); };
+  troubles = check_handlers(paths, loaded, {}, ask_for_time);
+  auto is_well = [](const std::string& trouble) { return trouble.empty(); };
+  if (errors.empty() && !is_strict && std::any_of(troubles.begin(), troubles.end(), is_well))
+    return loaded;
+  for (const std::string& trouble : troubles)
+    if (!is_well(trouble)) errors.push_back(trouble);
   if (!errors.empty()) throw ConfigError(errors);
   return loaded;
 }
 
-void start_log(int argc, char** argv, const Settings& settings) {
+void name_process(int argc, char** argv, const Settings& settings) {
   reserve_process_title(argc, argv);
   set_process_title("preforkd: daemon", "preforkd");
   LogLevel level = LogLevel::kInfo;
   log_level_from_name(settings.log_level, level);
   set_log_level(level);
-  if (journal_takes_fields()) set_log_sink(log_to_journal);
+}
+
+void warn_of_readable(const Paths& paths) {
+  for (const std::string& file :
+       readable_executables({paths.supervisor, paths.static_supervisor, paths.control, paths.log}))
+    log_warning(
+        file +
+        " may be read by pools' users, who can then look into it as it starts: chmod 711 it");
+}
+
+// Who may signal whom, if that is more than it should be; else "".
+std::string reach_of_signals(const LoadedSettings& loaded) {
+  std::set<uid_t> users;
+  for (const auto& user : loaded.users)
+    if (user) users.insert(user->uid);
+  const bool is_root = geteuid() == 0;
+  const std::string reason = why_signals_reach_out();
+  if (reason.empty() || (is_root && users.size() == loaded.users.size())) return "";
+  return "processes of pools of one user can signal each other" +
+         std::string(is_root ? "" : ", and preforkd") + ": " + reason;
 }
 
 int rehearse_takeover(int document) {
@@ -136,9 +195,10 @@ int take_over(const Options& options, int argc, char** argv) {
   std::unique_ptr<Daemon> daemon;
   try {
     std::vector<std::string> errors;
-    LoadedSettings loaded = load_settings_text(record.settings, record.file, errors);
+    LoadedSettings loaded = settings_in_force(record, errors);
     if (!errors.empty()) throw ConfigError(errors);
-    start_log(argc, argv, loaded.settings);
+    has_taken_a_step();
+    name_process(argc, argv, loaded.settings);
     daemon = std::make_unique<Daemon>(Paths::find(record.runtime), record.file, std::move(loaded));
     daemon->catch_signals();
     daemon->take_over(record);
@@ -151,7 +211,6 @@ int take_over(const Options& options, int argc, char** argv) {
   close(record.old_image);
   close(document);
   daemon->run();
-  log_info("stopped");
   return 0;
 }
 
@@ -165,32 +224,42 @@ int run(int argc, char** argv) {
   if (options.help) return std::fputs(kUsage, stdout), 0;
   if (options.version) return std::printf("preforkd %s\n", kVersion), 0;
   if (options.rehearse >= 0) return rehearse_takeover(options.rehearse);
+  if (options.load >= 0) {
+    set_log_sink(log_to_stderr_at_once);
+    return load_for_daemon(options.file, options.load, Paths::find(""));
+  }
   if (options.takeover >= 0) return take_over(options, argc, argv);
   // 2. Where things are.
   Paths paths = Paths::find(options.runtime_dir);
   // 3. The configuration, checked whole before anything listens.
   std::string file = file_to_use(options);
-  LoadedSettings loaded = load_and_check(file, paths);
+  std::vector<std::string> troubles;
+  LoadedSettings loaded = load_and_check(file, paths, options.check || options.print, troubles);
   if (options.print) return std::fputs(print_settings(loaded.settings).c_str(), stdout), 0;
   if (options.check) return std::printf("%s: good\n", loaded.file.c_str()), 0;
-  // 4. The log.
-  start_log(argc, argv, loaded.settings);
-  log_info("preforkd " + std::string(kVersion) + ", configuration: " + loaded.file);
-  // 5. The runtime directory.
-  make_runtime_directory(paths.runtime);
+  look_up_hosts(loaded, {}, begin_step);
+  end_steps();
+  // 4. Signals.
+  name_process(argc, argv, loaded.settings);
+  const std::string read_from = loaded.file, reach = reach_of_signals(loaded);
   Daemon daemon(paths, file, std::move(loaded));
-  // 6. Signals.
   daemon.catch_signals();
+  // 5. The log.
+  daemon.start_log();
+  log_info("preforkd " + std::string(kVersion) + ", configuration: " + read_from);
+  warn_of_readable(paths);
+  if (!reach.empty()) log_notice(reach);
+  // 6. The runtime directory.
+  make_runtime_directory(paths.runtime);
   // 7. Sockets: inherited or our own.
-  daemon.open_sockets(take_inherited_sockets());
+  daemon.open_sockets(take_inherited_sockets(), troubles);
   // 8. A supervisor for each pool.
   daemon.start_pools();
   // 9. Control.
   daemon.start_control();
   // 10. Until everything has ended.
-  daemon.run();
-  log_info("stopped");
-  return 0;
+  const bool good = daemon.run();
+  return good ? 0 : static_cast<int>(ExitCode::kSystem);
 }
 
 int complain(ExitCode code, const std::exception& e) {
@@ -203,6 +272,7 @@ int complain(ExitCode code, const std::exception& e) {
 
 int main(int argc, char** argv) {
   using namespace preforkd;
+  become_undumpable();
   try {
     return run(argc, argv);
   } catch (const ConfigError& e) {

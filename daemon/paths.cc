@@ -6,9 +6,11 @@
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
+#include <filesystem>
 #include <stdexcept>
 
 #include "base/error.h"
+#include "base/trusted_path.h"
 
 namespace preforkd {
 namespace {
@@ -51,6 +53,7 @@ Paths Paths::find(const std::string& runtime_dir) {
   paths.supervisor = beside_or_installed(folder, "preforkd-supervisor");
   paths.static_supervisor = beside_or_installed(folder, "preforkd-supervisor-static");
   paths.control = beside_or_installed(folder, "preforkd-control");
+  paths.log = beside_or_installed(folder, "preforkd-log");
   paths.handlers = beside_or_installed(folder, "handlers");
   paths.runtime = runtime_dir.empty() ? default_runtime_directory() : runtime_dir;
   return paths;
@@ -61,14 +64,19 @@ std::string Paths::handler_file(const std::string& handler) const {
 }
 
 void make_runtime_directory(const std::string& path) {
-  struct stat s {};
-  if (mkdir(path.c_str(), 0755) < 0 && errno != EEXIST)
-    throw SysError("make runtime directory " + path, errno);
-  if (lstat(path.c_str(), &s) < 0) throw SysError("stat runtime directory " + path, errno);
-  // In /tmp anybody could have made it first, to put a socket of their own where ours should be.
-  bool trap = !S_ISDIR(s.st_mode) || s.st_uid != geteuid();
-  if (path.starts_with("/tmp/") && trap)
-    throw std::runtime_error("runtime directory " + path + " is not ours");
+  const std::string verb = "runtime directory " + path;
+  const std::string whole = std::filesystem::absolute(path).lexically_normal().string();
+  // Somebody could have made it first, or exchange it, to put a socket of their own where ours should be. (Who runs
+  // preforkd for themselves, in folders that a group of theirs may write to, knows whom they trust.)
+  auto check = [&](const std::string& at) {
+    const TrustedPath found = walk_trusted(at);
+    if (found.error) throw SysError(verb, found.error);
+    if (!found.is_trusted() && (geteuid() == 0 || path.starts_with("/tmp/")))
+      throw std::runtime_error(verb + " is not ours alone: " + found.untrusted);
+  };
+  check(whole);  // before anything is made
+  if (mkdir(whole.c_str(), 0755) < 0 && errno != EEXIST) throw SysError("make " + verb, errno);
+  check(whole + "/control.sock");
 }
 
 }  // namespace preforkd

@@ -9,7 +9,7 @@ namespace preforkd {
 
 struct Paths {
   std::string daemon;  // this program's file, or the one that has taken its place
-  std::string supervisor, static_supervisor, control;  // those of libexec
+  std::string supervisor, static_supervisor, control, log;  // those of libexec
   std::string handlers;  // the folder of the handlers that are named without a path
   std::string runtime;   // RUNTIME_DIR
 
@@ -25,8 +25,8 @@ struct Paths {
   std::string handler_file(const std::string& handler) const;
 };
 
-// Makes the runtime directory where it is missing. Throws SysError, or std::runtime_error for one in /tmp
-// that belongs to somebody else.
+// Makes the runtime directory where it is missing. Throws SysError, or std::runtime_error for one that others than
+// root and us could exchange: always as root, else in /tmp.
 void make_runtime_directory(const std::string& path);
 
 }  // namespace preforkd

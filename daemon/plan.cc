@@ -1,6 +1,5 @@
 #include "daemon/plan.h"
 
-#include <fcntl.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include "conf/pool_json.h"
 #include "daemon/supervisor_args.h"
 #include "shm/region.h"
+#include "systemd/fd_store.h"
 
 namespace preforkd {
 
@@ -21,20 +21,19 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   const uint32_t capacity =
       shm::capacity_for(std::max(settings.limits.max, incarnation.limits.max));
   shm::SegmentFds segment = shm::create_segment(capacity);
-  auto [ours, theirs] = Channel::make_pair();
-  Channel channel(std::move(ours));
-  channel.name_senders();
+  auto [orders, to_obey] = Channel::make_pair();
+  auto [reports, to_report] = make_message_pipe();
   settings.limits = incarnation.limits;
   UniqueFd document = make_document(pool_to_json(settings));
-  UniqueFd handler = open_handler(settings);
 
   SupervisorArgs args;
   args.generation = incarnation.number;
   args.capacity = capacity;
   args.listen_sockets = static_cast<uint32_t>(plan.listeners.size());
+  // Of what a reload opens it is stored later.
+  auto is_its_own = [](const auto& l) { return !l->outlives_us() && !has_fd_store(); };
   args.own_sockets = static_cast<uint32_t>(
-      std::count_if(plan.listeners.begin(), plan.listeners.end(),
-                    [](const auto& listener) { return !listener->outlives_us(); }));
+      std::count_if(plan.listeners.begin(), plan.listeners.end(), is_its_own));
   args.first_workers = incarnation.first_workers;
   args.on_trial = incarnation.on_trial;
   args.log_level = static_cast<int>(incarnation.log_level);
@@ -42,16 +41,30 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   Launch what;
   what.executable = paths.supervisor_for(settings);
   what.argv = args.to_argv("preforkd: supervisor " + settings.name);
-  what.descriptors = {theirs.get(), document.get(), segment.read_write.get(), handler.get()};
+  what.descriptors = {to_obey.get(), to_report.get(), document.get(), segment.read_write.get(),
+                      kTrustedFile};
+  what.trusted_file = file_of_handler(settings);
   Listeners sockets = plan.listeners;  // its own ones first
-  std::stable_partition(sockets.begin(), sockets.end(),
-                        [](const auto& listener) { return !listener->outlives_us(); });
+  std::stable_partition(sockets.begin(), sockets.end(), is_its_own);
   for (const auto& listener : sockets) what.descriptors.push_back(listener->fd());
   what.user = plan.user;
+  what.keeps_signals_within = true;
   what.process = settings.process;
-  return std::make_unique<Generation>(loop, owner, incarnation.number, capacity, settings.name,
-                                      launch(what), std::move(channel),
-                                      std::move(segment.read_only), std::move(sockets));
+  LogLink::NewPipe log = plan.log->open_pipe(settings.name);
+  what.output = what.errors = log.write_end.get();
+  Generation::Parts parts;
+  parts.number = incarnation.number;
+  parts.capacity = capacity;
+  parts.pool = settings.name;
+  parts.uid = plan.user.uid;
+  parts.start_timeout = settings.start_timeout;
+  parts.child = launch(what);
+  parts.orders = Channel(std::move(orders));
+  parts.reports = Inbox(std::move(reports));
+  parts.read_only_segment = std::move(segment.read_only);
+  parts.sockets = std::move(sockets);
+  parts.log_pipe = std::move(log.pipe);
+  return std::make_unique<Generation>(loop, owner, std::move(parts));
 }
 
 PoolSettings settings_for_supervisor(const Paths& paths, const PoolSettings& settings) {
@@ -63,10 +76,8 @@ PoolSettings settings_for_supervisor(const Paths& paths, const PoolSettings& set
   return given;
 }
 
-UniqueFd open_handler(const PoolSettings& settings) {
-  if (settings.handler.empty()) return {};
-  // O_NONBLOCK: should it be a pipe, nobody is there to write.
-  return UniqueFd(open(settings.handler.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+std::string file_of_handler(const PoolSettings& settings) {
+  return settings.handler.empty() ? "" : std::filesystem::absolute(settings.handler).string();
 }
 
 void log_report(const std::string& pool, const Report& report) {

@@ -2,6 +2,7 @@
 // a new one and keeps the old until the new one has proven itself.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 
 #include "base/log.h"
@@ -9,6 +10,7 @@
 #include "conf/user.h"
 #include "daemon/generation.h"
 #include "daemon/listener.h"
+#include "daemon/log_link.h"
 #include "daemon/paths.h"
 
 namespace preforkd {
@@ -17,6 +19,17 @@ struct PoolPlan {
   PoolSettings settings;
   EffectiveUser user;
   Listeners listeners;
+  LogLink* log;  // the daemon's
+
+  // One of them does not listen yet (daemon/moves.cc).
+  bool awaits_address() const {
+    return std::any_of(listeners.begin(), listeners.end(),
+                       [](const auto& listener) { return !listener->is_listening(); });
+  }
+  bool has_address() const {
+    return std::any_of(listeners.begin(), listeners.end(),
+                       [](const auto& listener) { return listener->is_listening(); });
+  }
 };
 
 // What differs from one generation of a plan to the next.
@@ -36,8 +49,10 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
 // As a supervisor gets them, which may run elsewhere: with the path of the handler's file.
 PoolSettings settings_for_supervisor(const Paths& paths, const PoolSettings& settings);
 
-// The file of its handler, which its user may not be able to reach; nothing for a program.
-UniqueFd open_handler(const PoolSettings& settings);
+// The file of its handler, which its user may not be able to reach (Launch::trusted_file): opened as the daemon's user only
+// where nobody but root, or whom the daemon runs as, can change the path that leads to it. Else its supervisor opens it, as
+// its user. "": a program.
+std::string file_of_handler(const PoolSettings& settings);
 
 // Logs a report of type kLog, and the lines that were lost before it.
 void log_report(const std::string& pool, const Report& report);

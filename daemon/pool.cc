@@ -12,7 +12,10 @@ namespace {
 
 constexpr Nanoseconds kFirstPause = 100 * kMillisecond;
 constexpr Nanoseconds kLongestPause = 10 * kSecond;
+constexpr int kMostLost = 16;                            // generations
+constexpr Nanoseconds kRoomAgain = 1500 * kMillisecond;  // TERM, KILL, and a look
 constexpr Nanoseconds kWatchAgain = 1 * kSecond;
+constexpr Nanoseconds kBeyondStart = 500 * kMillisecond;
 constexpr Nanoseconds kLongLife =
     10 * kSecond;  // a supervisor that lived so long is replaced at once
 
@@ -41,14 +44,18 @@ Pool::~Pool() {
   forget_listeners();
   loop_.cancel(revert_timer_);
   loop_.cancel(restart_timer_);
+  loop_.cancel(start_timer_);
 }
 
 // --- generations ---------------------------------------------------------------------------------
 
-void Pool::start() {
+void Pool::start(const std::string& trouble) {
   set_socket_options();
+  goes_without_ = awaits_address() && plan_.has_address();
   launch();
-  set_state(PoolState::kStarting);
+  if (trouble.empty()) return set_state(PoolState::kStarting);
+  log_line(LogLevel::kError, "degraded: " + trouble, Event::kPoolDegraded);
+  set_state(PoolState::kDegraded, trouble);
 }
 
 // As the plan has them, for sockets that were there before it, too.
@@ -69,8 +76,12 @@ void Pool::set_socket_options() {
 
 void Pool::launch() {
   GenerationOwner& owner = *this;
-  generations_.push_back(
-      launch_generation(loop_, owner, paths_, plan_, {next_generation_, limits_, 0, log_level_}));
+  PoolPlan plan = plan_;
+  if (goes_without_)
+    std::erase_if(plan.listeners, [](const auto& listener) { return !listener->is_listening(); });
+  const bool on_trial = awaits_address() && !goes_without_;
+  generations_.push_back(launch_generation(loop_, owner, paths_, plan,
+                                           {next_generation_, limits_, 0, log_level_, on_trial}));
   ++next_generation_;
   capacity_ = generations_.back()->capacity();
   launched_at_ = monotonic_now();
@@ -86,6 +97,14 @@ Generation* Pool::current() {
 void Pool::launch_again() {
   restart_timer_ = {};
   if (finishing_) return;
+  if (!has_room()) {
+    const std::string reason =
+        "waits for the end of one of the last " + std::to_string(kMostLost) + " generations";
+    log_line(LogLevel::kWarning, reason, Event::kPoolDegraded);
+    set_state(PoolState::kDegraded, reason);
+    restart_timer_ = loop_.after(kRoomAgain, [this] { launch_again(); });
+    return;
+  }
   try {
     launch();
     // A degraded pool stays so until it is ready again; the reason is still the last thing known of it.
@@ -96,6 +115,18 @@ void Pool::launch_again() {
     set_state(PoolState::kDegraded, e.what());
     restart_later();
   }
+}
+
+// Reloads may be as quick, and drains as long, as they like: who is told to leave does not count. But a supervisor that
+// dies or leaves again and again may leave processes each time, which have timeouts.drain.
+bool Pool::has_room() {
+  const auto is_lost = [](const auto& g) { return g->is_lost(); };
+  if (std::count_if(generations_.begin(), generations_.end(), is_lost) < kMostLost) return true;
+  const auto oldest = std::find_if(generations_.begin(), generations_.end(), [](const auto& g) {
+    return g->is_lost() && !g->is_ended_early();
+  });
+  if (oldest != generations_.end()) (*oldest)->end_early();
+  return false;
 }
 
 // At once, but for those that come to grief again and again.
@@ -163,6 +194,12 @@ Generation* Pool::supervised_by(pid_t pid) {
   return trial_ && is_it(trial_->generation()) ? &trial_->generation() : nullptr;
 }
 
+bool Pool::owns(pid_t child, pid_t session) const {
+  return std::any_of(generations_.begin(), generations_.end(),
+                     [&](const auto& g) { return g->owns(child, session); }) ||
+         (trial_ && trial_->generation().owns(child, session));
+}
+
 bool Pool::child_changed(pid_t pid, int status) {
   Generation* g = supervised_by(pid);
   if (!g) return false;
@@ -184,11 +221,12 @@ bool Pool::is_serving() const {
   return !finishing_ && state_ != PoolState::kDraining && state_ != PoolState::kStopped;
 }
 
-bool Pool::is_settled() const {
-  return !taking_over_ && std::none_of(generations_.begin(), generations_.end(), [](const auto& g) {
-    return g->may_accept() && !g->serves();
-  });
+bool Pool::leavers_accept() const {
+  return std::any_of(generations_.begin(), generations_.end(),
+                     [](const auto& g) { return g->may_accept() && !g->serves(); });
 }
+
+bool Pool::is_settled() const { return !taking_over_ && !leavers_accept(); }
 
 bool Pool::is_over() const {
   return !trial_ && std::all_of(generations_.begin(), generations_.end(), [](const auto& g) {
@@ -205,11 +243,11 @@ void Pool::on_report(uint32_t number, const Report& report) {
       log_report(plan_.settings.name, report);
       break;
     case ReportType::kFailed:
-      log_line(LogLevel::kError, report.text, newest ? Event::kPoolDegraded : Event::kNone);
-      if (newest && !finishing_) set_state(PoolState::kDegraded, report.text);
+      on_failure(number, report.text);
       break;
     case ReportType::kReady:
     case ReportType::kRecovered:
+      if (awaits_address()) break;
       if (newest && (state_ == PoolState::kStarting || state_ == PoolState::kDegraded)) {
         log_line(LogLevel::kInfo, report.type == ReportType::kReady ? "ready" : "recovered",
                  state_ == PoolState::kDegraded ? Event::kPoolRecovered : Event::kPoolReady);
@@ -219,6 +257,7 @@ void Pool::on_report(uint32_t number, const Report& report) {
     case ReportType::kDegraded:
       log_line(LogLevel::kWarning, std::string("degraded: ") + report.text,
                newest ? Event::kPoolDegraded : Event::kNone);
+      if (newest) degraded_workers_ = report.number;
       if (newest && (state_ == PoolState::kStarting || state_ == PoolState::kRunning))
         set_state(PoolState::kDegraded, report.text);
       break;
@@ -240,11 +279,22 @@ void Pool::on_report(uint32_t number, const Report& report) {
   }
 }
 
+void Pool::on_failure(uint32_t number, const std::string& reason) {
+  const bool newest = generations_.back()->number() == number;
+  log_line(LogLevel::kError, reason, newest ? Event::kPoolDegraded : Event::kNone);
+  if (newest) degraded_workers_ = 0;
+  if (newest && !finishing_) set_state(PoolState::kDegraded, reason);
+}
+
+void Pool::on_failed_launch(uint32_t number, const LaunchFailure& failure) {
+  on_failure(number, failure.text());
+}
+
 // The newest generation has no worker left that would accept. If nobody told it so (somebody sent its
 // supervisor a TERM), the next one takes over.
 void Pool::on_nobody_accepts() {
   if (finishing_ || !generations_.back()->serves()) return;
-  generations_.back()->leaves_by_itself();
+  generations_.back()->leaves_by_itself(plan_.settings.drain_timeout);
   const std::string what =
       "supervisor of generation " + std::to_string(generation()) + " leaves, told by somebody else";
   log_line(LogLevel::kWarning, what, Event::kSupervisorDied);
@@ -255,7 +305,7 @@ void Pool::on_nobody_accepts() {
 // From here on clients are refused there. Not before the last generation that was told to leave accepts no
 // more: it may still be serving what waits.
 void Pool::give_up_dropped() {
-  if (!is_settled()) return;
+  if (leavers_accept()) return;
   for (const auto& listener : dropped_) listener->give_up();
   dropped_.clear();
 }
@@ -273,7 +323,8 @@ void Pool::watch_listeners(uint32_t number) {
   };
   watching_ = true;
   try {
-    for (const auto& listener : plan_.listeners) loop_.watch(listener->fd(), EPOLLIN, look);
+    for (const auto& listener : plan_.listeners)
+      if (listener->is_listening()) loop_.watch(listener->fd(), EPOLLIN, look);
   } catch (const SysError& e) {  // out of memory, or of epoll watches: it will ask again
     log_line(LogLevel::kError, e.what());
     watch_timer_ = loop_.after(kWatchAgain, [look] { look(0); });
@@ -302,6 +353,7 @@ std::string Pool::drain() {
   if (state_ == PoolState::kDraining || state_ == PoolState::kStopped)
     return "pool " + plan_.settings.name + " is " + pool_state_name(state_) + " already";
   if (trial_) return "pool " + plan_.settings.name + " is being reloaded";
+  if (awaits_address()) taking_over_ = false;
   loop_.cancel(restart_timer_);
   forget_listeners();
   for (auto& g : generations_) g->drain(plan_.settings.drain_timeout, 0);
@@ -332,21 +384,24 @@ void Pool::set_limits(const Limits& limits, const Limits& afterwards, Nanosecond
   if (trial_) trial_->set_limits(limits);
   owner_.on_pool_changed(plan_.settings.name);
   Generation* g = current();
-  if (!g) {
-    if (on_done) on_done();
-    return;
-  }
   Order o;
   o.type = OrderType::kLimits;
   o.limits = limits_;
-  g->order(o, [on_done](bool) {
-    if (on_done) on_done();
-  });
+  if (g && g->is_preloaded()) {
+    g->order(o, [on_done](bool) {
+      if (on_done) on_done();
+    });
+    return;
+  }
+  // It begins with them: one that preloads has no workers yet, and reads the order first of all.
+  if (g) g->order(o);
+  if (on_done) on_done();
 }
 
 void Pool::finish(const Listeners& keep_open) {
   if (trial_) abandon();
   finishing_ = true;
+  if (awaits_address()) taking_over_ = false;
   loop_.cancel(restart_timer_);
   loop_.cancel(revert_timer_);
   forget_listeners();
@@ -380,81 +435,7 @@ void Pool::kill_all() {
   for (auto& g : generations_) g->kill_all();
 }
 
-// --- reload --------------------------------------------------------------------------------------
-
-// It begins with as many workers as there are now, so that nobody waits for them when it takes over.
-void Pool::try_out(PoolPlan plan, const Limits& limits, Trial::OnVerdict on_verdict) {
-  Generation* g = current();
-  Incarnation incarnation{next_generation_++, limits, g ? g->workers() : 0, log_level_, true};
-  trial_ =
-      std::make_unique<Trial>(loop_, paths_, std::move(plan), incarnation, std::move(on_verdict));
-  owner_.on_pool_changed(plan_.settings.name);
-}
-
-void Pool::count_workers(std::function<void()> then) {
-  Generation* g = current();
-  if (!g || !g->may_accept()) return then();
-  Order o;
-  o.type = OrderType::kPing;
-  g->order(o, [then = std::move(then)](bool) { then(); });
-}
-
-void Pool::promote(const Listeners& dropped, bool recycled) {
-  auto trial = std::move(trial_);
-  finishing_ = false;
-  loop_.cancel(restart_timer_);
-  if (!recycled) loop_.cancel(revert_timer_);
-  forget_listeners();
-  Order serve;
-  serve.type = OrderType::kServe;
-  taking_over_ = true;
-  trial->generation().order(serve, [this](bool) {
-    taking_over_ = false;
-    give_up_dropped();
-    owner_.on_pool_changed(plan_.settings.name);
-  });
-  leave(dropped);
-  generations_.push_back(trial->release());
-  Generation& g = *generations_.back();
-  GenerationOwner& owner = *this;
-  g.belongs_to(owner);
-  plan_ = trial->plan();
-  set_socket_options();
-  limits_ = trial->limits();
-  capacity_ = g.capacity();
-  launched_at_ = monotonic_now();
-  pause_ = 0;
-  log_line(LogLevel::kNotice, "generation " + std::to_string(g.number()) + " serves",
-           Event::kGenerationServes);
-  if (state_ == PoolState::kDegraded) log_line(LogLevel::kInfo, "recovered", Event::kPoolRecovered);
-  set_state(PoolState::kRunning);
-  if (trial->wants_watch()) watch_listeners(g.number());
-  // What was set during the trial was for the limits of before.
-  const Limits& in_file = plan_.settings.limits;
-  if (!recycled && !(limits_ == in_file)) set_limits(in_file, in_file, 0, {});
-}
-
-void Pool::abandon() {
-  auto trial = std::move(trial_);
-  auto failed = trial->release();
-  GenerationOwner& owner = *this;
-  failed->belongs_to(owner);
-  failed->drain(plan_.settings.drain_timeout, 0);
-  // Before the one that serves, which is the last.
-  generations_.insert(generations_.empty() ? generations_.end() : generations_.end() - 1,
-                      std::move(failed));
-  if (state_ == PoolState::kStopped) finishing_ = true;  // a pool that was to be added
-  owner_.on_pool_changed(plan_.settings.name);
-}
-
-void Pool::adopt(PoolPlan plan, const Listeners& dropped) {
-  for (const auto& listener : dropped) listener->give_up();
-  const Limits limits = plan.settings.limits;
-  plan_ = std::move(plan);
-  set_socket_options();
-  const bool is_new = !(limits == limits_) || !(limits == lasting_limits());
-  if (is_new) set_limits(limits, limits, 0, {});
-}
+// --- the state -----------------------------------------------------------------------------------
 
 void Pool::ping() {
   Order o;
@@ -463,9 +444,25 @@ void Pool::ping() {
 }
 
 void Pool::set_state(PoolState state, std::string reason) {
+  if (state == PoolState::kStarting && state_ != state) limit_start();
+  if (state != PoolState::kStarting) loop_.cancel(start_timer_);
   state_ = state;
   reason_ = std::move(reason);
   owner_.on_pool_changed(plan_.settings.name);
+}
+
+// A little more than its preload has, whose end says more.
+void Pool::limit_start() {
+  const Nanoseconds timeout = plan_.settings.start_timeout;
+  loop_.cancel(start_timer_);
+  if (timeout == 0) return;
+  start_timer_ = loop_.after(timeout + kBeyondStart, [this, timeout] {
+    start_timer_ = {};
+    const std::string reason =
+        "not ready in " + std::to_string(timeout / kMillisecond) + " ms (timeouts.start)";
+    log_line(LogLevel::kWarning, "degraded: " + reason, Event::kPoolDegraded);
+    set_state(PoolState::kDegraded, reason);
+  });
 }
 
 void Pool::log_line(LogLevel level, const std::string& text, Event event) const {

@@ -3,10 +3,12 @@
 //   starting ──▶ running ⇄ degraded
 //       └──────────┴──────────┴──▶ draining ──▶ stopped ──▶ starting (resume)
 //
-// starting: the newest generation is not ready. degraded: its breaker tripped, or its supervisor could not
+// starting: the newest generation is not ready; after timeouts.start it has had its chance, and the pool is degraded
+// until it is. degraded: its breaker tripped, or its supervisor could not
 // run or died just now (the reason says which). draining: it was told to stop accepting; stopped: nobody
 // serves, and connections wait in the kernel's queue until somebody resumes. A supervisor that dies is
-// replaced at once; if that happens again soon, after 100 ms, which doubles while it does not get ready.
+// replaced at once; if that happens again soon, after 100 ms, which doubles while it does not get ready. While 16
+// generations that nobody told to leave still have processes, none is launched, and the oldest of them has no more time.
 //
 // A reload: try_out() launches a generation of the new plan beside the one that serves (daemon/trial.h), and
 // says how it went; then either promote() makes that plan the pool's and drains what served before, or
@@ -30,6 +32,7 @@ const char* pool_state_name(PoolState state);
 class PoolOwner {
  public:
   virtual void on_pool_changed(const std::string& name) = 0;  // state, limits, generations
+  virtual std::vector<pid_t> unclaimed_children() = 0;        // as GenerationOwner has it
 
  protected:
   ~PoolOwner() = default;
@@ -47,8 +50,9 @@ class Pool final : private GenerationOwner {
   void go_on();  // after that: what was due
   ~Pool();
 
-  // Starts the first generation. Throws SysError: no memory for it, no process to be had.
-  void start();
+  // Starts the first generation. `trouble`: why it will not serve, or not all addresses, as far as is known; or "". It
+  // begins degraded then, and does without the addresses. Throws SysError: no memory for it, no process to be had.
+  void start(const std::string& trouble = "");
   // The reason why not, or "".
   std::string drain();
   std::string resume();
@@ -69,6 +73,12 @@ class Pool final : private GenerationOwner {
   void abandon();
   // A plan that needs no other processes: limits (at once), backlog; or any one, of a pool that nobody serves.
   void adopt(PoolPlan plan, const Listeners& dropped);
+  // An address of it does not listen yet (daemon/moves.cc): the generation that was promoted serves when all do, and
+  // what served before until then, unless an address was dropped. A generation that is launched meanwhile
+  // is on trial, too; or, where there is nobody else and `reason` says that it will last, does without that address.
+  bool awaits_address() const { return plan_.awaits_address(); }
+  void serve_at_last();
+  void cannot_listen(const std::string& reason);
   // Asks how many workers there are, which try_out() begins with; `then` also if nobody answers.
   void count_workers(std::function<void()> then);
 
@@ -79,6 +89,8 @@ class Pool final : private GenerationOwner {
   void kill_all();
   bool is_over() const;  // no process is left
 
+  // Whether a child of the daemon, in this session, is one of its supervisors, or what such a one has left.
+  bool owns(pid_t child, pid_t session) const;
   // waitpid() had news of a child: it ended, was stopped, goes on. True if it is a supervisor of this pool.
   bool child_changed(pid_t pid, int status);
   // A supervisor that does not answer is replaced; one that does says how many workers it has.
@@ -93,6 +105,8 @@ class Pool final : private GenerationOwner {
   PoolState state() const { return state_; }
   const std::string& reason() const { return reason_; }
   uint32_t generation() const { return generations_.empty() ? 0 : generations_.back()->number(); }
+  // Whether somebody serves, as far as is known: it runs, or is degraded and has workers.
+  bool has_workers() const { return state_ == PoolState::kRunning || degraded_workers_ > 0; }
   bool is_serving() const;  // neither drained nor told to
   bool is_settled() const;  // who was told to leave accepts no more, who was told to serve does
   uint32_t capacity() const { return capacity_; }  // slots of the newest segment
@@ -104,24 +118,34 @@ class Pool final : private GenerationOwner {
 
  private:
   void on_report(uint32_t generation, const Report& report) override;
+  void on_failed_launch(uint32_t generation, const LaunchFailure& failure) override;
   void on_over(uint32_t generation) override;
   void on_supervisor_death(uint32_t generation, int status) override;
+  std::vector<pid_t> unclaimed_children() override { return owner_.unclaimed_children(); }
 
   void launch();
   void set_socket_options();
   void launch_again();
   void launch_soon();
   void restart_later();
+  bool has_room();
   void watch_listeners(uint32_t generation);
   void forget_listeners();
   void look_again_after(uint32_t generation);
+  void on_failure(uint32_t generation, const std::string& reason);
   void on_nobody_accepts();
   void revert_limits();
   void leave(const Listeners& dropped);
+  bool leavers_accept() const;
   void give_up_dropped();
+  void tell_to_serve(Generation& generation);
+  void leave_to_newest();
+  bool others_serve() const;
+  void newest_serves();
   Generation* current();
   Generation* supervised_by(pid_t pid);
   void set_state(PoolState state, std::string reason = "");
+  void limit_start();
   void log_line(LogLevel level, const std::string& text, Event event = Event::kNone) const;
 
   EventLoop& loop_;
@@ -139,15 +163,18 @@ class Pool final : private GenerationOwner {
   Listeners dropped_;  // who still waits there is served by the draining generations
   uint32_t next_generation_ = 1;
   uint32_t capacity_ = 0;
+  uint32_t degraded_workers_ = 0;  // that serve, when it said so
   std::string base_;
   PoolState state_ = PoolState::kStopped;
   std::string reason_;
   bool finishing_ = false;
-  bool taking_over_ = false;  // the newest generation was told to serve, and has not answered
+  bool taking_over_ =
+      false;  // the newest generation was told to serve, or will be, and has not answered
+  bool goes_without_ = false;  // the newest generation does without what the pool awaits
   bool watching_ = false;
   Nanoseconds launched_at_ = 0;
   Nanoseconds pause_ = 0;
-  EventLoop::TimerId restart_timer_{}, watch_timer_{};
+  EventLoop::TimerId restart_timer_{}, watch_timer_{}, start_timer_{};
 };
 
 }  // namespace preforkd

@@ -51,7 +51,8 @@ Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan,
     Listeners sockets;
     for (size_t i : g.sockets) sockets.push_back(all.at(i));
     generations_.push_back(
-        std::make_unique<Generation>(loop_, self, plan_.settings.name, g, std::move(sockets)));
+        std::make_unique<Generation>(loop_, self, plan_.settings.name, g, std::move(sockets),
+                                     plan_.log->restore_pipe(plan_.settings.name, g.log)));
   }
   for (size_t i : r.dropped) dropped_.push_back(all.at(i));
   if (r.revert_at) revert_timer_ = loop_.at(r.revert_at, [this] { revert_limits(); });

@@ -1,19 +1,25 @@
-// The reload: the new configuration is checked whole, what it needs is made, and what has changed is tried
-// out beside what serves. When every trial has gone well everything takes effect at once; when anything
+// The reload: the new configuration is loaded and checked whole by a child (daemon/loader.h), what it needs is made, and
+// what has changed is tried out beside what serves. When every trial has gone well everything takes effect at once; when anything
 // fails, everything stays as it was.
 //
-//   load, plan, open new sockets ──▶ trials ──all well──▶ commit ──nobody else accepts──▶ done
+//   load ──▶ plan, open new sockets ──▶ trials ──all well──▶ commit ──nobody else accepts──▶ done
 //                 └─ refused ──────────┴── one is not ──▶ roll back
+//
+// An address that gets another user moves after the commit, and the reload is answered when it has: daemon/moves.cc.
 //
 // A stop, a second reload, a supervisor or control that dies meanwhile: a stop rolls it back; a second one is
 // refused (after a HUP, which has nobody to tell, it is done again afterwards); a supervisor's successor is
 // launched with the plan that is in force then; the answer to a control that is gone is dropped.
 // A SIGKILL of the daemon: both generations drain, as at any other moment.
+#include <fcntl.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 
 #include "base/error.h"
 #include "base/log.h"
-#include "conf/builtin.h"
+#include "conf/print.h"
 #include "daemon/daemon.h"
 #include "daemon/socket_store.h"
 
@@ -21,6 +27,9 @@ namespace preforkd {
 namespace {
 
 constexpr Nanoseconds kSettle = 2 * kSecond;
+constexpr Nanoseconds kSettleMoves = 10 * kSecond;  // more than they take (daemon/moves.cc)
+constexpr Nanoseconds kLoadGrace =
+    10 * kSecond;  // beyond the loading's deadline, for what comes then
 
 std::string joined(const std::vector<std::string>& lines) {
   std::string text;
@@ -34,15 +43,14 @@ bool need_new_processes(const PoolPlan& a, const PoolPlan& b) {
   was.limits = b.settings.limits;
   was.backlog = b.settings.backlog;
   was.tcp = b.settings.tcp;
-  return !(was == b.settings) || a.listeners != b.listeners || a.user.uid != b.user.uid ||
-         a.user.gid != b.user.gid;
+  return !(was == b.settings) || a.listeners != b.listeners || a.user != b.user;
 }
 
 }  // namespace
 
 // With `recycled_pool`, one pool is made anew as it is; without, everything from the file.
 void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
-  if (reload_) {
+  if (reload_ || is_moving_) {
     if (!on_done) reload_again_ = true;
     if (on_done) on_done("a reload is under way");
     return;
@@ -53,21 +61,50 @@ void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
   ++reloads_asked_;
   auto r = std::make_unique<Reload>();
   r->on_done = std::move(on_done);
-  r->recycling = !recycled_pool.empty();
-  r->what = r->recycling    ? "Recycling " + recycled_pool
-            : file_.empty() ? "Reloading the built-in configuration"
-                            : "Reloading " + file_;
+  r->recycled = recycled_pool;
+  r->what = !recycled_pool.empty() ? "Recycling " + recycled_pool
+            : file_.empty()        ? "Reloading the built-in configuration"
+                                   : "Reloading " + file_;
   notify_.reloading(r->what);
-  std::vector<std::string> errors;
-  if (r->recycling)
-    r->loaded.settings = settings_;
-  else if (file_.empty())
-    r->loaded = load_settings_text(builtin_conf_text(), std::string(kBuiltinName), errors);
-  else
-    r->loaded = load_settings(file_, errors);
-  if (errors.empty()) prepare_reload(*r, recycled_pool, errors);
-  if (!errors.empty()) return end_reload(std::move(r->on_done), joined(errors));
   reload_ = std::move(r);
+  if (recycled_pool.empty()) return load();
+  reload_->loaded.settings = settings_;
+  reload_->loaded.users.assign(users_.begin(), users_.end());
+  on_loaded({});
+}
+
+void Daemon::load() {
+  Loading::Calls calls;
+  calls.on_loaded = [this](LoadedSettings loaded, std::vector<std::string> errors) {
+    reload_->loading.reset();
+    reload_->loaded = std::move(loaded);
+    on_loaded(std::move(errors));
+  };
+  calls.on_deadline = [this](Nanoseconds deadline) { extend_until(deadline + kLoadGrace); };
+  try {
+    reload_->loading = std::make_unique<Loading>(
+        loop_, paths_, file_, InForce{bound_entries(), print_settings(settings_)},
+        std::move(calls));
+  } catch (const std::exception& e) {
+    on_loaded({e.what()});
+  }
+}
+
+BoundEntries Daemon::bound_entries() const {
+  BoundEntries bound;
+  for (const auto& pool : pools_)
+    for (const auto& listener : pool->listeners())
+      bound[pool->settings().name].push_back(listener->wanted());
+  bound[""].push_back(settings_.control.web);
+  return bound;
+}
+
+void Daemon::on_loaded(std::vector<std::string> errors) {
+  if (errors.empty()) prepare_reload(*reload_, errors);
+  if (!errors.empty()) {
+    const auto refused = std::move(reload_);
+    return end_reload(std::move(refused->on_done), joined(errors), refused->recycled);
+  }
   extend_while_starting(reload_->loaded.settings);
   // Each takes over with as many workers as there are.
   auto waiting = std::make_shared<size_t>(1);
@@ -78,21 +115,27 @@ void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
       if (reload_.get() == asked) start_trials();
     });
   };
-  for (size_t i = 0; i < pools_.size(); ++i) ++*waiting;
-  for (auto& pool : pools_) pool->count_workers(counted);
+  const Reload& r = *reload_;
+  std::vector<Pool*> tried;
+  for (size_t i = 0; i < r.plans.size(); ++i)
+    if (r.needs_trial[i]) tried.push_back(&pool_of(r, i));
+  *waiting += tried.size();
+  for (Pool* pool : tried) pool->count_workers(counted);
   counted();
 }
 
 // Makes a plan for every pool, without touching anything that is in force.
-void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
-                            std::vector<std::string>& errors) {
+void Daemon::prepare_reload(Reload& r, std::vector<std::string>& errors) {
   const Settings& next = r.loaded.settings;
   if (next.control.socket != settings_.control.socket)
     errors.push_back(r.loaded.file + ": control.socket: it is changed by a restart only");
   for (const auto& pool : pools_)
     r.before.insert(r.before.end(), pool->listeners().begin(), pool->listeners().end());
   Listeners free = r.before;
-  for (const PoolSettings& settings : next.pools) {
+  Opening opening{next.pools, r.loaded.names, free, inherited_, errors};
+  for (size_t i = 0; i < next.pools.size(); ++i) {
+    const PoolSettings& settings = next.pools[i];
+    const EffectiveUser& user = r.loaded.users[i].value();
     const Pool* pool = find_pool(settings.name);
     // One that was taken out of the file, is in it again, and has not finished what it served: it goes on.
     Pool* leaver = pool ? nullptr : find_leaver(settings.name);
@@ -102,14 +145,15 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
             "pool " + settings.name +
             ", taken out of the configuration, still serves who waits: try again");
       // A recycled pool keeps the limits that were set since the file was read.
-      r.plans.push_back(plan_for(
-          settings, open_listeners(settings, next.pools, pool ? pool->listeners() : Listeners{},
-                                   free, inherited_, errors)));
+      r.plans.push_back(
+          {settings, user,
+           open_listeners(settings, user, pool ? pool->listeners() : Listeners{}, opening), &log_});
     } catch (const std::exception& e) {
       errors.emplace_back(e.what());
       return;
     }
     const PoolPlan& plan = r.plans.back();
+    listen_on_new(plan.listeners, r.before, static_cast<int>(settings.backlog), errors);
     if (!pool || pool->settings().tcp.reuse_port != settings.tcp.reuse_port)
       for (const auto& listener : plan.listeners)
         if (listener->cannot_have(settings.tcp))
@@ -118,16 +162,26 @@ void Daemon::prepare_reload(Reload& r, const std::string& recycled_pool,
                            " is bound already: it is changed by a stop and a start only");
     r.returning.push_back(leaver);
     r.added.push_back(pool || leaver ? nullptr : make_pool(plan));
-    bool changed =
-        !pool || settings.name == recycled_pool || need_new_processes(pool->plan(), plan);
+    bool changed = !pool || settings.name == r.recycled || need_new_processes(pool->plan(), plan);
     bool outgrown = pool && settings.limits.max > pool->capacity();
     r.needs_trial.push_back((changed || outgrown) && (!pool || pool->is_serving()));
   }
-  if (next.control.web == settings_.control.web || next.control.web.empty()) return;
+  if (next.control.web.empty()) return;
+  if (next.control.web == settings_.control.web) {
+    // Other hosts: another process, on the same socket.
+    r.web_stays = true;
+    if (next.control.hosts == settings_.control.hosts) return;
+    r.web_socket.reset(fcntl(links_.back()->listen_fd(), F_DUPFD_CLOEXEC, 3));
+    if (!r.web_socket.is_open())
+      errors.push_back(std::string("control.hosts: keep the socket of control.web: ") +
+                       std::strerror(errno));
+    return;
+  }
   try {
     std::string error;
     if (auto web = parse_listen_address(next.control.web, error))
-      r.web_socket = Listener::open(*web, kControlBacklog).release_fd();
+      r.web_socket =
+          Listener::open(with_number(*web, r.loaded.names), kControlBacklog).release_fd();
   } catch (const std::exception& e) {
     errors.push_back(std::string("control: ") + e.what());
   }
@@ -145,14 +199,13 @@ void Daemon::start_trials() {
   for (size_t i = 0; i < r.plans.size() && r.trouble.empty(); ++i) {
     if (!r.needs_trial[i]) continue;
     Pool& pool = pool_of(r, i);
-    const Limits limits = r.recycling ? pool.limits() : r.plans[i].settings.limits;
+    const Limits limits = r.recycles() ? pool.limits() : r.plans[i].settings.limits;
     try {
-      pool.try_out(r.plans[i], limits, [this, i](const std::string& why) { on_verdict(i, why); });
+      pool.try_out(r.plans[i], limits, [this, i](const std::string& why, const std::string& key) {
+        on_verdict(i, why, key);
+      });
       ++r.undecided;
       tried += (tried.empty() ? ": trying out " : ", ") + r.plans[i].settings.name;
-    } catch (const SettingError& e) {
-      std::string where = r.recycling ? "" : r.loaded.where(i, e.key()) + ": ";
-      r.trouble = where + "pool " + r.plans[i].settings.name + ": " + e.what();
     } catch (const std::exception& e) {
       r.trouble = std::string("pool ") + r.plans[i].settings.name + ": " + e.what();
     }
@@ -166,12 +219,14 @@ void Daemon::start_trials() {
     notify_.status(r.what + tried);
 }
 
-void Daemon::on_verdict(size_t index, const std::string& reason) {
+void Daemon::on_verdict(size_t index, const std::string& reason, const std::string& key) {
   Reload& r = *reload_;
   if (!reason.empty()) {
     const PoolSettings& pool = r.plans[index].settings;
-    std::string where = r.recycling ? "" : r.loaded.where(index, pool.server_key()) + ": ";
-    roll_back(where + "pool " + pool.name + ": the new generation failed: " + reason);
+    const std::string blamed = key.empty() ? pool.server_key() : key;
+    const std::string where = r.recycles() ? "" : r.loaded.where(index, blamed) + ": ";
+    roll_back(where + "pool " + pool.name + ": " +
+              (key.empty() ? "the new generation failed: " : "") + reason);
     return;
   }
   log({LogLevel::kInfo, r.plans[index].settings.name, 0,
@@ -181,25 +236,35 @@ void Daemon::on_verdict(size_t index, const std::string& reason) {
 
 void Daemon::commit_reload() {
   auto r = std::move(reload_);
+  loop_.cancel(move_timer_);
   commit_pools(*r);
-  if (!r->recycling) {
+  if (!r->recycles()) {
     settings_ = r->loaded.settings;
+    users_.clear();
+    for (const PoolPlan& plan : r->plans) users_.push_back(plan.user);
     LogLevel level = LogLevel::kInfo;
     if (log_level_from_name(settings_.log_level, level)) set_log_level(level);
     for (auto& pool : pools_) pool->set_log_level(level);
-    control_gid_ = -1;
-    std::string error;
-    if (!settings_.control.group.empty())
-      if (auto gid = find_group(settings_.control.group, error)) control_gid_ = *gid;
+    const auto& gid = r->loaded.control_gid;
+    control_gid_ = gid ? int64_t{*gid} : -1;
     ++reloads_;
   }
   commit_web(*r);
   tell_daemon_facts();
   for (auto& pool : pools_) tell_pool_facts(*pool);
   for (auto& pool : leaving_) tell_pool_facts(*pool);
-  log_info(r->recycling ? "recycled" : "reloaded " + r->loaded.file, Event::kReloaded);
-  settling_ = [this, on_done = std::move(r->on_done)] { end_reload(on_done, ""); };
-  settle_timer_ = loop_.after(kSettle, [this] { finish_settling(); });
+  log({LogLevel::kInfo, r->recycled, 0, r->recycles() ? "recycled" : "reloaded " + r->loaded.file,
+       Event::kReloaded});
+  settling_ = [this, on_done = std::move(r->on_done)](const std::string& trouble) {
+    if (trouble.empty()) return end_reload(on_done, "");
+    end_reload(
+        [&](const std::string&) {
+          if (on_done) on_done(trouble);
+        },
+        "");
+  };
+  begin_moves(r->before);
+  settle_timer_ = loop_.after(is_moving_ ? kSettleMoves : kSettle, [this] { finish_settling(); });
   look_whether_settled();
 }
 
@@ -213,7 +278,7 @@ void Daemon::look_whether_settled() {
 
 void Daemon::finish_settling() {
   loop_.cancel(settle_timer_);
-  if (auto done = std::exchange(settling_, nullptr)) done();
+  if (auto done = std::exchange(settling_, nullptr)) done("");
 }
 
 void Daemon::commit_pools(Reload& r) {
@@ -232,8 +297,8 @@ void Daemon::commit_pools(Reload& r) {
     for (const auto& listener : dropped) unstore_socket(*listener);
     store_sockets(pool.settings().name, r.plans[i].listeners);
     if (r.needs_trial[i])
-      pool.promote(dropped, r.recycling);
-    else if (!r.recycling)
+      pool.promote(dropped, r.recycles());
+    else if (!r.recycles())
       pool.adopt(r.plans[i], dropped);
     say_listening(pool, r.before);
   }
@@ -266,7 +331,10 @@ void Daemon::commit_web(Reload& r) {
   const bool wanted = !settings_.control.web.empty();
   if (wanted && !r.web_socket.is_open()) return;  // as it was
   if (has_link) {
-    links_.back()->retire();
+    if (r.web_stays)
+      links_.back()->close();
+    else
+      links_.back()->retire();
     old_links_.push_back(std::move(links_.back()));
     links_.pop_back();
   }
@@ -287,14 +355,21 @@ void Daemon::roll_back(const std::string& reason) {
     if (!pool->is_over()) leaving_.push_back(std::move(pool));
   }
   if (phase_ == Phase::kRunning) close_when_over();
-  end_reload(std::move(r->on_done), reason);
+  end_reload(std::move(r->on_done), reason, r->recycled);
 }
 
 // Tells everybody who asked. READY ends it for systemd, whether it succeeded or not.
-void Daemon::end_reload(OnReloaded on_done, const std::string& refusal) {
-  if (!refusal.empty())
+void Daemon::end_reload(OnReloaded on_done, const std::string& refusal,
+                        const std::string& recycled) {
+  refusal_.clear();
+  if (!refusal.empty() && recycled.empty()) {
     log_error("reload refused, nothing was changed: " + refusal, Event::kReloadRefused);
-  refusal_ = refusal;
+    refusal_ = "the last reload was refused, and nothing was changed: " + refusal;
+  } else if (!refusal.empty()) {
+    const std::string said = "not recycled, the old generation goes on: " + refusal;
+    log({LogLevel::kError, recycled, 0, said, Event::kReloadRefused});
+    refusal_ = "pool " + recycled + " was " + said;
+  }
   if (phase_ == Phase::kRunning) {
     said_ready_ = false;
     notify_state();

@@ -50,6 +50,10 @@ void Daemon::on_request(const Request& request, std::string bytes) {
   const bool about_pool = request.ask <= ControlAsk::kRecycle;
   if (about_pool && !pool)
     return link.answer(request.id, kNotFound, std::string("no pool ") + request.pool);
+  // It has looked at who serves, and would undo it.
+  const bool moves_pool = request.ask == ControlAsk::kDrain || request.ask == ControlAsk::kResume;
+  if (moves_pool && reload_)
+    return link.answer(request.id, kConflict, "a reload is under way: try again when it is done");
   switch (request.ask) {
     case ControlAsk::kLimits:
       return set_limits(request, *pool);
@@ -71,6 +75,7 @@ void Daemon::on_request(const Request& request, std::string bytes) {
     case ControlAsk::kUpgrade:
       return upgrade(request.id);
     case ControlAsk::kTotals:
+    case ControlAsk::kPong:  // the link's own business
       break;
   }
 }

@@ -31,11 +31,12 @@ std::string first_line(const std::string& text) {
 
 }  // namespace
 
-// READY as soon as every pool has had its chance: one that cannot run does not keep the others waiting.
+// READY as soon as every pool has had its chance (timeouts.start): one that cannot run, or hangs, does not keep the
+// others waiting. A start after which none runs has failed: it is better to say so than to be there for nobody.
 void Daemon::notify_state() {
   if (phase_ == Phase::kFinishing) return notify_.status(stopping_text());
   if (pools_.size() != settings_.pools.size() || links_.empty() || phase_ != Phase::kRunning ||
-      reload_ || settling_)
+      reload_ || settling_ || start_failed_)
     return;
   std::string status;
   size_t running = 0, starting = 0;
@@ -48,14 +49,25 @@ void Daemon::notify_state() {
   }
   status =
       std::to_string(running) + " of " + std::to_string(pools_.size()) + " pools running" + status;
-  if (!refusal_.empty())
-    status += "; the last reload was refused, and nothing was changed: " + first_line(refusal_);
+  if (!refusal_.empty()) status += "; " + first_line(refusal_);
   if (said_ready_) return notify_.status(status);
   if (starting > 0) return notify_.status("Starting: " + status);
+  const bool serves =
+      std::any_of(pools_.begin(), pools_.end(), [](auto& p) { return p->has_workers(); });
+  if (!serves && !pools_.empty() && reloads_asked_ == 0) return fail_start(status);
   said_ready_ = true;
   extend_until(0);
-  if (reloads_asked_ == 0) log_info("ready: " + status + "; control socket " + control_path_);
+  if (reloads_asked_ == 0)
+    log_info("ready: " + status + "; control socket " + control_path_.path());
   notify_.ready(status);
+}
+
+void Daemon::fail_start(const std::string& status) {
+  log_error("the start has failed, preforkd ends: " + status);
+  start_failed_ = true;
+  loop_.cancel(reload_timer_);
+  reload_timer_ =
+      loop_.after(0, [this] { stop_now(); });  // not under the hands of the pool that tells
 }
 
 void Daemon::say_stopping(Nanoseconds patience) {

@@ -1,6 +1,7 @@
 #include "daemon/socket_store.h"
 
 #include <algorithm>
+#include <charconv>
 #include <stdexcept>
 
 #include "base/log.h"
@@ -23,7 +24,18 @@ std::string name_of(const std::string& pool, const Listener& listener) {
   const auto wanted = parse_listen_address(entry, ignored);
   if (wanted && wanted->kind == ListenAddress::Kind::kTcp && wanted->port == 0)
     entry += listener.address().substr(listener.address().rfind(':'));
-  return kPrefix + pool + "/" + with(entry, ':', '=');
+  return kPrefix + pool + "@" + std::to_string(listener.uid()) + "/" + with(entry, ':', '=');
+}
+
+// Taken off the pool's name. kNobody: it does not say.
+constexpr uid_t kNobody = static_cast<uid_t>(-1);
+uid_t take_uid(std::string& pool) {
+  const size_t at = pool.rfind('@');
+  if (at == std::string::npos) return kNobody;
+  uid_t uid = kNobody;
+  std::from_chars(pool.data() + at + 1, pool.data() + pool.size(), uid);
+  pool.resize(at);
+  return uid;
 }
 
 std::string wanted_of(const std::string& entry) {
@@ -36,16 +48,21 @@ std::string wanted_of(const std::string& entry) {
 
 }  // namespace
 
-std::map<std::string, Listeners> recover_stored(std::vector<InheritedSocket>& inherited) {
+std::map<std::string, Listeners> recover_stored(std::vector<InheritedSocket>& inherited,
+                                                const std::map<std::string, EffectiveUser>& users) {
   std::map<std::string, Listeners> by_pool;
   for (InheritedSocket& socket : inherited) {
     if (!socket.name.starts_with(kPrefix)) continue;
     const size_t slash = socket.name.find('/', kPrefix.size());
     try {
       if (slash == std::string::npos) throw std::runtime_error("no name of ours");
-      const std::string pool = socket.name.substr(kPrefix.size(), slash - kPrefix.size());
+      std::string pool = socket.name.substr(kPrefix.size(), slash - kPrefix.size());
+      const uid_t uid = take_uid(pool);
       const std::string wanted = wanted_of(socket.name.substr(slash + 1));
-      Listener listener = Listener::recover(std::move(socket.fd), socket.name, wanted);
+      const auto user = users.find(pool);
+      Listener listener = Listener::recover(std::move(socket.fd), socket.name, wanted,
+                                            user == users.end() ? EffectiveUser{} : user->second);
+      listener.is_of(uid);
       by_pool[pool].push_back(std::make_shared<Listener>(std::move(listener)));
     } catch (const std::exception& e) {
       log_warning("stored socket " + socket.name + ": " + e.what());
@@ -59,7 +76,7 @@ std::map<std::string, Listeners> recover_stored(std::vector<InheritedSocket>& in
 void store_sockets(const std::string& pool, const Listeners& listeners) {
   if (!has_fd_store()) return;
   for (const auto& listener : listeners) {
-    if (listener->outlives_us()) continue;
+    if (listener->outlives_us() || !listener->is_listening()) continue;
     listener->set_stored_as(name_of(pool, *listener));
     store_fd(listener->stored_as(), listener->fd());
   }

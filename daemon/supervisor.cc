@@ -16,7 +16,6 @@ namespace {
 
 constexpr Nanoseconds kFirstForkPause = 100 * kMillisecond;
 constexpr Nanoseconds kLongestForkPause = 5 * kSecond;
-constexpr Nanoseconds kLookAgain = 100 * kMillisecond;
 constexpr Nanoseconds kSayAtMaxAgain = 60 * kSecond;
 constexpr Nanoseconds kMeasureEvery = kSecond;
 constexpr uint32_t kFlood = 32;  // turns with nothing to do, before it rests
@@ -35,8 +34,6 @@ void on_signal(int number) {
   shm::ring_from_signal(*signalled.bell);
 }
 
-uint32_t jitter() { return static_cast<uint32_t>(monotonic_now() >> 7); }
-
 }  // namespace
 
 void install_supervisor_signals(shm::Doorbell& bell) {
@@ -49,13 +46,14 @@ void install_supervisor_signals(shm::Doorbell& bell) {
   install_inherited_signals(on_signal);
 }
 
-Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon,
+Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, DaemonEnds& daemon,
                        const SupervisorArgs& args)
     : plan_(plan),
       board_(board),
       daemon_(daemon),
       own_sockets_(args.own_sockets),
-      workforce_(plan, board, daemon, [this](pid_t pid) { return shedder_.was(pid); }),
+      workforce_(plan, board, {daemon.orders.fd(), daemon.reports.fd()},
+                 [this](pid_t pid) { return shedder_.was(pid); }),
       shedder_(plan, [this] { daemon_.close(); }),
       limits_(plan.settings.limits),
       first_workers_(args.first_workers),
@@ -73,7 +71,9 @@ int Supervisor::run() {
     if (signalled.term && course_ == Course::kServing) drain(plan_.settings.drain_timeout, 0, now);
     bool did_something = obey_daemon(now);
     did_something |= reap_workers(now);
-    if (course_ != Course::kServing && board_.alive() == 0) break;
+    if (board_.alive() == 0 && course_ != Course::kServing &&
+        (course_ == Course::kEnding || queue_is_finished(now)))
+      break;
     did_something |= settle(now);
     did_something |= tell_progress();
     if (did_something) {
@@ -95,48 +95,7 @@ int Supervisor::run() {
 
 // --- the workers ---------------------------------------------------------------------------------
 
-bool Supervisor::reap_workers(Nanoseconds now) {
-  bool any = false, abnormal = false;
-  while (auto death = workforce_.reap(now)) {
-    any = true;
-    if (death->only_stopped) {  // it, too, may sit on a wake-up
-      if (!death->text.empty())
-        log({LogLevel::kWarning, {}, death->pid, death->text, Event::kWorkerStopped});
-      abnormal = true;
-      if (course_ != Course::kServing) say(ReportType::kWorkerFailed, 0, death->text);
-      continue;
-    }
-    const bool ended = death->abnormal || death->ending == shm::Ending::kTimedOut;
-    abnormal |= ended || death->unannounced;
-    // Others may wait on the same sockets.
-    if (ended && course_ != Course::kServing) say(ReportType::kWorkerFailed, 0, death->text);
-    if (death->abnormal)
-      log({LogLevel::kWarning, {}, death->pid, death->text, Event::kWorkerDied});
-    else
-      log({LogLevel::kDebug, {}, death->pid, death->text});
-    if (!death->abnormal) continue;
-    last_death_ = death->text;
-    if (!death->served && course_ == Course::kServing)
-      say(ReportType::kWorkerFailed, 0, death->text);
-    breaker_ = breaker_.after_death(board_.connections_served(), now, jitter());
-    if (breaker_.fork_at(limits_.max) > now) throttled_until_ = breaker_.made_good_at;
-  }
-  // The dead one may have taken an exclusive wake-up with it: let others look at what is waiting. Not once: who
-  // is nudged may have taken a connection just now, and who is about to go idle is not nudged.
-  if (abnormal || now >= look_again_at_) {
-    const uint32_t waiting = queued();
-    if (waiting) workforce_.nudge_idle(waiting);
-    look_again_at_ = waiting ? now + kLookAgain : kNever;
-  }
-  due_ = std::min(due_, look_again_at_);
-  return any;
-}
-
 uint32_t Supervisor::queued(uint64_t which) const { return queued_on(plan_.listen_sockets, which); }
-
-Nanoseconds Supervisor::may_fork_at() const {
-  return std::max(fork_retry_at_, breaker_.fork_at(limits_.max));
-}
 
 // Before the bits are read: see the header.
 void Supervisor::publish(bool more_starters_than_tickets) {
@@ -152,11 +111,10 @@ void Supervisor::publish(bool more_starters_than_tickets) {
   set(published.low_water, room ? std::max(limits_.min_spare, 1u) : last_rings);
   uint32_t ring_on = 0;
   // At `min` no step of shrinking will look in: the last start must say so, or its deadline would. Above `max`
-  // one that starts is nudged only when it is idle.
+  // one that starts is nudged only when it is idle. In a row of deaths it is the end of the row.
   if (!told_ready_ || more_starters_than_tickets || workforce_.recycles() ||
-      board_.alive() <= in_force().min || board_.alive() > limits_.max)
+      board_.alive() <= in_force().min || board_.alive() > limits_.max || breaker_.steps > 0)
     ring_on |= shm::kRingOnStarted;
-  if (breaker_.deaths) ring_on |= shm::kRingOnCompleted;
   set(published.ring_on, ring_on);
   const uint32_t leaving = on_trial_                      ? shm::kOnTrial
                            : board_.alive() > limits_.max ? shm::kAboveMax
@@ -194,7 +152,11 @@ void Supervisor::shed_load(Nanoseconds now) {
 bool Supervisor::settle(Nanoseconds now) {
   due_ = std::min(due_, workforce_.end_overdue(now));
   if (course_ == Course::kDraining) {
-    if (board_.counts().starting > 0 && queue_is_finished(now)) workforce_.end_starters(now);
+    if (!queue_is_finished(now)) {
+      if (fork_for_queue(now)) return true;
+    } else if (board_.counts().starting > 0) {
+      workforce_.end_starters(now);
+    }
     due_ = std::min(due_, drain_ends_);
     if (now >= drain_ends_) {
       log_warning(
@@ -206,12 +168,12 @@ bool Supervisor::settle(Nanoseconds now) {
       return true;
     }
   }
-  const bool tickets_matter = workforce_.hand_out_start_tickets();
+  const bool tickets_matter = workforce_.hand_out_start_tickets(now);
   if (course_ == Course::kServing) {
     const Nanoseconds next = workforce_.mark_worn(may_measure(now), now);
     due_ = std::min(due_, next);
   }
-  if (breaker_.deaths) breaker_ = breaker_.after_progress(board_.connections_served());
+  look_for_proof(now);
   publish(tickets_matter);
   if (course_ != Course::kServing) return false;
 
@@ -239,16 +201,7 @@ bool Supervisor::settle(Nanoseconds now) {
     workforce_.take_back_tickets();
   }
   if (on_trial_ && verdict.action == Action::kShrink) verdict.action = Action::kNone;
-  const bool wanted_to_grow = verdict.action == Action::kGrow;
-  if (wanted_to_grow && now < may_fork_at()) {
-    verdict.action = Action::kHold;
-    verdict.reason = fork_pause_ ? Reason::kForkFailed : Reason::kBreaker;
-    due_ = std::min(due_, may_fork_at());
-  } else if (wanted_to_grow && breaker_.tripped()) {
-    verdict.count = 1;
-    verdict.reason = Reason::kBreaker;
-    breaker_ = breaker_.after_probe(now, jitter());
-  }
+  if (verdict.action == Action::kGrow) restrain(verdict, now);
 
   // What lasts is recorded once: a hold, and waiting for busy workers to leave.
   const bool lasts = verdict.action == Action::kHold || verdict.reason == Reason::kAboveMax;

@@ -19,6 +19,7 @@
 
 #include "base/channel.h"
 #include "base/log.h"
+#include "base/message_pipe.h"
 #include "base/messages.h"
 #include "daemon/breaker.h"
 #include "daemon/scaler.h"
@@ -28,11 +29,24 @@
 
 namespace preforkd {
 
+// The two that lead to the daemon. Closed together: when the daemon has died, and in every worker.
+struct DaemonEnds {
+  Channel orders;
+  Outbox reports;
+
+  DaemonEnds(Channel from, Outbox to) : orders(std::move(from)), reports(std::move(to)) {}
+  bool is_open() const { return orders.is_open(); }
+  void close() {
+    orders.close();
+    reports.close();
+  }
+};
+
 class Supervisor {
  public:
   // Of the arguments those that say how it begins: `own_sockets` (shut down if the daemon dies), `first_workers`
   // (as many as the generation had that it takes over from), `on_trial`.
-  Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, Channel& daemon,
+  Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, DaemonEnds& daemon,
              const SupervisorArgs& args);
 
   // Returns when every worker is gone: drained, stopped, or without a daemon.
@@ -47,6 +61,7 @@ class Supervisor {
   bool obey_daemon(Nanoseconds now);
   bool reap_workers(Nanoseconds now);
   bool settle(Nanoseconds now);
+  void look_for_proof(Nanoseconds now);
   bool dismiss_recyclers(const Workforce::Headcount& seen, const Verdict& verdict);
   bool tell_progress();
   std::string what_degrades() const;
@@ -59,9 +74,14 @@ class Supervisor {
   void acknowledge(uint32_t number);
   void drain(Nanoseconds timeout, uint64_t finish, Nanoseconds now);
   void give_up_sockets();
+  void tell_death(const Workforce::Death& death, Nanoseconds now);
+  void tell_of_the_others(Nanoseconds now);
+  bool somebody_joins(Nanoseconds now);
   bool queue_is_finished(Nanoseconds now);
+  bool fork_for_queue(Nanoseconds now);
   void publish(bool more_starters_than_tickets);
   Nanoseconds may_fork_at() const;
+  void restrain(Verdict& verdict, Nanoseconds now);
   bool grow(const Verdict& verdict, Nanoseconds now);
   void note_at_max(const View& view, Nanoseconds now);
   void note_fork_failure(int error, Nanoseconds now);
@@ -70,7 +90,7 @@ class Supervisor {
 
   const WorkerPlan& plan_;
   shm::Scoreboard& board_;
-  Channel& daemon_;
+  DaemonEnds& daemon_;
   uint32_t own_sockets_;
   Workforce workforce_;
   Shedder shedder_;
@@ -84,12 +104,16 @@ class Supervisor {
   Course course_ = Course::kServing;
   Nanoseconds drain_ends_ = kNever;
   Nanoseconds queue_ends_ = 0;  // until then what waits in the accept queues of `finish_` is served
-  uint64_t finish_ = 0;         // bit i: the i-th listen socket
+  // Until then who is still shaking hands is waited for; somebody was, until the next look.
+  Nanoseconds handshakes_end_ = 0, look_at_handshakes_ = 0;
+  uint64_t finish_ = 0;  // bit i: the i-th listen socket
 
   Nanoseconds due_ = kNever;  // of this turn: the earliest thing that needs a look
   Nanoseconds look_again_at_ =
-      kNever;  // an abnormal death, and connections wait: who is idle is nudged
-  Nanoseconds throttled_until_ = 0;  // more workers died than are made good at once
+      kNever;                    // an abnormal death, and connections wait: who is idle is nudged
+  Nanoseconds paced_until_ = 0;  // workers are lost faster than others are forked
+  Budget told_of_deaths_;        // in the log, one by one
+  uint32_t untold_deaths_ = 0;
   Nanoseconds measure_at_ = kNever;  // the workers' memory, if there is a limit
   bool watch_is_armed_ = false;
   Nanoseconds fork_retry_at_ = 0;

@@ -13,11 +13,12 @@ inline constexpr int kWithoutChannel = 69;  // EX_UNAVAILABLE of sysexits.h
 
 // Descriptors of a supervisor at its start. Listen sockets follow from kFirstListenFd on.
 enum SupervisorFd : int {
-  kChannelFd = 3,   // the daemon; --check: not there
-  kSettingsFd = 4,  // the pool's settings as JSON (conf/pool_json.h)
-  kSegmentFd = 5,   // the pool's shared memory, read-write; --check: not there
-  kHandlerFd = 6,   // the handler's file, opened by the daemon; not there for a program
-  kFirstListenFd = 7,
+  kOrdersFd = 3,    // a Channel from the daemon; --check: not there
+  kReportsFd = 4,   // an Outbox to it; --check: not there
+  kSettingsFd = 5,  // the pool's settings as JSON (conf/pool_json.h)
+  kSegmentFd = 6,   // the pool's shared memory, read-write; --check: not there
+  kHandlerFd = 7,   // the handler's file, opened by the daemon; not there for a program
+  kFirstListenFd = 8,
 };
 
 struct SupervisorArgs {

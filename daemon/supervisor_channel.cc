@@ -6,12 +6,17 @@
 #include <cstring>
 #include <string>
 
+#include "base/backlog.h"
 #include "daemon/supervisor.h"
 
 namespace preforkd {
 namespace {
 
 constexpr Nanoseconds kFinishQueue = 5 * kSecond;
+// For the last step of a handshake: once round the world, or one that was lost and is asked for again after 1 s (the
+// first RTO of RFC 6298). A flood of SYNs holds a drain up for no longer than that.
+constexpr Nanoseconds kFinishHandshakes = 2 * kSecond;
+constexpr Nanoseconds kLookAtHandshakes = 20 * kMillisecond;
 
 }  // namespace
 
@@ -19,7 +24,7 @@ bool Supervisor::obey_daemon(Nanoseconds now) {
   bool any = false;
   Channel::Datagram datagram;
   for (;;) {
-    Channel::Got got = daemon_.receive(datagram);
+    Channel::Got got = daemon_.orders.receive(datagram);
     if (got == Channel::Got::kNothing) return any;
     auto order = got == Channel::Got::kMessage ? datagram.as<Order>() : std::nullopt;
     if (!order) {  // the daemon died, or is not what it was
@@ -71,6 +76,7 @@ void Supervisor::drain(Nanoseconds timeout, uint64_t finish, Nanoseconds now) {
   shedder_.stop();
   if (finish) {
     queue_ends_ = now + std::min(timeout, kFinishQueue);
+    handshakes_end_ = std::min(now + kFinishHandshakes, queue_ends_);
     published.accept_from.store(finish);
     published.accept_until.store(queue_ends_);
     published.ring_on.store(
@@ -79,7 +85,7 @@ void Supervisor::drain(Nanoseconds timeout, uint64_t finish, Nanoseconds now) {
   // Every worker that becomes busy from now on rings: the daemon wants to know when none accepts.
   published.low_water.store(~0u);
   published.leaving.store(shm::kDrain);
-  workforce_.release_all_starters();
+  if (!finish) workforce_.release_all_starters();
   workforce_.nudge_all();
 }
 
@@ -90,11 +96,45 @@ void Supervisor::give_up_sockets() {
     shutdown(plan_.listen_sockets[own_sockets_ - 1], SHUT_RDWR);
 }
 
-// Whether nobody is left who could still be served. Nobody joins the queue any more.
+// Not at each turn: the kernel looks through all connections of the machine for it.
+bool Supervisor::somebody_joins(Nanoseconds now) {
+  if (now >= handshakes_end_) return false;
+  if (now < look_at_handshakes_) return true;
+  const bool joins = shakes_hands(plan_.listen_sockets, finish_);
+  look_at_handshakes_ = now + kLookAtHandshakes;
+  if (!joins) handshakes_end_ = 0;
+  return joins;
+}
+
+// Whether nobody is left who could still be served. Only handshakes under way join the queue yet; once it is empty
+// without any, it is for good. (They are looked at first: who has finished one is in the queue.)
 bool Supervisor::queue_is_finished(Nanoseconds now) {
-  if (now >= queue_ends_ || queued(finish_) == 0) return true;
-  due_ = std::min(due_, queue_ends_);
-  return false;
+  if (finish_ == 0) return true;
+  if (now < queue_ends_) {
+    const bool joins = somebody_joins(now);
+    due_ = std::min(due_, joins ? look_at_handshakes_ : queue_ends_);
+    if (joins || queued(finish_) > 0) return false;
+  }
+  finish_ = 0;
+  board_.segment().published.accept_until.store(0);
+  workforce_.release_all_starters();  // they leave
+  return true;
+}
+
+// Of programs each serves one connection, and workers die: who waits gets one, as before the drain.
+bool Supervisor::fork_for_queue(Nanoseconds now) {
+  const shm::Counts counts = board_.counts();
+  const uint32_t waiting = queued(finish_), takers = counts.idle + counts.starting;
+  if (waiting <= takers || board_.alive() >= limits_.max) return false;
+  Verdict verdict;
+  verdict.action = Action::kGrow;
+  verdict.reason = Reason::kDemand;
+  verdict.count = std::min(waiting - takers, limits_.max - board_.alive());
+  restrain(verdict, now);
+  if (verdict.action != Action::kGrow) return false;
+  board_.record(verdict.action, verdict.reason, verdict.count, counts, waiting, board_.peak(),
+                limits_, memory_.patience, now);
+  return grow(verdict, now);
 }
 
 void Supervisor::acknowledge(uint32_t number) {
@@ -102,7 +142,7 @@ void Supervisor::acknowledge(uint32_t number) {
   report.type = ReportType::kAck;
   report.number = number;
   report.level = static_cast<int32_t>(board_.alive());
-  daemon_.send_struct(report);  // lost: the order comes again
+  daemon_.reports.send_struct(report);  // lost: the order comes again
 }
 
 bool Supervisor::say(ReportType type, uint32_t number, const std::string& text) {
@@ -110,14 +150,14 @@ bool Supervisor::say(ReportType type, uint32_t number, const std::string& text) 
   report.type = type;
   report.number = number;
   text.copy(report.text, sizeof report.text - 1);
-  if (daemon_.send_struct(report) == Channel::Sent::kYes) return true;
+  if (daemon_.reports.send_struct(report) == Channel::Sent::kYes) return true;
   return !daemon_.is_open();  // nobody to tell: nothing to say again
 }
 
 void Supervisor::send_log(const LogLine& line) {
   const pid_t worker = getpid() == plan_.supervisor ? 0 : getpid();
   if (worker || !daemon_.is_open())
-    return log_to_stderr({line.level, plan_.settings.name, worker, line.text});
+    return log_to_pipe({line.level, {}, worker, line.text});  // whose it is, the pipe says
   Report report;
   report.type = ReportType::kLog;
   report.level = static_cast<int32_t>(line.level);
@@ -125,7 +165,7 @@ void Supervisor::send_log(const LogLine& line) {
   report.event = line.event;
   report.number = lost_lines_;
   line.text.copy(report.text, sizeof report.text - 1);
-  if (daemon_.send_struct(report) == Channel::Sent::kYes)
+  if (daemon_.reports.send_struct(report) == Channel::Sent::kYes)
     lost_lines_ = 0;
   else
     ++lost_lines_;
@@ -133,9 +173,10 @@ void Supervisor::send_log(const LogLine& line) {
 
 std::string Supervisor::what_degrades() const {
   if (breaker_.tripped())
-    return std::to_string(breaker_.deaths) + " workers died in a row, the last one " + last_death_;
-  if (monotonic_now() < throttled_until_)
-    return "workers die faster than others are forked, the last one " + last_death_;
+    return std::to_string(breaker_.died) + " workers died in a row, the last one " + last_death_;
+  if (monotonic_now() < paced_until_)
+    return "workers are lost faster than others are forked" +
+           (last_death_.empty() ? "" : ", the last one " + last_death_);
   if (fork_pause_) return std::string("fork: ") + std::strerror(fork_error_);
   return "";
 }
@@ -155,10 +196,10 @@ bool Supervisor::tell_progress() {
   if (!told_ready_ && course_ == Course::kServing && counts.idle + counts.busy >= in_force().min)
     heard &= ready = told_ready_ = say(ReportType::kReady);
   const std::string trouble = what_degrades();
-  if (!trouble.empty() && throttled_until_ > monotonic_now())
-    due_ = std::min(due_, throttled_until_);
+  if (!trouble.empty() && paced_until_ > monotonic_now()) due_ = std::min(due_, paced_until_);
   if (trouble.empty() == told_degraded_) {
-    bool said = say(trouble.empty() ? ReportType::kRecovered : ReportType::kDegraded, 0, trouble);
+    const bool said = say(trouble.empty() ? ReportType::kRecovered : ReportType::kDegraded,
+                          counts.idle + counts.busy, trouble);
     if (said) told_degraded_ = !told_degraded_;
     heard &= said;
   }

@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "base/own_memory.h"
 #include "base/process_title.h"
+#include "base/undumpable.h"
 #include "conf/pool_json.h"
 #include "daemon/supervisor.h"
 #include "daemon/supervisor_args.h"
@@ -35,24 +36,23 @@ void set_close_on_exec(int first, int last) {
   for (int fd = first; fd <= last; ++fd) fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
-// A message on the channel, or its other end's death, raises SIGIO here. Workers close their copy.
-void signal_on_message(int fd) {
+// An order, or the daemon's death, raises SIGIO here. Workers close their copy.
+void signal_on_order(int fd) {
   if (fcntl(fd, F_SETOWN, getpid()) < 0 || fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_ASYNC) < 0)
     throw SysError("fcntl O_ASYNC", errno);
 }
 
-void say_failed(Channel& daemon, const std::string& text) {
+void say_failed(DaemonEnds& daemon, const std::string& text) {
   Report report;
   report.type = ReportType::kFailed;
   text.copy(report.text, sizeof report.text - 1);
-  daemon.send_struct(report);
+  daemon.reports.send_struct(report);
 }
 
-// A worker has copies of this process's descriptors but for the channel, whose number is one of the two that it
-// needs: to wait with, and for a connection. With one only it would wait for ever, and serve nobody.
+// A worker has copies of this process's descriptors but for the two that lead to the daemon, whose numbers it needs: to
+// wait with, and for a connection. With one only it would wait for ever, and serve nobody.
 void expect_enough_descriptors(const ResourceLimit& nofile) {
-  UniqueFd next(fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0));
-  if (nofile.is_set() && static_cast<uint64_t>(next.get()) >= nofile.value)
+  if (nofile.is_set() && nofile.value <= uint64_t{kReportsFd})
     throw SysError("limit nofile to " + std::to_string(nofile.value), EMFILE);
 }
 
@@ -117,7 +117,8 @@ Identity identity_of(int fd) {
 // and without its descriptors it cannot go on. Throws std::runtime_error.
 void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<int> descriptors,
              shm::Doorbell& bell) {
-  descriptors.push_back(kChannelFd);
+  const size_t listen_sockets = descriptors.size();
+  descriptors.insert(descriptors.end(), {kOrdersFd, kReportsFd});
   std::vector<Identity> before;
   for (int fd : descriptors) before.push_back(identity_of(fd));
   handler.preload(settings.name, settings.settings);
@@ -125,22 +126,23 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   install_supervisor_signals(bell);
-  if (identity_of(kChannelFd) != before.back()) std::exit(kWithoutChannel);
-  for (size_t i = 0; i < before.size(); ++i)
-    if (identity_of(descriptors[i]) != before[i])
-      throw std::runtime_error("preload closed a listen socket of preforkd");
+  for (size_t i = before.size(); i-- > 0;) {
+    if (identity_of(descriptors[i]) == before[i]) continue;
+    if (i >= listen_sockets) std::exit(kWithoutChannel);
+    throw std::runtime_error("preload closed a listen socket of preforkd");
+  }
 }
 
 // Ends the process with its channel open (the daemon kills whoever closes it before) and its memory mapped
 // (signals ring the doorbell in it to the last moment).
 [[noreturn]] void supervise(const SupervisorArgs& args, const PoolSettings& settings) {
-  static Forever<Channel> channel;
+  static Forever<DaemonEnds> ends;
   static Forever<shm::Mapping> memory;
-  Channel& daemon = channel.make(UniqueFd(kChannelFd));
+  DaemonEnds& daemon = ends.make(Channel(UniqueFd(kOrdersFd)), Outbox(UniqueFd(kReportsFd)));
   try {
-    // 1. What a worker must never reach: this process's memory, and its channel.
-    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-    set_close_on_exec(kChannelFd, kFirstListenFd + static_cast<int>(args.listen_sockets) - 1);
+    // 1. What a worker must never reach: what leads to the daemon. What leaves a worker stays below this process.
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    set_close_on_exec(kOrdersFd, kFirstListenFd + static_cast<int>(args.listen_sockets) - 1);
     set_process_title("preforkd: supervisor " + settings.name, "preforkd-superv");
     set_log_level(static_cast<LogLevel>(args.log_level));
     // 2. The pool's shared memory; mapped, the descriptor is not needed, and workers could truncate it. (A program
@@ -152,7 +154,7 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
         mapping, settings.name, args.generation, getpid(), settings.starting, monotonic_now());
     // 3. Signals ring the doorbell, which lies in that memory.
     install_supervisor_signals(mapping.segment().doorbell);
-    signal_on_message(kChannelFd);
+    signal_on_order(kOrdersFd);
     // 4. What the workers will serve.
     std::vector<int> listen_sockets;
     for (uint32_t i = 0; i < args.listen_sockets; ++i)
@@ -163,12 +165,11 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
     if (settings.handler.empty())
       expect_program(settings);
     else
-      handler = std::make_unique<HandlerLibrary>(settings.handler, kHandlerFd);
+      handler = std::make_unique<HandlerLibrary>(settings.handler, kHandlerFd);  // closes it
     if (!settings.program.empty()) program = std::make_unique<Program>(settings.program);
     if (!settings.serve.empty())
       serving =
           std::make_unique<ServingProgram>(settings.serve, args.folder, as_serving_worker(args));
-    close(kHandlerFd);
     // 5. Log lines go to the daemon from here on, the handler's preload's included.
     WorkerPlan plan{
         {settings, mapping, listen_sockets, getpid()}, handler.get(), program.get(), serving.get()};
@@ -190,6 +191,8 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
 
 int main(int argc, char** argv) {
   using namespace preforkd;
+  become_undumpable();
+  set_log_sink(log_to_pipe);
   try {
     SupervisorArgs args = SupervisorArgs::from_argv(argc, argv);
     reserve_process_title(argc, argv);

@@ -15,26 +15,31 @@
 #include "base/document.h"
 #include "base/error.h"
 #include "base/version.h"
-#include "conf/load.h"
 #include "daemon/launch.h"
 #include "daemon/paths.h"
+#include "daemon/user_json.h"
 
 namespace preforkd {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Limits, min, max, min_spare, max_spare, shrink_after)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ListenerRecord, fd, wanted, stored_as, path, inherited)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(SocketPathRecord, path, user, device, inode)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ListenerRecord, fd, wanted, stored_as, path, inherited, uid)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogPipeRecord, id, read_end)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogRecord, pid, news, pongs, next_pipe, lost, stopped)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(GenerationRecord, number, capacity, workers, next_order, pid,
-                                   channel, segment, state, preloaded, quiet, stopped,
-                                   orphans_until, sockets)
+                                   orders, reports, segment, uid, claimed, state, preloaded, quiet,
+                                   was_told, stopped, start_until, drain_until, orphans_until,
+                                   sockets, log)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PoolRecord, name, reason, listeners, dropped, limits,
                                    limits_before, revert_at, launched_at, pause, state,
                                    next_generation, capacity, base, generations)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LinkRecord, web, pid, channel, listen, started_at, stopped,
-                                   next_ticket, unanswered)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LinkRecord, web, pid, news, requests, listen, started_at,
+                                   stopped, next_ticket, unanswered, log)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DaemonRecord, format, version, old_image, failure, asked_by,
-                                   file, runtime, settings, control_path, started, reloads,
-                                   reloads_asked, refusal, said_ready, strangers, listeners, unused,
-                                   pools, links)
+                                   file, runtime, settings, users, control_user, log_user,
+                                   control_gid, control_path, started, reloads, reloads_asked,
+                                   refusal, said_ready, strangers, listeners, unused, pools, links,
+                                   log)
 
 using nlohmann::json;
 
@@ -64,23 +69,39 @@ void keep_over_exec(const DaemonRecord& record, bool keep) {
   for (const auto& l : record.unused) mark(l.fd);
   for (const auto& pool : record.pools)
     for (const auto& g : pool.generations) {
-      mark(g.channel);
+      mark(g.orders);
+      mark(g.reports);
       mark(g.segment);
+      mark(g.log.read_end);
     }
   for (const auto& link : record.links) {
-    mark(link.channel);
+    mark(link.news);
+    mark(link.requests);
     mark(link.listen);
+    mark(link.log.read_end);
   }
+  mark(record.log.news);
+  mark(record.log.pongs);
+}
+
+LoadedSettings settings_in_force(const DaemonRecord& record, std::vector<std::string>& errors) {
+  LoadedSettings loaded = load_printed_settings(record.settings, "settings in force", errors);
+  loaded.users.assign(record.users.begin(), record.users.end());
+  loaded.control_user = record.control_user;
+  loaded.log_user = record.log_user;
+  if (record.control_gid >= 0) loaded.control_gid = static_cast<gid_t>(record.control_gid);
+  return loaded;
 }
 
 void rehearse(const DaemonRecord& record) {
   std::vector<std::string> errors;
-  LoadedSettings loaded = load_settings_text(record.settings, "settings in force", errors);
+  LoadedSettings loaded = settings_in_force(record, errors);
   if (!errors.empty()) throw std::runtime_error(errors.front());
   if (loaded.settings.pools.size() != record.pools.size())
     throw std::runtime_error("the settings in force have another number of pools");
   const Paths paths = Paths::find("");
-  for (const std::string& helper : {paths.supervisor, paths.static_supervisor, paths.control})
+  for (const std::string& helper :
+       {paths.supervisor, paths.static_supervisor, paths.control, paths.log})
     if (access(helper.c_str(), X_OK) < 0) throw SysError("execute " + helper, errno);
 }
 
@@ -94,7 +115,7 @@ struct {
   bool armed = false;
 } fall_back_to;
 constexpr int kFailures[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGALRM};
-constexpr unsigned kPatienceSeconds = 5;
+constexpr unsigned kPatienceSeconds = 1;  // from one step to the next
 
 // Everything that it needs was prepared before; there is no more to do than to execute it.
 void on_failure(int) {
@@ -124,6 +145,10 @@ void arm_fall_back(int old_image, int document, char** argv) {
   fall_back_to.armed = true;
   std::atexit(on_exit);
   alarm(kPatienceSeconds);
+}
+
+void has_taken_a_step() {
+  if (fall_back_to.armed) alarm(kPatienceSeconds);
 }
 
 void disarm_fall_back() {

@@ -20,29 +20,54 @@
 
 #include "base/clock.h"
 #include "base/limits.h"
+#include "conf/load.h"
 
 namespace preforkd {
 
 // Raised when the document, or a message between daemon and supervisor or control, changes its meaning: images
 // of different numbers do not take over from each other.
-inline constexpr uint32_t kTakeoverFormat = 3;
+inline constexpr uint32_t kTakeoverFormat = 6;
 
 // What a rehearsal says that went well. A status of 0 is not enough: /bin/true has that, too.
 inline constexpr char kCanTakeOver[] = "preforkd: can take over";
 
+// Of the file of a Unix socket (daemon/socket_path.h).
+struct SocketPathRecord {
+  std::string path;
+  EffectiveUser user{};
+  uint64_t device = 0, inode = 0;
+};
+
 struct ListenerRecord {
   int fd = -1;
-  std::string wanted, stored_as, path;  // path: of a Unix socket that is removed with it
+  std::string wanted, stored_as;
+  SocketPathRecord path;
   bool inherited = false;
+  uint32_t uid = 0;
+};
+
+// A pipe to preforkd-log (daemon/log_link.h).
+struct LogPipeRecord {
+  uint32_t id = 0;
+  int read_end = -1;
+};
+
+struct LogRecord {
+  int pid = 0, news = -1, pongs = -1;
+  uint32_t next_pipe = 1, lost = 0;
+  bool stopped = false;
 };
 
 struct GenerationRecord {
   uint32_t number = 0, capacity = 0, workers = 0, next_order = 1;
-  int pid = 0, channel = -1, segment = -1;  // channel -1: the supervisor is gone
+  int pid = 0, orders = -1, reports = -1, segment = -1;  // reports -1: the supervisor is gone
+  uint32_t uid = 0;
+  std::vector<int> claimed;
   int state = 0;
-  bool preloaded = false, quiet = false, stopped = false;
-  Nanoseconds orphans_until = kNever;
+  bool preloaded = false, quiet = false, was_told = false, stopped = false;
+  Nanoseconds start_until = kNever, drain_until = kNever, orphans_until = kNever;
   std::vector<size_t> sockets;  // into DaemonRecord::listeners
+  LogPipeRecord log;
 };
 
 struct PoolRecord {
@@ -59,11 +84,12 @@ struct PoolRecord {
 
 struct LinkRecord {
   bool web = false;
-  int pid = 0, channel = -1, listen = -1;
+  int pid = 0, news = -1, requests = -1, listen = -1;
   Nanoseconds started_at = 0;
   bool stopped = false;
   uint32_t next_ticket = 1;
   std::map<uint32_t, uint32_t> unanswered;  // ticket to the asker's own number
+  LogPipeRecord log;
 };
 
 struct DaemonRecord {
@@ -75,7 +101,10 @@ struct DaemonRecord {
   std::string file;       // the configuration's, "" = built-in
   std::string runtime;    // RUNTIME_DIR
   std::string settings;   // as print_settings() has them: those in force
-  std::string control_path;
+  std::vector<EffectiveUser> users;  // of its pools
+  EffectiveUser control_user{}, log_user{};
+  int64_t control_gid = -1;
+  SocketPathRecord control_path;
   Nanoseconds started = 0;
   uint64_t reloads = 0, reloads_asked = 0;
   std::string refusal;  // of the last reload
@@ -85,12 +114,17 @@ struct DaemonRecord {
   std::vector<ListenerRecord> unused;  // inherited ones that no pool uses; wanted: the name
   std::vector<PoolRecord> pools;       // in the order of the settings
   std::vector<LinkRecord> links;
+  LogRecord log;
 };
 
 // As a document on a descriptor of its own, and back. Throw SysError, std::runtime_error.
 std::string to_json(const DaemonRecord& record);
 DaemonRecord record_from_json(const std::string& text);
 DaemonRecord read_record(int fd);
+
+// The settings in force, with everything that was looked up for them. Adds to `errors` what is wrong with them: it
+// was another version that wrote them.
+LoadedSettings settings_in_force(const DaemonRecord& record, std::vector<std::string>& errors);
 
 // Every descriptor that the record names: kept over an exec, or not.
 void keep_over_exec(const DaemonRecord& record, bool keep);
@@ -100,8 +134,10 @@ void keep_over_exec(const DaemonRecord& record, bool keep);
 void rehearse(const DaemonRecord& record);
 
 // In the image that takes over, from its first step until disarm_fall_back(): a crash (SIGSEGV, SIGABRT, ...), an
-// exit() or 5 s without an end execute the old image again, with the same document.
+// exit() or a second without a step execute the old image again, with the same document: until the end of it there is no
+// loop that would do what is asked.
 void arm_fall_back(int old_image, int document, char** argv);
+void has_taken_a_step();
 void disarm_fall_back();
 // The same when it fails with a reason. Returns only if even that fails.
 void fall_back(DaemonRecord record, const std::string& reason, int document, char** argv);

@@ -8,9 +8,10 @@ constexpr Nanoseconds kCanary = 300 * kMillisecond;
 
 }  // namespace
 
-Trial::Trial(EventLoop& loop, const Paths& paths, PoolPlan plan, const Incarnation& incarnation,
-             OnVerdict on_verdict)
+Trial::Trial(EventLoop& loop, GenerationOwner& heir, const Paths& paths, PoolPlan plan,
+             const Incarnation& incarnation, OnVerdict on_verdict)
     : loop_(loop),
+      heir_(heir),
       plan_(std::move(plan)),
       limits_(incarnation.limits),
       on_verdict_(std::move(on_verdict)) {
@@ -72,19 +73,23 @@ void Trial::on_report(uint32_t, const Report& report) {
   }
 }
 
+void Trial::on_failed_launch(uint32_t, const LaunchFailure& failure) {
+  decide(failure.text(), failure.key);
+}
+
 void Trial::on_supervisor_death(uint32_t, int status) {
   decide(said_.empty() ? "its supervisor " + ending_text(status) : said_);
 }
 
 // From a timer: the generation that reports is not to be taken away under its own feet.
-void Trial::decide(std::string reason) {
+void Trial::decide(std::string reason, std::string key) {
   if (failed_ || (passed_ && reason.empty())) return;
   (reason.empty() ? passed_ : failed_) = true;
   loop_.cancel(timer_);
-  timer_ = loop_.after(0, [this, reason = std::move(reason)] {
+  timer_ = loop_.after(0, [this, reason = std::move(reason), key = std::move(key)] {
     timer_ = {};
     auto on_verdict = on_verdict_;
-    on_verdict(reason);
+    on_verdict(reason, key);
   });
 }
 

@@ -19,11 +19,12 @@ namespace preforkd {
 class Trial final : private GenerationOwner {
  public:
   // `on_verdict` is called from the loop, and may destroy the trial: "", or the reason against it. After "", as
-  // long as it has not taken over, there may still be a reason.
-  using OnVerdict = std::function<void(std::string)>;
+  // long as it has not taken over, there may still be a reason. With it the pool's key that is to blame, if one is.
+  using OnVerdict = std::function<void(std::string reason, std::string key)>;
   // Throws SysError, as launch_generation() does.
-  Trial(EventLoop& loop, const Paths& paths, PoolPlan plan, const Incarnation& incarnation,
-        OnVerdict on_verdict);
+  // `heir` owns the generation once the trial is over.
+  Trial(EventLoop& loop, GenerationOwner& heir, const Paths& paths, PoolPlan plan,
+        const Incarnation& incarnation, OnVerdict on_verdict);
   ~Trial();
 
   Generation& generation() { return *generation_; }
@@ -40,10 +41,13 @@ class Trial final : private GenerationOwner {
  private:
   void on_report(uint32_t generation, const Report& report) override;
   void on_over(uint32_t) override {}
+  void on_failed_launch(uint32_t, const LaunchFailure& failure) override;
   void on_supervisor_death(uint32_t generation, int status) override;
-  void decide(std::string reason);
+  std::vector<pid_t> unclaimed_children() override { return heir_.unclaimed_children(); }
+  void decide(std::string reason, std::string key = "");
 
   EventLoop& loop_;
+  GenerationOwner& heir_;
   const PoolPlan plan_;
   Limits limits_;
   OnVerdict on_verdict_;

@@ -12,7 +12,6 @@
 #include "base/log.h"
 #include "base/version.h"
 #include "conf/print.h"
-#include "conf/user.h"
 #include "daemon/daemon.h"
 
 namespace preforkd {
@@ -33,6 +32,10 @@ std::string Daemon::upgrade_trouble() const {
   if (phase_ != Phase::kRunning) return "preforkd is stopping";
   if (reload_ || settling_) return "a reload is under way";
   if (rehearsal_) return "an upgrade is under way";
+  if (!notify_.all_is_sent()) return "systemd does not read what it is told";
+  for (const auto& pool : pools_)
+    if (pool->awaits_address())
+      return "pool " + pool->settings().name + " waits for an address: " + pool->reason();
   for (const auto& pool : leaving_)
     return "pool " + pool->settings().name + ", taken out of the configuration, is still draining";
   return "";
@@ -75,7 +78,8 @@ void Daemon::on_rehearsed(int status) {
   const auto rehearsed = std::move(rehearsal_);
   loop_.cancel(rehearsed->timer);
   const uint32_t asked_by = rehearsed->asked_by;
-  const std::string said = first_line(rehearsed->output.get());
+  const auto failure = rehearsed->child.failure();
+  const std::string said = failure ? failure->text() : first_line(rehearsed->output.get());
   std::string refusal;
   if (status != 0)
     refusal = said.empty() ? "the rehearsal: " + ending_text(status) : said;
@@ -119,7 +123,11 @@ DaemonRecord Daemon::record(uint32_t asked_by) const {
   r.file = file_;
   r.runtime = paths_.runtime;
   r.settings = print_settings(settings_);
-  r.control_path = control_path_;
+  r.control_path = control_path_.record();
+  r.users = users_;
+  r.control_user = control_user_;
+  r.log_user = log_user_;
+  r.control_gid = control_gid_;
   r.started = started_;
   r.reloads = reloads_;
   r.reloads_asked = reloads_asked_;
@@ -136,15 +144,18 @@ DaemonRecord Daemon::record(uint32_t asked_by) const {
   };
   for (const auto& pool : pools_) r.pools.push_back(pool->record(index));
   for (const auto& socket : inherited_)
-    if (socket.fd.is_open()) r.unused.push_back({socket.fd.get(), socket.name, "", "", true});
+    if (socket.fd.is_open()) r.unused.push_back({socket.fd.get(), socket.name, "", {}, true, 0});
   for (const auto& link : links_) r.links.push_back(link->record());
+  r.log = log_.record();
   return r;
 }
 
 void Daemon::take_over(const DaemonRecord& r) {
   ran_ = true;  // an error from now on must end nobody
+  log_.resume(r.log);
+  speak_through_log();
   strangers_.assign(r.strangers.begin(), r.strangers.end());
-  control_path_ = r.control_path;
+  control_path_ = SocketPath(r.control_path);
   started_ = r.started;
   reloads_ = r.reloads;
   reloads_asked_ = r.reloads_asked;
@@ -164,16 +175,22 @@ void Daemon::take_over(const DaemonRecord& r) {
       all.at(at)->has_options(settings_.pools.at(i).tcp);
       listeners.push_back(all.at(at));
     }
-    pools_.push_back(std::make_unique<Pool>(loop_, owner, paths_,
-                                            plan_for(settings_.pools.at(i), std::move(listeners)),
-                                            level, r.pools[i], all));
+    pools_.push_back(std::make_unique<Pool>(
+        loop_, owner, paths_,
+        PoolPlan{settings_.pools.at(i), users_.at(i), std::move(listeners), &log_}, level,
+        r.pools[i], all));
+    has_taken_a_step();
   }
   for (const LinkRecord& link : r.links) {
     links_.push_back(make_link(link.web ? ControlLink::Kind::kWeb : ControlLink::Kind::kFull,
                                UniqueFd(link.listen)));
     links_.back()->resume(link);
+    has_taken_a_step();
   }
-  for (auto& pool : pools_) pool->go_on();
+  for (auto& pool : pools_) {
+    pool->go_on();
+    has_taken_a_step();
+  }
   feed_watchdog();
   // From here on the image before could not take over again.
   loop_.after(0, [this, r] { taken_over(r); });
@@ -187,6 +204,7 @@ void Daemon::taken_over(const DaemonRecord& r) {
   if (r.failure.empty()) {
     log_notice("upgraded from " + r.version + " to " + now, Event::kUpgraded);
     for (auto& link : links_) link->renew();
+    log_.renew();
   } else {
     log_error("upgrade failed, " + now + " goes on: " + r.failure, Event::kUpgradeRefused);
   }

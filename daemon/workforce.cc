@@ -30,6 +30,14 @@ Nanoseconds jittered(Nanoseconds age, pid_t pid) {
   return age - age / 10 + age / 5 / kSteps * step;
 }
 
+Nanoseconds processor_time(const rusage& usage) {
+  auto nanoseconds = [](const timeval& t) {
+    return static_cast<Nanoseconds>(t.tv_sec) * kSecond +
+           static_cast<Nanoseconds>(t.tv_usec) * kMicrosecond;
+  };
+  return nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime);
+}
+
 // "killed by signal 11 (Segmentation fault) while serving 10.0.0.1:4242"
 std::string death_text(int status, const shm::Scoreboard::Last& last,
                        const Workforce::Death& death) {
@@ -51,11 +59,11 @@ std::string death_text(int status, const shm::Scoreboard::Last& last,
 
 }  // namespace
 
-Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board, const Channel& daemon,
-                     std::function<bool(pid_t)> is_other)
+Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board,
+                     std::array<int, 2> supervisors_own, std::function<bool(pid_t)> is_other)
     : plan_(plan),
       board_(board),
-      daemon_(daemon),
+      supervisors_own_(supervisors_own),
       is_other_(std::move(is_other)),
       records_(board.capacity(), &own_) {}
 
@@ -107,8 +115,8 @@ void Workforce::note_forked(uint32_t slot, pid_t pid, Nanoseconds now) {
 void Workforce::be_worker(uint32_t slot) {
   int status = static_cast<int>(ExitCode::kInternal);
   try {
-    // Closed, and not forgotten: the object's page would be copied. Only the supervisor speaks on it.
-    system_call(SYS_close, daemon_.fd());
+    // Closed, and not forgotten: the objects' pages would be copied. Only the supervisor speaks with the daemon.
+    for (int fd : supervisors_own_) system_call(SYS_close, fd);
     status = Worker(plan_, slot).run();
   } catch (const std::exception& e) {
     log_error(e.what());
@@ -121,7 +129,8 @@ void Workforce::be_worker(uint32_t slot) {
 std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
   for (;;) {
     int status = 0;
-    pid_t pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED);
+    rusage usage{};
+    pid_t pid = wait4(-1, &status, WNOHANG | WUNTRACED | WCONTINUED, &usage);
     if (pid < 0 && errno == EINTR) continue;
     if (pid <= 0) return std::nullopt;
     auto found = slot_of_.find(pid);
@@ -143,9 +152,9 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
     }
     slot_of_.erase(found);
     note_stopped(records_[slot], 0);
-    Death death = judge(slot, pid, status);
+    Death death = judge(slot, pid, status, usage);
     Record& record = records_[slot];
-    if (!record.started) {
+    if (record.seen_at == 0) {
       --unstarted_;
       auto step = static_cast<shm::StartingStep>(board_.slot(slot).starting_step.load());
       if (step == shm::StartingStep::kHasTicket)
@@ -169,7 +178,7 @@ void Workforce::note_stopped(Record& record, Nanoseconds at) {
 }
 
 // What a death was: as ordered, as usual, or abnormal.
-Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
+Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status, const rusage& usage) {
   const Record& record = records_[slot];
   shm::Scoreboard::Last last = board_.last_words(slot);
   Death death;
@@ -198,10 +207,38 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status) const {
     death.ending = shm::Ending::kCrashed;
     death.abnormal = true;
   }
+  death.loss = loss_of(slot, last, death, was_program);
+  death.loss.processor_time = processor_time(usage);
+  death.proves = was_program;
   // Not for each of a pool of programs, which have one a connection.
   if (death.abnormal || death.ending == shm::Ending::kTimedOut || is_logged(LogLevel::kDebug))
     death.text = death_text(status, last, death);
   return death;
+}
+
+// Of the dead one's own words only the kind of its loss is made, and when it began: see breaker.h.
+Loss Workforce::loss_of(uint32_t slot, const shm::Scoreboard::Last& last, const Death& death,
+                        bool was_program) {
+  using Kind = Loss::Kind;
+  const Record& record = records_[slot];
+  Loss loss{Kind::kUnused, record.forked_at, record.forked_at, 0};
+  const bool had_ticket = static_cast<shm::StartingStep>(board_.slot(slot).starting_step.load()) ==
+                          shm::StartingStep::kHasTicket;
+  const bool in_start = last.state == WorkerState::kStarting;
+  if (in_start ? had_ticket : plan_.program != nullptr)
+    loss.began_at = std::max(loss.began_at, last.since);
+  const bool not_executed = plan_.program && !last.active && last.begun > 0;
+  const bool left = !death.abnormal && death.ending != shm::Ending::kTimedOut;
+  // Who took one is not known: as many are believed as were posted. (Told to leave is who asked for it.)
+  const bool took_ticket = left && !was_program && !record.told_to_leave && asked_ > 0;
+  if (took_ticket) --asked_;
+  if (death.abnormal && (in_start || not_executed))
+    loss.kind = Kind::kUnable;
+  else if (was_program || (left && (record.worn || took_ticket)))
+    loss.kind = Kind::kOrdered;
+  else if (last.begun > 0)
+    loss.kind = left ? Kind::kLeft : Kind::kUsed;
+  return loss;
 }
 
 // --- orders --------------------------------------------------------------------------------------
@@ -223,12 +260,14 @@ void Workforce::nudge_all() {
 }
 
 void Workforce::take_back_tickets() {
-  shm::take_back_tickets(board_.segment().tickets.retire, board_.capacity());
+  asked_ -=
+      std::min(asked_, shm::take_back_tickets(board_.segment().tickets.retire, board_.capacity()));
 }
 
 void Workforce::retire_longest_idle(uint32_t count) {
   take_back_tickets();
   shm::post_tickets(board_.segment().tickets.retire, count);
+  asked_ = std::min(asked_ + count, board_.capacity());
   nudge_idle(count);
 }
 
@@ -241,15 +280,15 @@ void Workforce::tell_to_leave(uint32_t slot) {
 
 // --- starting ------------------------------------------------------------------------------------
 
-bool Workforce::hand_out_start_tickets() {
+bool Workforce::hand_out_start_tickets(Nanoseconds now) {
   if (unstarted_ == 0) return false;
   uint32_t through = 0, with_ticket = 0, waiting = 0;
   each([&](uint32_t slot) {
     Record& record = records_[slot];
-    if (record.started) return;
+    if (record.seen_at) return;
     const shm::Slot& s = board_.slot(slot);
     if (static_cast<WorkerState>(s.state.load()) != WorkerState::kStarting) {
-      record.started = true;
+      record.seen_at = now;
       ++through;
       return;
     }
@@ -258,7 +297,7 @@ bool Workforce::hand_out_start_tickets() {
     waiting += step == shm::StartingStep::kWaitsForTicket;
   });
   unstarted_ -= through;
-  if (through) start_progress_ = monotonic_now();
+  if (through) start_progress_ = now;
   if (!plan_.has_start()) return false;
 
   sem_t& tickets = board_.segment().tickets.start;
@@ -273,6 +312,20 @@ bool Workforce::hand_out_start_tickets() {
     if (all_lost) shm::post_tickets(tickets, 1);
   }
   return unstarted_ > 0;
+}
+
+Nanoseconds Workforce::able_since(Nanoseconds from) const {
+  Nanoseconds since = kNever;
+  each([&](uint32_t slot) {
+    const Record& record = records_[slot];
+    Nanoseconds at = record.seen_at;
+    if (plan_.program) {  // (in hand it is from the accept on, which is before the exec)
+      const shm::Scoreboard::Last last = board_.last_words(slot);
+      at = last.active ? std::max(record.forked_at, last.since) : 0;
+    }
+    if (at >= from && at != 0) since = std::min(since, at);
+  });
+  return since;
 }
 
 void Workforce::release_all_starters() {

@@ -7,8 +7,10 @@
 // into, and closed by, every worker that is forked.)
 #pragma once
 
+#include <sys/resource.h>
 #include <sys/types.h>
 
+#include <array>
 #include <functional>
 #include <memory_resource>
 #include <optional>
@@ -16,8 +18,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "base/channel.h"
 #include "base/own_memory.h"
+#include "daemon/breaker.h"
 #include "shm/scoreboard.h"
 #include "worker/worker.h"
 
@@ -25,9 +27,9 @@ namespace preforkd {
 
 class Workforce {
  public:
-  // `daemon` is the supervisor's channel: its workers close it.
+  // `supervisors_own` are descriptors that its workers close: they lead to the daemon.
   // `is_other` is asked of each child that was reaped and is no worker: what else the supervisor has forked.
-  Workforce(const WorkerPlan& plan, shm::Scoreboard& board, const Channel& daemon,
+  Workforce(const WorkerPlan& plan, shm::Scoreboard& board, std::array<int, 2> supervisors_own,
             std::function<bool(pid_t)> is_other);
 
   // --- fork ---
@@ -43,11 +45,13 @@ class Workforce {
     bool only_stopped = false;  // it lives, but a signal stopped it
     pid_t pid = 0;
     shm::Ending ending{};
-    bool abnormal = false;     // counts for the breaker
+    bool abnormal = false;     // the log is told of it
     bool served = false;       // ... and it was serving a connection
     bool unannounced = false;  // it left by itself, without a last look for connections
+    bool proves = false;       // a program that was executed: others can be
     std::string
         text;  // for the log: "killed by signal 11 (Segmentation fault) while serving ..."; or ""
+    Loss loss{};  // for the breaker
   };
   std::optional<Death> reap(Nanoseconds now);  // nothing: nobody else has died, or was stopped
 
@@ -70,8 +74,11 @@ class Workforce {
 
   // --- starting ---
   // Posts start tickets for those who are through. True while more are starting than have tickets.
-  bool hand_out_start_tickets();
+  bool hand_out_start_tickets(Nanoseconds now);
   void release_all_starters();
+  // Since when somebody who came through its start at `from` or later (of programs: whose connection began then)
+  // has been alive; kNever: there is nobody. As it says itself.
+  Nanoseconds able_since(Nanoseconds from) const;
 
   // What the pool looks like, with those who were told to leave counted as retiring and those who wait to
   // be replaced as recycling.
@@ -96,7 +103,7 @@ class Workforce {
     Nanoseconds stopped_at = 0;  // by a signal (SIGSTOP); 0: it runs
     bool told_stopped = false;  // the log has it: workers may stop each other as often as they like
     bool told_to_leave = false;
-    bool started = false;  // was seen past `start`
+    Nanoseconds seen_at = 0;  // when it was first seen past `start`; 0: not yet
   };
 
   [[gnu::hot, gnu::noinline]] uint32_t fork_some(uint32_t wanted, Nanoseconds now, int& error);
@@ -114,7 +121,9 @@ class Workforce {
   Nanoseconds check_connection(uint32_t slot, Nanoseconds now);
   void tell_slow(uint32_t slot, uint64_t number, Nanoseconds took);
   void note_stopped(Record& record, Nanoseconds at);
-  Death judge(uint32_t slot, pid_t pid, int status) const;
+  Death judge(uint32_t slot, pid_t pid, int status, const rusage& usage);
+  Loss loss_of(uint32_t slot, const shm::Scoreboard::Last& last, const Death& death,
+               bool was_program);
   template <class Visit>
   void each(Visit visit) const {  // visit(slot), for every live worker
     for (uint32_t slot = 0, seen = 0; slot < records_.size() && seen < board_.alive(); ++slot) {
@@ -126,13 +135,14 @@ class Workforce {
 
   const WorkerPlan& plan_;
   shm::Scoreboard& board_;
-  const Channel& daemon_;
+  const std::array<int, 2> supervisors_own_;
   std::function<bool(pid_t)> is_other_;
   OwnMemory own_;
   std::pmr::unsynchronized_pool_resource own_pool_{&own_};
   std::pmr::vector<Record> records_;  // by slot
   std::pmr::unordered_map<pid_t, uint32_t> slot_of_{&own_pool_};
   uint32_t unstarted_ = 0;          // workers not yet seen past `start`
+  uint32_t asked_ = 0;              // retire tickets that are out, as far as we know
   uint32_t told_ = 0;               // workers told to leave and not reaped
   uint32_t ending_ = 0;             // workers ordered to end and not reaped
   uint32_t stopped_ = 0;            // workers stopped by a signal

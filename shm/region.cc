@@ -2,42 +2,29 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 #include <cerrno>
 #include <stdexcept>
 
 #include "base/error.h"
+#include "base/memory_file.h"
 
 namespace preforkd::shm {
-namespace {
-
-std::string random_name() {
-  uint64_t bits = 0;
-  if (getrandom(&bits, sizeof bits, 0) != sizeof bits) throw SysError("getrandom", errno);
-  return "/preforkd-" + std::to_string(bits);
-}
-
-}  // namespace
-
 SegmentFds create_segment(uint32_t capacity) {
   SegmentFds fds;
-  for (;;) {
-    std::string name = random_name();
-    fds.read_write.reset(shm_open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (!fds.read_write.is_open() && errno == EEXIST) continue;
-    if (!fds.read_write.is_open()) throw SysError("create shared memory " + name, errno);
-    fds.read_only.reset(shm_open(name.c_str(), O_RDONLY | O_CLOEXEC, 0));
-    int error = errno;
-    shm_unlink(name.c_str());
-    if (!fds.read_only.is_open()) throw SysError("open shared memory " + name, error);
-    break;
-  }
-  size_t size = segment_size(capacity);
+  fds.read_write = make_memory_file("preforkd-segment");
+  const int fd = fds.read_write.get();
+  // Else whoever has one of the descriptors could open it anew, with all rights.
+  if (fchmod(fd, 0600) < 0) throw SysError("fchmod shared memory", errno);
+  const size_t size = segment_size(capacity);
   // posix_fallocate also sets the size; it returns its error instead of setting errno.
-  if (int error = posix_fallocate(fds.read_write.get(), 0, static_cast<off_t>(size)))
-    throw SysError("allocate " + std::to_string(size) + " bytes in /dev/shm", error);
+  if (int error = posix_fallocate(fd, 0, static_cast<off_t>(size)))
+    throw SysError("allocate " + std::to_string(size) + " bytes of shared memory", error);
+  if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+    throw SysError("seal shared memory", errno);
+  fds.read_only.reset(open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fds.read_only.is_open()) throw SysError("open shared memory for reading", errno);
   return fds;
 }
 

@@ -1,6 +1,6 @@
-// One segment of POSIX shared memory: made by the daemon, mapped by one supervisor and, over fork, by
-// its workers. It has no name for longer than the two shm_open calls take: nothing a crash could leave
-// in /dev/shm.
+// One segment of shared memory: made by the daemon, mapped by one supervisor and, over fork, by its workers. It is a
+// memfd: it has no name that a crash could leave, and whoever fills /dev/shm takes nothing from it. Its size is sealed,
+// so that nobody who maps it can be hurt by another who truncates it.
 #pragma once
 
 #include <algorithm>
@@ -17,8 +17,8 @@ struct SegmentFds {
   UniqueFd read_only;   // for control; opened read-only, so that it cannot be mapped writable
 };
 
-// Called by the daemon. All of its pages are allocated here (posix_fallocate): a full /dev/shm is an
-// error now and not a SIGBUS in a worker later. Throws SysError "allocate N bytes in /dev/shm: ...".
+// Called by the daemon. All of its pages are allocated here (posix_fallocate): no memory to be had is an error now
+// and not a SIGBUS in a worker later. Throws SysError "allocate N bytes of shared memory: ...".
 SegmentFds create_segment(uint32_t capacity);
 
 // The read-write mapping. Called by the supervisor, and by libpreforkd; workers inherit it.

@@ -145,15 +145,6 @@ std::vector<uint32_t> Scoreboard::idle_longest(uint32_t count) const {
   return slots;
 }
 
-uint64_t Scoreboard::connections_served() const {
-  uint64_t served = sums_.served;
-  for (uint32_t w = 0; w < words_; ++w)
-    for (uint64_t bits = alive_[w]; bits; bits &= bits - 1)
-      served +=
-          slot(w * kSlotsPerWord + static_cast<uint32_t>(std::countr_zero(bits))).served.load();
-  return served;
-}
-
 uint32_t Scoreboard::peak() const { return segment().shared.peak_busy.load(); }
 
 uint32_t Scoreboard::take_peak() {

@@ -73,8 +73,7 @@ class Scoreboard {
   uint32_t capacity() const { return mapping_.capacity(); }
   // Up to `count` idle slots, those that have been idle longest first.
   std::vector<uint32_t> idle_longest(uint32_t count) const;
-  uint64_t connections_served() const;  // by the living and the dead; for the breaker
-  uint32_t take_peak();                 // and begins a new window, at what is busy now
+  uint32_t take_peak();  // and begins a new window, at what is busy now
   uint32_t peak() const;
 
   // --- after reap ---

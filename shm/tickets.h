@@ -10,8 +10,8 @@
 //   ticket that was taken back or belongs to another round: at most k tickets are out, so at most k leave.
 //   Killed between taking the ticket and leaving: it is gone, which is what the ticket was for.
 //   Supervisor killed between posting and nudging: its workers leave because they are orphans.
-//   Taken while the supervisor goes from counting to taking back: the taker counts as staying, and one more
-//   leaves. It forks one if that is too few.
+//   Taken, and its bits do not say so yet, while the supervisor counts: the taker counts as staying, and one
+//   more leaves. It forks one if that is too few.
 // tests/model/retirement.pml is this, with the exclusive wake-up, as a model; `make model` checks it.
 //
 // Start tickets bound how many workers run the handler's `start` at the same time. A worker consumes one

@@ -1,8 +1,8 @@
 #include "systemd/fd_store.h"
 
-#include <systemd/sd-daemon.h>
-
 #include <cstdlib>
+
+#include "systemd/notify_socket.h"
 
 namespace preforkd {
 
@@ -12,11 +12,11 @@ bool has_fd_store() {
 }
 
 void store_fd(const std::string& name, int fd) {
-  sd_pid_notify_with_fds(0, 0, ("FDSTORE=1\nFDNAME=" + name).c_str(), &fd, 1);
+  NotifySocket::of_process().send("FDSTORE=1\nFDNAME=" + name, NotifySocket::Kind::kEach, fd);
 }
 
 void unstore_fd(const std::string& name) {
-  sd_notify(0, ("FDSTOREREMOVE=1\nFDNAME=" + name).c_str());
+  NotifySocket::of_process().send("FDSTOREREMOVE=1\nFDNAME=" + name, NotifySocket::Kind::kEach);
 }
 
 }  // namespace preforkd

@@ -1,36 +1,42 @@
 #include "systemd/journal.h"
 
-#include <sys/uio.h>
-#include <unistd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
-#include <string>
-
-// The place in the source would be this file for every line.
-#define SD_JOURNAL_SUPPRESS_LOCATION
-#include <systemd/sd-journal.h>
+#include <cerrno>
 
 namespace preforkd {
+namespace {
 
-// sd_journal_sendv() reports success when the socket does not exist: so it is looked for
-// beforehand.
-bool journal_takes_fields() {
-  return stderr_is_journal() && access("/run/systemd/journal/socket", W_OK) == 0;
+constexpr sockaddr_un kSocket{AF_UNIX, "/run/systemd/journal/socket"};
+
+}  // namespace
+
+Journal::Journal() {
+  if (!stderr_is_journal()) return;
+  socket_.reset(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (socket_.is_open() &&
+      connect(socket_.get(), reinterpret_cast<const sockaddr*>(&kSocket), sizeof kSocket) < 0)
+    socket_.reset();
 }
 
-void log_to_journal(const LogLine& line) {
-  const std::string fields[] = {
-      "MESSAGE=" + log_text(line),
-      "PRIORITY=" + std::to_string(static_cast<int>(line.level)),
-      "SYSLOG_IDENTIFIER=preforkd",
-      line.pool.empty() ? "" : "PREFORKD_POOL=" + std::string(line.pool),
-      line.worker ? "PREFORKD_WORKER=" + std::to_string(line.worker) : "",
-      line.event == Event::kNone ? "" : std::string("MESSAGE_ID=") + event_id(line.event),
-  };
-  iovec parts[std::size(fields)];
-  int count = 0;
-  for (const std::string& field : fields)
-    if (!field.empty()) parts[count++] = {const_cast<char*>(field.data()), field.size()};
-  if (sd_journal_sendv(parts, count) < 0) log_to_stderr(line);
+bool Journal::send(const LogLine& line, const std::string& message) const {
+  std::string fields =
+      "SYSLOG_IDENTIFIER=preforkd\nPRIORITY=" + std::to_string(static_cast<int>(line.level)) +
+      "\nMESSAGE=" + message + "\n";
+  if (!line.pool.empty()) fields += "PREFORKD_POOL=" + std::string(line.pool) + "\n";
+  if (line.worker) fields += "PREFORKD_WORKER=" + std::to_string(line.worker) + "\n";
+  if (line.event != Event::kNone)
+    fields += std::string("MESSAGE_ID=") + event_id(line.event) + "\n";
+  for (bool again = true;;) {
+    if (::send(socket_.get(), fields.data(), fields.size(), MSG_NOSIGNAL) >= 0) return true;
+    if (errno == EINTR) continue;
+    // The journal was restarted, and has not kept its socket.
+    if (!again ||
+        connect(socket_.get(), reinterpret_cast<const sockaddr*>(&kSocket), sizeof kSocket) < 0)
+      return false;
+    again = false;
+  }
 }
 
 }  // namespace preforkd

@@ -5,9 +5,6 @@
 namespace preforkd {
 namespace {
 
-// The result is not looked at: a manager that does not listen is no reason to do anything else.
-void send(const std::string& lines) { sd_notify(0, lines.c_str()); }
-
 // systemd ignores messages of more than 4096 bytes, and what is not UTF-8.
 constexpr size_t kLongest = 2000;
 
@@ -28,7 +25,7 @@ std::string one_line(std::string_view text) {
 
 void Notify::send_with_status(std::string_view state, std::string_view text) {
   last_status_ = one_line(text);
-  send(std::string(state) + "\nSTATUS=" + last_status_);
+  socket_.send(std::string(state) + "\nSTATUS=" + last_status_, NotifySocket::Kind::kEach);
 }
 
 void Notify::ready(std::string_view text) { send_with_status("READY=1", text); }
@@ -44,11 +41,12 @@ void Notify::status(std::string_view text) {
   std::string line = one_line(text);
   if (line == last_status_) return;
   last_status_ = std::move(line);
-  send("STATUS=" + last_status_);
+  socket_.send("STATUS=" + last_status_, NotifySocket::Kind::kStatus);
 }
 
 void Notify::extend_timeout(Nanoseconds more) {
-  send("EXTEND_TIMEOUT_USEC=" + std::to_string(more / kMicrosecond));
+  socket_.send("EXTEND_TIMEOUT_USEC=" + std::to_string(more / kMicrosecond),
+               NotifySocket::Kind::kExtend);
 }
 
 Nanoseconds Notify::watchdog_interval() {
@@ -56,6 +54,6 @@ Nanoseconds Notify::watchdog_interval() {
   return sd_watchdog_enabled(0, &microseconds) > 0 ? microseconds * kMicrosecond : 0;
 }
 
-void Notify::watchdog() { send("WATCHDOG=1"); }
+void Notify::watchdog() { socket_.send("WATCHDOG=1", NotifySocket::Kind::kWatchdog); }
 
 }  // namespace preforkd

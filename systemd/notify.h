@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/clock.h"
+#include "systemd/notify_socket.h"
 
 namespace preforkd {
 
@@ -20,6 +21,12 @@ inline constexpr const char* kSystemdVariables[] = {
 
 class Notify {
  public:
+  // `loop` sends what systemd does not read at once (systemd/notify_socket.h); null: the next message does.
+  explicit Notify(EventLoop* loop = nullptr) { socket_.retry_by(loop); }
+  ~Notify() { socket_.retry_by(nullptr); }
+  Notify(const Notify&) = delete;
+  Notify& operator=(const Notify&) = delete;
+
   void ready(std::string_view status);  // also the end of a reload, whether it succeeded or not
   void reloading(std::string_view status);
   void stopping(std::string_view status);
@@ -35,9 +42,12 @@ class Notify {
   static Nanoseconds watchdog_interval();
   void watchdog();
 
+  bool all_is_sent() const { return socket_.all_is_sent(); }
+
  private:
   void send_with_status(std::string_view state, std::string_view text);
 
+  NotifySocket& socket_ = NotifySocket::of_process();
   std::string last_status_;
 };
 

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <iterator>
 
+#include "base/backlog.h"
 #include "base/error.h"
 
 namespace preforkd {
@@ -55,7 +56,7 @@ std::optional<Accepted> Acceptor::try_accept(uint64_t which) {
     const size_t index = next_;
     const int listen_socket = sockets_[index];
     next_ = (next_ + 1) % sockets_.size();
-    if (which != kAll && (index >= 64 || !(which >> index & 1))) continue;
+    if (!is_among(which, index)) continue;
     for (;;) {
       Accepted accepted;
       accepted.peer.length = sizeof accepted.peer.storage;

@@ -2,12 +2,19 @@
 
 #include <dirent.h>
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
+#include <vector>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/memory_file.h"
 
 namespace preforkd {
 namespace {
@@ -18,6 +25,42 @@ std::string load_error(const std::string& path, const std::string& opened) {
   std::string reason = said ? said : "unknown error";
   if (reason.starts_with(opened + ": ")) reason.erase(0, opened.size() + 2);
   return "load " + path + ": " + reason;
+}
+
+// (Non-blocking: should it be a pipe, nobody is there to write.)
+UniqueFd open_file(const std::string& path, UniqueFd of_daemon) {
+  UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  const int error = errno;
+  if (!file.is_open() && error == EACCES) file = std::move(of_daemon);
+  if (!file.is_open())
+    throw std::runtime_error("load " + path + ": " + std::strerror(error) +
+                             (error == EACCES ? " (the pool's user must be able to read it, unless"
+                                                " nobody but root can change it or its folders)"
+                                              : ""));
+  struct stat s {};
+  if (fstat(file.get(), &s) < 0 || !S_ISREG(s.st_mode))
+    throw std::runtime_error("load " + path + ": not a regular file");
+  return file;
+}
+
+// False: it cannot be had in memory, or would not find there what it needs.
+bool copy_to_memory(const std::string& path, int file, UniqueFd& copy) {
+  try {
+    copy = make_memory_file(path);
+  } catch (const SysError&) {
+    return false;
+  }
+  const std::string origin = "$ORIGIN";
+  std::string kept;  // the end of the piece before, where the word may have begun
+  std::vector<char> buffer(256 * 1024);
+  for (ssize_t n; (n = read(file, buffer.data(), buffer.size())) != 0;) {
+    if (n < 0 || write(copy.get(), buffer.data(), static_cast<size_t>(n)) != n) return false;
+    kept.append(buffer.data(), static_cast<size_t>(n));
+    if (kept.find(origin) != kept.npos || kept.find("${ORIGIN}") != kept.npos) return false;
+    kept.erase(0, kept.size() - std::min(kept.size(), origin.size() + 2));
+  }
+  return fcntl(copy.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) ==
+         0;
 }
 
 size_t threads_of_this_process() {
@@ -32,15 +75,13 @@ size_t threads_of_this_process() {
 }  // namespace
 
 HandlerLibrary::HandlerLibrary(const std::string& path, int fd) : path_(path) {
-  std::string opened = path;
-  if (access(path.c_str(), R_OK) != 0) {
-    if (errno != EACCES || fd < 0)
-      throw std::runtime_error("load " + path + ": " + std::strerror(errno));
-    opened = "/proc/self/fd/" + std::to_string(fd);
-  }
-  struct stat s {};
-  if (stat(opened.c_str(), &s) == 0 && !S_ISREG(s.st_mode))  // dlopen would wait at a pipe
-    throw std::runtime_error("load " + path + ": not a regular file");
+  // (What is not open was not given.)
+  UniqueFd file = open_file(path, UniqueFd(fcntl(fd, F_GETFD) < 0 ? -1 : fd)), copy;
+  const bool in_memory = copy_to_memory(path, file.get(), copy);
+  const bool by_path = !in_memory && access(path.c_str(), R_OK) == 0;  // $ORIGIN is its folder then
+  const int source = in_memory ? copy.get() : file.get();
+  const std::string opened = by_path ? path : "/proc/self/fd/" + std::to_string(source);
+  if (in_memory || by_path) file.reset();
   void* library = dlopen(opened.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) throw std::runtime_error(load_error(path, opened));
   handler_ = static_cast<const struct preforkd_handler*>(dlsym(library, "preforkd_handler"));

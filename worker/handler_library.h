@@ -12,10 +12,13 @@ namespace preforkd {
 
 class HandlerLibrary {
  public:
-  // Loads `path`; if this user may not search one of its folders, the descriptor that the daemon opened
-  // of the same file (-1: none). Throws std::runtime_error "load PATH: reason": missing, not a shared
-  // object, no descriptor in it, of another ABI version. It is never unloaded: its code may have left
-  // threads, atexit functions or signal handlers behind.
+  // Loads `path`, opened as this user; if it may not search one of its folders, the descriptor of the same file that the
+  // daemon could open by a path that nobody else can change (-1: none). What is loaded is a copy in memory: the file may
+  // be overwritten, or truncated, under a running pool. Both descriptors are closed before code of the library runs.
+  // (One that finds its own libraries by $ORIGIN is loaded from its place.)
+  //
+  // Throws std::runtime_error "load PATH: reason": missing, not a shared object, no descriptor in it, of another ABI
+  // version. It is never unloaded: its code may have left threads, atexit functions or signal handlers behind.
   HandlerLibrary(const std::string& path, int fd);
 
   // Runs its preload with the pool's name and settings (JSON). Throws std::runtime_error.

@@ -130,9 +130,11 @@ void Intake::install_signals() {
   pthread_sigmask(SIG_UNBLOCK, &term, nullptr);
 }
 
-// False if it is to leave before it has begun.
+// False if it is to leave before it has begun. (While its generation drains, it may be for those who wait yet.)
 bool Intake::wait_to_start() {
-  auto wanted = [this] { return !orphaned() && !must_leave(); };
+  auto wanted = [this] {
+    return !orphaned() && (!must_leave() || seat_.still_accepts_from(monotonic_now()));
+  };
   while (wanted())
     if (seat_.wait_to_start()) return wanted();
   return false;
@@ -206,15 +208,21 @@ std::optional<Accepted> Intake::wait_for_one() {
 std::optional<Accepted> Intake::last_accept(bool leaving, uint64_t from) {
   acceptor_.unregister();
   seat_.retire(monotonic_now());
-  auto connection = acceptor_.try_accept(from);
-  while (connection && !gate_.lets_in(*connection)) {  // which may have taken seconds
+  for (;;) {
+    auto connection = acceptor_.try_accept(from);
+    if (connection && gate_.lets_in(*connection)) {  // which may have taken seconds
+      if (!leaving) acceptor_.register_for_wake();
+      return connection;
+    }
+    if (!connection) {
+      // Others, forked for who waits yet, would not have more descriptors either.
+      if (!acceptor_.short_of() || !seat_.still_accepts_from(monotonic_now())) return std::nullopt;
+      back_off();
+    }
     if (orphaned()) return std::nullopt;
     if (from != Acceptor::kAll && !(from = seat_.still_accepts_from(monotonic_now())))
       return std::nullopt;
-    connection = acceptor_.try_accept(from);
   }
-  if (connection && !leaving) acceptor_.register_for_wake();
-  return connection;
 }
 
 void Intake::wait_for_verdict() {

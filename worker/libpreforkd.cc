@@ -118,7 +118,7 @@ std::unique_ptr<Self>& self() {
 
 // As a supervisor has it of its own workers.
 void log_as_worker(const LogLine& line) {
-  log_to_stderr({line.level, self()->settings().name, getpid(), line.text, line.event});
+  log_to_pipe({line.level, {}, getpid(), line.text, line.event});
 }
 
 Self& expect_self() {

@@ -8,8 +8,7 @@
 //   PREFORKD_WORKER=LAYOUT PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS FIRST_LISTEN LISTEN_SOCKETS LOG_LEVEL
 //
 // (numbers; PID is the worker's own: a child that inherits the variable is told that it is another process). A program
-// can do to the segment whatever a handler can, and besides truncate it: of that its own pool's supervisor dies, and is
-// replaced.
+// can do to the segment whatever a handler can, and no more.
 #pragma once
 
 #include <sys/types.h>

@@ -1,4 +1,4 @@
-// base/address, conf/check, shm/peer: addresses as users write them, and as the kernel or a worker's memory
+// base/address, conf/check, control/host, shm/peer: addresses as users write them, and as the kernel or a worker's memory
 // has them. The first byte says which; no name is looked up.
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -10,6 +10,7 @@
 #include "base/address.h"
 #include "base/resolve.h"
 #include "conf/check.h"
+#include "control/host.h"
 #include "shm/peer.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -69,6 +70,17 @@ void kernel_address(std::string_view bytes) {
        peer);
 }
 
+// What is ours stays so with a port, and nobody's name becomes ours by what stands before or behind it.
+void host_header(const std::string& text) {
+  const HostVerdict verdict = judge_host(text, {"a.example"});
+  const bool may_have_port = text.find(':') == text.npos || text.ends_with(']');
+  const bool has_end = text.ends_with(' ') || text.ends_with('\t');
+  if (verdict != HostVerdict::kNonsense && may_have_port && !has_end)
+    must(judge_host(text + ":9707", {"a.example"}) == verdict, "a port changes nothing", text);
+  must(judge_host(text + ".evil", {"a.example"}) != HostVerdict::kOurs, "of a stranger", text);
+  must(judge_host(text + "@localhost", {}) == HostVerdict::kNonsense, "no user names", text);
+}
+
 void words_of_memory(std::string_view bytes) {
   shm::PeerWords words{};
   std::memcpy(words.data(), bytes.data(), std::min(bytes.size(), sizeof words));
@@ -83,6 +95,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string_view rest = bytes.substr(1);
   if (bytes.front() == 'k')
     kernel_address(rest);
+  else if (bytes.front() == 'h')
+    host_header(std::string(rest));
   else if (bytes.front() == 'w')
     words_of_memory(rest);
   else

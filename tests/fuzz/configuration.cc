@@ -24,6 +24,9 @@ std::optional<EffectiveUser> preforkd::effective_user(const std::string& user, c
   error = "no such user";
   return std::nullopt;
 }
+std::optional<EffectiveUser> preforkd::service_user(Service, std::string&, uid_t) {
+  return EffectiveUser{2, 2, "service", false};
+}
 std::optional<gid_t> preforkd::find_group(const std::string& name, std::string& error) {
   if (name != "ghost") return 1;
   error = "no such group";

@@ -26,7 +26,7 @@ UniqueFd unix_socket() {
 // The endpoint as control has it, with a pool and with nobody behind it.
 class World {
  public:
-  World() : routes_(pools_, false) {
+  World() : routes_(pools_) {
     set_log_sink([](const LogLine&) {});
     fuzz::learn_all(pools_, memory_);
     UniqueFd listener = unix_socket();
@@ -36,11 +36,14 @@ class World {
     length_ = sizeof address_;
     getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address_), &length_);
     must(listen(listener.get(), 8) == 0, "listen");
-    endpoint_.emplace(loop_, std::move(listener),
-                      [this](const HttpCall& call, uint32_t id) { return reply(call, id); });
+    endpoint_.emplace(
+        loop_, std::move(listener),
+        Endpoint::Calls{[this](const HttpCall& call, uint32_t id) { return reply(call, id); },
+                        [this](const Peer&) { return entitled_; }});
   }
 
   void meet(std::string_view input) {
+    entitled_ = input.size() % 2 == 0;  // else it waits for its turn
     UniqueFd client = unix_socket();
     must(connect(client.get(), reinterpret_cast<sockaddr*>(&address_), length_) == 0, "connect");
     std::string out;
@@ -97,6 +100,7 @@ class World {
   Pools pools_;
   Routes routes_;
   EventLoop loop_;
+  bool entitled_ = true;
   sockaddr_un address_{};
   socklen_t length_;
   std::vector<std::pair<uint32_t, Request>> waiting_;

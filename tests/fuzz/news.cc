@@ -35,10 +35,12 @@ uint32_t digit(std::string_view& rest) {
 
 class Control {
  public:
-  explicit Control(const fuzz::Memory& memory) : memory_(memory), routes_(pools_, false) {
+  explicit Control(const fuzz::Memory& memory) : memory_(memory), routes_(pools_) {
     auto [daemon, control] = Channel::make_pair();
+    auto [requests, asks] = make_message_pipe();
     daemon_ = Channel(std::move(daemon));
-    link_.emplace(loop_, std::move(control), pools_, false);
+    requests_ = std::move(requests);
+    link_.emplace(loop_, std::move(control), std::move(asks), pools_, false);
     link_->start({.on_news = [] {},
                   .on_answer =
                       [this](const Request& asked, const Answer& answer) {
@@ -46,7 +48,8 @@ class Control {
                         must(reply.status >= 200 && reply.status < 600, "a status of HTTP");
                         fuzz::parsed(reply.body);
                       },
-                  .on_end = [this](bool) { ended_ = true; }});
+                  .on_end = [this](bool) { ended_ = true; },
+                  .clients = [] { return 1u; }});
   }
 
   bool ended() const { return ended_; }
@@ -140,6 +143,7 @@ class Control {
   Pools pools_;
   Routes routes_;
   Channel daemon_;
+  UniqueFd requests_;
   std::optional<DaemonLink> link_;
   std::string base_;
   bool ended_ = false;

@@ -3,6 +3,7 @@
 // as well, its level (any byte), its text. Or, by its first character:
 //
 //   >   the daemon gives an order of a type (a digit)     !   a datagram of these bytes
+#include <signal.h>
 #include <unistd.h>
 
 #include <array>
@@ -23,6 +24,10 @@ class Owner final : public GenerationOwner {
     must(report.event <= Event::kForkRefused, "a supervisor's event");
     must(report.type != ReportType::kAck, "acknowledgements are the generation's own business");
   }
+  void on_failed_launch(uint32_t, const LaunchFailure&) override {
+    must(false, "nothing was launched");
+  }
+  std::vector<pid_t> unclaimed_children() override { return {}; }
   void on_over(uint32_t) override { must(false, "over without a death"); }
   void on_supervisor_death(uint32_t, int) override { must(false, "dead without a death"); }
 };
@@ -47,17 +52,23 @@ Report report_of(std::string_view line) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  signal(SIGPIPE, SIG_IGN);        // as a supervisor does
   std::array<int, 64> answered{};  // by order, how often its giver was told what became of it
   size_t given = 0;
   EventLoop loop;
   Owner owner;
-  auto [ours, theirs] = Channel::make_pair();
-  Channel supervisor(std::move(theirs));
-  Channel channel(std::move(ours));
-  channel.name_senders();
-  Child ourselves{getpid(), {}};  // without a pidfd it can be sent no signal
-  Generation generation(loop, owner, 1, 1024, "echo", std::move(ourselves), std::move(channel), {},
-                        {});
+  auto [orders, to_obey] = Channel::make_pair();
+  auto [reports, to_report] = make_message_pipe();
+  Channel obeys(std::move(to_obey));
+  Outbox supervisor(std::move(to_report));
+  Generation::Parts parts;
+  parts.number = 1;
+  parts.capacity = 1024;
+  parts.pool = "echo";
+  parts.child.pid = getpid();  // without a pidfd it can be sent no signal
+  parts.orders = Channel(std::move(orders));
+  parts.reports = Inbox(std::move(reports));
+  Generation generation(loop, owner, std::move(parts));
 
   std::string_view rest = fuzz::text_of(data, size);
   while (!rest.empty()) {
@@ -77,7 +88,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   // What the daemon said is orders, each of a number of its own.
   Channel::Datagram said;
-  for (uint32_t number = 1; supervisor.receive(said) == Channel::Got::kMessage; ++number) {
+  for (uint32_t number = 1; obeys.receive(said) == Channel::Got::kMessage; ++number) {
     auto order = said.as<Order>();
     must(order && order->number == number, "orders are numbered");
   }

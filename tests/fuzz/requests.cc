@@ -32,13 +32,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static fuzz::Memory memory;
   Pools pools;
   fuzz::learn_all(pools, memory);
-  Routes routes(pools, false), web(pools, true);
+  Routes routes(pools), web(pools, std::vector<std::string>{});
 
   std::string_view body = fuzz::text_of(data, size);
   std::string_view path = fuzz::cut(body);
   std::string_view method = fuzz::cut(path, ' ');
   std::string_view accept = fuzz::cut(body);
-  HttpCall call{method, path, accept, body, {true, 0, 0, {}}};
+  HttpCall call{method, path, accept, body, {true, 0, 0, {}}, "localhost"};
 
   auto over_web = web.respond(call);
   must(std::holds_alternative<HttpReply>(over_web), "over TCP nothing can be changed");

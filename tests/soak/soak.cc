@@ -98,9 +98,9 @@ struct World {
   void settle() {
     server.wait_for("/connections/active", 0, "echo", kLongAnswer);
     server.wait_until("the pool is at its minimum, and alone", kLongAnswer, [&] {
-      const size_t daemon_control_and_supervisor = 3;
+      const size_t daemon_control_log_and_supervisor = 4;
       return server.pool()["workers"]["idle"] == kMin &&
-             server.all_pids().size() == daemon_control_and_supervisor + kMin;
+             server.all_pids().size() == daemon_control_log_and_supervisor + kMin;
     });
   }
   void reload(const PoolText& pool) {
@@ -498,16 +498,17 @@ void nothing_is_left() {
 }  // namespace
 
 Suite soak_suite() {
-  return {"soak",
-          {{"reloads", reloads},
-           {"reloads that fail", reloads_that_fail},
-           {"limits", limits},
-           {"workers killed", worker_kills},
-           {"supervisors killed", supervisor_kills},
-           {"upgrades", upgrades},
-           {"throughput", throughput},
-           {"daemon killed", daemon_kills},
-           {"nothing is left", nothing_is_left}}};
+  return {.name = "soak",
+          .tests = {{"reloads", reloads},
+                    {"reloads that fail", reloads_that_fail},
+                    {"limits", limits},
+                    {"workers killed", worker_kills},
+                    {"supervisors killed", supervisor_kills},
+                    {"upgrades", upgrades},
+                    {"throughput", throughput},
+                    {"daemon killed", daemon_kills},
+                    {"nothing is left", nothing_is_left}},
+          .has_end = true};
 }
 
 }  // namespace preforkd::system_test

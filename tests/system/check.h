@@ -54,6 +54,7 @@ struct Test {
 struct Suite {
   const char* name;
   std::vector<Test> tests;
+  bool has_end = false;  // the last one ends what the others share: it comes after any of them, too
 };
 
 }  // namespace preforkd::system_test

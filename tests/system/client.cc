@@ -1,12 +1,17 @@
 #include "tests/system/client.h"
 
+#include <fcntl.h>
+#include <linux/filter.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <sstream>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -55,6 +60,31 @@ bool Client::connect(const std::string& address, const std::string& from) {
   if (::connect(fd_.get(), to.get(), to.length) == 0) return true;
   if (errno == ECONNREFUSED || errno == ENOENT || errno == ECONNRESET) return false;
   throw Failure("connect " + address + ": " + std::strerror(errno));
+}
+
+Client Client::deaf(const std::string& address) {
+  std::string error;
+  const SocketAddress to = resolve(*parse_listen_address(address, error));
+  Client client;
+  client.fd_.reset(socket(to.get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sock_filter nothing = BPF_STMT(BPF_RET | BPF_K, 0);
+  const sock_fprog program{1, &nothing};
+  if (setsockopt(client.fd(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0)
+    throw SysError("SO_ATTACH_FILTER", errno);
+  if (::connect(client.fd(), to.get(), to.length) == 0 || errno != EINPROGRESS)
+    throw Failure("connect " + address + ": it heard an answer");
+  return client;
+}
+
+void Client::hear_again() {
+  int error = 0;
+  socklen_t size = sizeof error;
+  if (setsockopt(fd(), SOL_SOCKET, SO_DETACH_FILTER, &error, size) < 0)
+    throw SysError("SO_DETACH_FILTER", errno);
+  if (!wait_for(fd(), POLLOUT, kPatience)) throw Failure("connect: no answer in time");
+  if (getsockopt(fd(), SOL_SOCKET, SO_ERROR, &error, &size) < 0 || error)
+    throw Failure(std::string("connect: ") + std::strerror(error));
+  fcntl(fd(), F_SETFL, fcntl(fd(), F_GETFL) & ~O_NONBLOCK);
 }
 
 void Client::send(std::string_view text) {
@@ -134,6 +164,19 @@ std::string Client::own_address() const {
   if (getsockname(fd_.get(), address.get(), &address.length) < 0)
     throw SysError("getsockname", errno);
   return to_string(address);
+}
+
+bool is_shaking_hands(const std::string& address) {
+  char port[8];
+  std::snprintf(port, sizeof port, ":%04X", std::stoi(address.substr(address.rfind(':') + 1)));
+  std::ifstream table("/proc/net/tcp");
+  std::string line, number, local, remote, state;
+  std::getline(table, line);
+  while (std::getline(table, line)) {
+    std::istringstream(line) >> number >> local >> remote >> state;
+    if (local.ends_with(port) && state == "03") return true;
+  }
+  return false;
 }
 
 }  // namespace preforkd::system_test

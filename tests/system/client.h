@@ -19,6 +19,10 @@ class Client {
   // Nothing if it is refused (or, for a Unix socket, not there).
   static std::optional<Client> try_connect(const std::string& address);
 
+  // One that hears nothing of what the server answers to its SYN, until it is to: then it is connected.
+  static Client deaf(const std::string& address);
+  void hear_again();
+
   void send(std::string_view text);
   std::string read_line(double seconds = kPatience);  // without its end
   std::string read_bytes(size_t size, double seconds = kPatience);
@@ -42,5 +46,9 @@ class Client {
 
   UniqueFd fd_;
 };
+
+// Whether a server's kernel waits for the last step of somebody's handshake. By its list, of which a line is
+// `sl local_address rem_address st …`, in hexadecimal; 03 is SYN_RECV. IPv4 only.
+bool is_shaking_hands(const std::string& address);
 
 }  // namespace preforkd::system_test

@@ -135,7 +135,7 @@ void handlers_that_are_none() {
         "to 2"}},
       {"none at all",
        one_pool(""),
-       {"2: handler: missing; every pool needs a handler or a program"}},
+       {"2: handler: missing; every pool needs a handler, a program or serve"}},
   });
 }
 
@@ -160,7 +160,7 @@ void programs_that_are_none() {
       {"not a path", program("cat"), {"3: program: \"cat\": expected an absolute path"}},
       {"both",
        one_pool("handler = \"echo\";\nprogram = [ \"/bin/cat\" ];"),
-       {"4: program: a pool has a handler or a program, not both"}},
+       {"4: program: a pool has a handler, a program or serve: one of them"}},
   });
   if (is_root())  // who can read everything himself must ask as the pool's user
     expect_refused({"out of reach for the pool's user",

@@ -331,7 +331,8 @@ void bad_start_and_stop() {
   TestFolder folder;
   const std::string crash = folder.write("crash", "");
   Server server({PoolText{.serves = unruly("crash_while = \"" + crash + "\";"),
-                          .workers = "min = 2; max = 4; min_spare = 1;"}},
+                          .workers = "min = 2; max = 4; min_spare = 1;"},
+                 PoolText{.name = "good"}},
                 {.wait_until_ready = false});
   server.wait_for("/state", "degraded");
   expect_logged(server, "killed by signal 6 (Aborted) while starting");

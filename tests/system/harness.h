@@ -99,6 +99,7 @@ class Server {
   pid_t pid() const { return pid_; }
   pid_t supervisor(const std::string& pool = "echo");  // by its title
   pid_t control();
+  pid_t log_writer();
   std::vector<pid_t> all_pids();  // the daemon and its descendants
   std::vector<pid_t> worker_pids(const std::string& pool = "echo");  // from /proc, not from status
   void signal(int number);

@@ -21,7 +21,7 @@ class Installation {
  public:
   Installation() {
     for (const char* name : {"preforkd", "preforkd-supervisor", "preforkd-supervisor-static",
-                             "preforkd-control", "preforkctl"})
+                             "preforkd-control", "preforkd-log", "preforkctl"})
       std::filesystem::copy_file(built(name), folder_.file(name));
     std::filesystem::create_directory(folder_.file("handlers"));
     for (const char* name : {"echo.so", "discard.so"})

@@ -46,7 +46,8 @@ void each_process_tells() {
   server.signal(SIGTERM);
   server.wait_exit();
   std::istringstream log(server.log());
-  for (std::string line; std::getline(log, line);) expected.erase(line);
+  for (std::string line; std::getline(log, line);)
+    std::erase_if(expected, [&](const auto& said) { return line.find(said) != line.npos; });
   for (const std::string& line : expected) expect(false, "not in the log: " + line);
 }
 

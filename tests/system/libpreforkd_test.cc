@@ -118,22 +118,24 @@ void dies_in_the_midst() {
 
 void never_calls_in() {
   Server server(
-      {serving("min = 2; max = 4; min_spare = 1; max_spare = 1;", "start = 0.1;", "never")},
+      {serving("min = 2; max = 4; min_spare = 1; max_spare = 1;", "start = 0.1;", "never"),
+       PoolText{.name = "good"}},
       {.wait_until_ready = false});
   server.wait_for_log("did not get through start in 100 ms: killed");
   server.wait_until("the breaker has tripped", 40, [&] {
-    return server.status()["pools"].size() == 1 && server.pool()["state"] == "degraded" &&
+    return server.status()["pools"].size() == 2 && server.pool()["state"] == "degraded" &&
            server.pool()["lifetime"]["timed_out"] >= 5;
   });
 }
 
 void ends_before_it_calls_in() {
-  Server server({serving(kOne, "", "ends")}, {.wait_until_ready = false});
+  Server server({serving(kOne, "", "ends"), PoolText{.name = "good"}}, {.wait_until_ready = false});
   server.wait_for_log("exited with status 0 while starting");
 }
 
 void without_its_descriptors() {
-  Server server({serving(kOne, "", "shuts")}, {.wait_until_ready = false});
+  Server server({serving(kOne, "", "shuts"), PoolText{.name = "good"}},
+                {.wait_until_ready = false});
   server.wait_for_log("read a document: Bad file descriptor");
   server.wait_for_log("exited with status 1 while starting");
 }

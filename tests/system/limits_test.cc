@@ -198,6 +198,7 @@ void reload_of_a_broken_file() {
     Outcome reload = server.ctl({"reload"});
     expect_equal("exit code of reload", reload.code, 1);
     expect_contains("its reason", reload.err, row.message);
+    server.wait_for_log(row.message);
     const size_t told = occurrences(server.log(), row.message);
     server.signal(SIGHUP);
     server.wait_until("the log has the reason again", kPatience,

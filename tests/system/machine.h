@@ -29,11 +29,17 @@ class Machine {
     std::filesystem::copy(built("tests/system/handlers/" + name + ".so"),
                           installed_.file("usr/local/lib/preforkd/handlers"));
   }
+  void add_program(const std::string& name) {  // the same, beside the handlers
+    std::filesystem::copy(built("tests/system/programs/" + name),
+                          installed_.file("usr/local/lib/preforkd/handlers"));
+  }
   Outcome exec(const std::vector<std::string>& command, double seconds = 60);
   // Standard output of what must work.
   std::string must(const std::vector<std::string>& command);
   std::string property(const std::string& name);  // of preforkd.service
   bool is_active() { return property("ActiveState") == "active"; }
+  void kill_daemon();  // with SIGKILL, and it alone
+  void wait_for_restart(int nth = 1);
   Json pool() { return Json::parse(must({"preforkctl", "--json", "status"}))["pools"].at(0); }
   void expect_served(const std::string& what);
   void expect_nothing_left();

@@ -1,4 +1,4 @@
-// The system tests: system-tests [SUITE [TEST]]. Exit status 0 when all that was asked for ran and held.
+// The system tests: system-tests [SUITE [TEST]], or --lane 2/3: of every three suites the second. Exit status 0 when all that was asked for ran and held.
 #include <CUnit/Basic.h>
 #include <curl/curl.h>
 #include <signal.h>
@@ -18,7 +18,7 @@ namespace preforkd::system_test {
 namespace {
 
 constexpr Nanoseconds kTimeForAll =
-    600 * kSecond;  // half of it on a machine that has nothing else to do
+    1200 * kSecond;  // a third of it on a machine that has nothing else to do
 constexpr Nanoseconds kTimeForSoak = 1200 * kSecond;
 
 // CUnit calls functions without arguments: which test it is, it knows itself.
@@ -45,11 +45,27 @@ void run_current() {
 void add(const Suite& suite, const char* only) {
   CU_pSuite added = CU_add_suite(suite.name, nullptr, nullptr);
   for (const Test& test : suite.tests)
-    if (!only || std::strcmp(only, test.name) == 0)
+    if (!only || std::strcmp(only, test.name) == 0 ||
+        (suite.has_end && &test == &suite.tests.back()))
       this_run().tests[CU_add_test(added, test.name, run_current)] = test.run;
 }
 
-int run_all(const char* only, const char* only_test) {
+// Of every `of` suites the `number`th.
+struct Lane {
+  size_t number = 1, of = 1;
+
+  bool has(size_t suite) const { return suite % of == number - 1; }
+};
+
+Lane lane_from(const char* text) {
+  Lane lane;
+  if (std::sscanf(text, "%zu/%zu", &lane.number, &lane.of) != 2 || lane.number == 0 ||
+      lane.number > lane.of)
+    throw std::runtime_error("--lane takes NUMBER/OF");
+  return lane;
+}
+
+int run_all(const char* only, const char* only_test, const Lane& lane) {
   // What a dead server leaves behind shall come to us and be seen.
   if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
     throw SysError("become child subreaper", errno);
@@ -57,8 +73,9 @@ int run_all(const char* only, const char* only_test) {
   curl_global_init(CURL_GLOBAL_DEFAULT);
   if (CU_initialize_registry() != CUE_SUCCESS) throw std::runtime_error(CU_get_error_msg());
   const bool on_request = only && std::strcmp(only, "soak") == 0;
-  for (const Suite& suite : on_request ? std::vector{soak_suite()} : all_suites())
-    if (!only || std::strcmp(only, suite.name) == 0) add(suite, only_test);
+  const std::vector<Suite> suites = on_request ? std::vector{soak_suite()} : all_suites();
+  for (size_t i = 0; i < suites.size(); ++i)
+    if (lane.has(i) && (!only || std::strcmp(only, suites[i].name) == 0)) add(suites[i], only_test);
   if (this_run().tests.empty()) throw std::runtime_error("no suite or test is called so");
   this_run().deadline = monotonic_now() + (on_request ? kTimeForSoak : kTimeForAll);
   CU_basic_set_mode(CU_BRM_VERBOSE);
@@ -73,10 +90,12 @@ int run_all(const char* only, const char* only_test) {
 }  // namespace preforkd::system_test
 
 int main(int argc, char** argv) {
+  using namespace preforkd::system_test;
   try {
     std::setvbuf(stdout, nullptr, _IOLBF, 0);  // so that it stands beside what goes to stderr
-    return preforkd::system_test::run_all(argc > 1 ? argv[1] : nullptr,
-                                          argc > 2 ? argv[2] : nullptr);
+    if (argc == 3 && std::strcmp(argv[1], "--lane") == 0)
+      return run_all(nullptr, nullptr, lane_from(argv[2]));
+    return run_all(argc > 1 ? argv[1] : nullptr, argc > 2 ? argv[2] : nullptr, {});
   } catch (const std::exception& e) {
     std::fprintf(stderr, "system-tests: %s\n", e.what());
     return 1;

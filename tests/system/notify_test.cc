@@ -143,11 +143,13 @@ void upgrade_while_it_starts() {
   auto machine = Machine::boot();
   if (!machine) return;
   machine->add_handler("unruly");
-  machine->configure(slow_pool(3000));
+  machine->configure(slow_pool(0, "start_while = \"/run/hold\";"));
+  machine->must({"touch", "/run/hold"});
   machine->must({"systemctl", "start", "--no-block", "preforkd.service"});
   wait_for_status(*machine, "Starting: ");
   machine->must({"preforkctl", "upgrade"});
   expect_equal("state", machine->property("ActiveState"), "activating");
+  machine->must({"rm", "/run/hold"});
   wait_until("it is active", kPatience, [&] { return machine->is_active(); });
   expect_equal("the pool of an active service", machine->pool()["state"], "running");
   expect_equal("restarts", machine->property("NRestarts"), "0");

@@ -330,7 +330,7 @@ void what_cannot_be_had() {
   Server server({surroundings("working_directory = \"" + folder.path() + "\";")});
   expect_refused(
       server, in(missing),
-      "preforkd.conf:4: pool echo: change to " + missing + ": No such file or directory");
+      "preforkd.conf:4: working_directory: change to " + missing + ": No such file or directory");
   expect_refused(server, in(file), "change to " + file + ": Not a directory");
   if (is_root())  // as the pool's user, who is not root
     expect_refused(server, in(closed), "change to " + closed + ": Permission denied");

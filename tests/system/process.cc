@@ -130,6 +130,13 @@ std::vector<pid_t> children_of(pid_t parent) {
 
 std::vector<pid_t> own_children() { return children_of(getpid()); }
 
+UniqueFd taken_from(pid_t pid, int fd) {
+  UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  UniqueFd taken(static_cast<int>(syscall(SYS_pidfd_getfd, process.get(), fd, 0)));
+  if (!taken.is_open()) throw SysError("take descriptor " + std::to_string(fd), errno);
+  return taken;
+}
+
 bool is_running(pid_t pid) {
   char state = 0;
   pid_t parent = 0;

@@ -36,6 +36,8 @@ int exit_code(int status);                      // as in Outcome
 // Our children now: what we started, and (we are a child subreaper) orphans of that.
 std::vector<pid_t> own_children();
 std::vector<pid_t> children_of(pid_t parent);
+// A copy of a descriptor that another process has, as whoever has taken that process over would use it. Takes root.
+UniqueFd taken_from(pid_t pid, int fd);
 bool is_running(pid_t pid);  // exists and is no zombie
 // SIGCONT, if it is stopped. To one that is not it may do harm: it takes away the SIGSTOP that LeakSanitizer's attaching
 // to its own process waits for, at the end of it.

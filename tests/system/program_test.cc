@@ -115,7 +115,7 @@ void descriptors() {
   if (open.size() < 3) throw Failure("descriptors are missing");
   expect(open[0].starts_with("0 -> socket:"), "0 is the connection: " + open[0]);
   expect_equal("1 is what 0 is", open[1], "1" + open[0].substr(1));
-  expect_equal("2 is the log", open[2], "2 -> " + server.folder().file("log"));
+  expect(open[2].starts_with("2 -> pipe:"), "2 is a way to the log: " + open[2]);
 }
 
 void stderr_is_the_log() {
@@ -175,9 +175,11 @@ void a_program_that_is_gone() {
   expect(Client(server.address()).echoes("hello\n"), "echo");
   server.wait_for("/connections/served", 1);
   unlink(path.c_str());
-  for (int i = 0; i < 6 && server.pool()["state"] == "running"; ++i)
+  // (Who dies before the death before it was noted belongs to the same round: see daemon/breaker.h.)
+  server.wait_until("the pool is degraded", kPatience, [&] {
     expect(Client(server.address()).is_ended(), "the client sees the end");
-  server.wait_for("/state", "degraded");
+    return server.pool()["state"] == "degraded";
+  });
   expect(server.pool()["connections"]["failed"] >= 5, "they count as failed");
   server.wait_for_log("execute " + path + ": No such file or directory");
   std::filesystem::copy_file("/bin/cat", path);

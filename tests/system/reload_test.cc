@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "base/clock.h"
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
 #include "tests/system/load.h"
@@ -53,6 +54,30 @@ void another_handler_takes_over() {
   Json after = server.pool();
   expect_equal("accepted", after["connections"]["accepted"], 2);
   expect_equal("crashed", after["lifetime"]["crashed"], 0);
+}
+
+// Nor is it the business of pools that stay as they are.
+void a_recycle_and_a_stopped_supervisor() {
+  Server server({PoolText{.name = "a"}, PoolText{.name = "b"}});
+  const pid_t stopped = server.supervisor("a");
+  kill(stopped, SIGSTOP);
+  const Nanoseconds before = monotonic_now();
+  expect_equal("recycle", server.ctl({"recycle", "b"}).code, 0);
+  expect(monotonic_now() - before < 4 * kSecond, "it does not wait for a's supervisor");
+  expect_equal("which is still there", server.supervisor("a"), stopped);
+  kill(stopped, SIGCONT);
+  server.wait_for_log("preforkd: pool b: recycled\n");
+}
+
+void a_recycle_that_fails() {
+  TestFolder folder;
+  Server server({PoolText{.serves = unruly("crash_while = \"" + folder.file("crash") + "\";")}});
+  folder.write("crash", "");
+  expect(server.ctl({"recycle", "echo"}).code != 0, "it fails");
+  server.wait_for_log(
+      "preforkd: error: pool echo: not recycled, the old generation goes on: pool echo: the new "
+      "generation failed: ");
+  expect_equal("no reload", occurrences(server.log(), "reload refused"), 0u);
 }
 
 // Each way in which a new generation can fail. The old one serves, and nothing is left of the new one.
@@ -456,7 +481,7 @@ void the_page_moves() {
   port.free();
   expect_reloaded(server, with_web(web));
   Client page(web);
-  page.send("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  page.send("GET /metrics HTTP/1.1\r\nHost: " + web + "\r\nConnection: close\r\n\r\n");
   expect_contains("the page", page.read_until_eof(), "200 OK");
   expect_reloaded(server, config);
   wait_until("it is off", kPatience, [&] { return !Client::try_connect(web).has_value(); });
@@ -467,7 +492,9 @@ void the_page_moves() {
 
 Suite reload_suite() {
   return {"reload",
-          {{"another handler takes over", another_handler_takes_over},
+          {{"a recycle and a stopped supervisor", a_recycle_and_a_stopped_supervisor},
+           {"a recycle that fails", a_recycle_that_fails},
+           {"another handler takes over", another_handler_takes_over},
            {"what fails is rolled back", what_fails_is_rolled_back},
            {"nobody notices", nobody_notices},
            {"takes over at size", takes_over_at_size},

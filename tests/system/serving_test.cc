@@ -593,7 +593,17 @@ void under_load() {
                                              {"min=2", "min_spare=1", "max=7"},
                                              {"min=3", "min_spare=2", "max=9"}};
   size_t moves = 0;
-  for (const Nanoseconds end = monotonic_now() + from_seconds(kLoadSeconds); monotonic_now() < end;
+  auto have_shrunk = [&] {
+    return server.pool("jsonrpc")["lifetime"]["retired"] >= 10 &&
+           server.pool("finger")["lifetime"]["retired"] >= 10;
+  };
+  const Nanoseconds began = monotonic_now();
+  auto has_lasted = [&](double seconds) {
+    return monotonic_now() - began >= from_seconds(seconds);
+  };
+  // Longer on a machine with others on it.
+  for (; !has_lasted(kLoadSeconds) ||
+         (!has_lasted(kLoadSeconds + 2 * kPatience) && (moves < 20 || !have_shrunk()));
        ++moves) {
     for (const char* pool : {"jsonrpc", "finger"}) {
       std::vector<std::string> words{"set", pool};

@@ -112,7 +112,7 @@ void Stepper::learn_mappings() {
     std::string rights, device, path;
     fields >> std::hex >> range.from >> dash >> range.to >> rights >> offset >> device >>
         std::dec >> inode >> path;
-    if (path.starts_with("/dev/shm/preforkd-") && rights == "rw-s") segment_ = range.from;
+    if (path.starts_with("/memfd:preforkd-segment") && rights == "rw-s") segment_ = range.from;
     if (offset == 0 && !ticket.library.empty() && path.ends_with("/" + ticket.library)) {
       const uint64_t from = range.from + ticket.offset;
       ours_.push_back({from, from + ticket.size});

@@ -65,6 +65,59 @@ void queued_ones_are_served() {
   expect_equal("exit code", server.wait_exit(), 0);
 }
 
+// Each program serves one connection: those who wait are served by others.
+void queued_ones_of_programs() {
+  Server server({PoolText{.serves = "program = [ \"/bin/sh\", \"-c\", \"read x; echo $x\" ];",
+                          .workers = "min = 1; max = 1; min_spare = 0;"}});
+  Client busy(server.address());
+  server.wait_for("/workers/busy", 1);
+  std::vector<Client> queued;
+  for (int i = 0; i < 5; ++i) {
+    queued.emplace_back(server.address());
+    queued.back().send("queued\n");
+  }
+  server.wait_for("/backlog/queued", 5);
+  server.signal(SIGTERM);
+  wait_until_stopping(server);
+  busy.send("busy\n");
+  expect_equal("answer", busy.read_until_eof(), "busy\n");
+  for (Client& client : queued) expect_equal("answer", client.read_until_eof(), "queued\n");
+  expect_equal("exit code", server.wait_exit(), 0);
+}
+
+// Nor does a worker's death leave those alone who wait behind it.
+void queued_ones_behind_a_death() {
+  Server server({PoolText{.workers = "min = 1; max = 1; min_spare = 0;"}});
+  Client busy(server.address());
+  expect(busy.echoes("busy\n"), "echo");
+  Client queued(server.address());
+  queued.send("queued\n");
+  queued.half_close();
+  server.wait_for("/backlog/queued", 1);
+  const pid_t worker = server.worker_pids().at(0);
+  server.signal(SIGTERM);
+  wait_until_stopping(server);
+  kill(worker, SIGKILL);
+  expect_equal("answer", queued.read_until_eof(), "queued\n");
+  expect_equal("exit code", server.wait_exit(), 0);
+}
+
+// Whose SYN came in time is not refused afterwards: his side believes that he is connected. (What stands for the last
+// step of a handshake that is on its way, is here its middle, which is dropped: the kernel sends it again after 1 s.)
+void handshakes_are_finished() {
+  Server server({PoolText{.workers = "min = 1; max = 1; min_spare = 0;"}});
+  Client late = Client::deaf(server.address());
+  wait_until("the server shakes hands", kPatience,
+             [&] { return is_shaking_hands(server.address()); });
+  server.signal(SIGTERM);
+  wait_until_stopping(server);
+  late.hear_again();
+  late.send("late\n");
+  late.half_close();
+  expect_equal("answer", late.read_until_eof(), "late\n");
+  expect_equal("exit code", server.wait_exit(), 0);
+}
+
 void no_client_is_lost_under_load() {
   Server server({PoolText{}});
   std::string address = server.address();
@@ -219,6 +272,9 @@ Suite stop_suite() {
   return {"stop",
           {{"busy ones finish", busy_ones_finish},
            {"queued ones are served", queued_ones_are_served},
+           {"queued ones of programs", queued_ones_of_programs},
+           {"queued ones behind a death", queued_ones_behind_a_death},
+           {"handshakes are finished", handshakes_are_finished},
            {"no client is lost under load", no_client_is_lost_under_load},
            {"a second TERM", a_second_term},
            {"an INT", an_int},

@@ -113,9 +113,8 @@ void comes_back_after_a_kill() {
   if (!machine) return;
   machine->configure(echo_on_machine("min = 1; max = 4;"));
   machine->must({"systemctl", "start", "preforkd.service"});
-  machine->must({"systemctl", "kill", "--kill-who=main", "-s", "KILL", "preforkd.service"});
-  wait_until("systemd has started it again", kPatience,
-             [&] { return machine->property("NRestarts") == "1" && machine->is_active(); });
+  machine->kill_daemon();
+  machine->wait_for_restart();
   machine->expect_served("the echo");
   machine->must({"systemctl", "stop", "preforkd.service"});
   machine->expect_nothing_left();
@@ -130,8 +129,7 @@ void comes_back_when_it_hangs() {
   machine->must({"systemctl", "start", "preforkd.service"});
   machine->must({"systemctl", "kill", "--kill-who=main", "-s", "STOP", "preforkd.service"});
   machine->expect_served("a client of a daemon that is stopped");
-  wait_until("systemd has started it again", kPatience,
-             [&] { return machine->property("NRestarts") == "1" && machine->is_active(); });
+  machine->wait_for_restart();
   expect_contains("the journal", machine->must({"journalctl", "-u", "preforkd", "--no-pager"}),
                   "Watchdog timeout");
   machine->expect_served("a client afterwards");
@@ -161,10 +159,8 @@ void nobody_is_refused() {
   };
   for (int round = 1; round <= 5; ++round) {
     const auto before = count("/tmp/tcp.out");
-    machine->must({"systemctl", "kill", "--kill-who=main", "-s", "KILL", "preforkd.service"});
-    wait_until("systemd has started it again", kPatience, [&] {
-      return machine->property("NRestarts") == std::to_string(round) && machine->is_active();
-    });
+    machine->kill_daemon();
+    machine->wait_for_restart(round);
     wait_until("clients are served", kPatience, [&] { return count("/tmp/tcp.out") > before + 3; });
   }
   machine->let_it_go();
@@ -188,6 +184,58 @@ void nobody_is_refused() {
   machine->expect_nothing_left();
 }
 
+// Stored sockets belong to a user: another one gets others, by a restart and by a reload, which are stored in their turn.
+void sockets_of_another_user() {
+  auto machine = Machine::boot();
+  if (!machine) return;
+  machine->must({"install", "-D", "-m", "644", "-t", "/run/systemd/system/preforkd.service.d",
+                 "/usr/local/share/doc/preforkd/pool-users.conf"});
+  auto configure = [&](const std::string& user) {
+    machine->configure(echo_on_machine("min = 2; max = 9;",
+                                       "127.0.0.1:7007\", \"unix:/run/preforkd/echo.sock",
+                                       "user = \"" + user + "\";"));
+  };
+  auto expect_of = [&](const std::string& user) {
+    expect_equal("stored sockets", machine->property("NFileDescriptorStore"), "2");
+    machine->expect_served("the echo of " + user);
+    expect_equal("by its path",
+                 machine->must({"sh", "-c",
+                                "printf 'hi\\n' | nc -N -U -w 10 "
+                                "/run/preforkd/echo.sock"}),
+                 "hi\n");
+    expect_contains("who runs", machine->must({"ps", "-eo", "user=,args="}),
+                    user + (user.size() < 8 ? std::string(8 - user.size(), ' ') : "") +
+                        " preforkd: supervisor echo");
+  };
+  auto count = [&](const std::string& text) {
+    return occurrences(machine->must({"journalctl", "-u", "preforkd", "--no-pager"}), text);
+  };
+  const std::string said = "was another user's: closed, with who waited there";
+  configure("games");
+  machine->must({"systemctl", "start", "preforkd.service"});
+  expect_of("games");
+  machine->must({"systemctl", "restart", "preforkd.service"});
+  expect_of("games");
+  expect_equal("said", count(said), 0u);
+  configure("daemon");
+  machine->must({"systemctl", "restart", "preforkd.service"});
+  expect_of("daemon");
+  expect_equal("said", count(said), 2u);
+  configure("games");
+  machine->must({"systemctl", "reload", "preforkd.service"});
+  expect_of("games");
+  machine->hold_a_client();  // whose supervisor lives as long, without its daemon
+  machine->kill_daemon();
+  machine->wait_for_restart();
+  expect_of("games");
+  machine->let_it_go();
+  wait_until("the long one is done", kPatience,
+             [&] { return machine->held_client_heard() == "begin\nend\n"; });
+  expect_equal("sockets that were stored and do not listen", count("stored socket preforkd/"), 0u);
+  machine->must({"systemctl", "stop", "preforkd.service"});
+  machine->expect_nothing_left();
+}
+
 }  // namespace
 
 Suite systemd_suite() {
@@ -199,7 +247,8 @@ Suite systemd_suite() {
            {"socket activation", socket_activation},
            {"comes back after a kill", comes_back_after_a_kill},
            {"comes back when it hangs", comes_back_when_it_hangs},
-           {"nobody is refused", nobody_is_refused}}};
+           {"nobody is refused", nobody_is_refused},
+           {"sockets of another user", sockets_of_another_user}}};
 }
 
 }  // namespace preforkd::system_test

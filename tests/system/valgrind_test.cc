@@ -87,13 +87,17 @@ std::vector<std::string> valgrind(const std::string& reports) {
 void expect_clean(const std::string& report) {
   const std::string shown = "\n" + report;
   expect(report.find("ERROR SUMMARY: 0 errors") != report.npos, "no errors: " + shown);
-  expect(report.find("unhandled") == report.npos, "valgrind knows each system call: " + shown);
+  // (But Landlock's, which the daemon asks for.)
+  const size_t known = occurrences(report, "syscall: 444") + occurrences(report, "syscall: 446");
+  expect_equal("system calls that valgrind does not know: " + shown,
+               occurrences(report, "unhandled"), known);
   const size_t opened = occurrences(report, "Open "), inherited = occurrences(report, "<inherited");
   expect(opened == inherited, "no descriptor is over: " + shown);
 }
 
 // Of so many processes of this program.
-void expect_clean_reports(const std::string& folder, const std::string& program, size_t expected) {
+void expect_clean_reports(const std::string& folder, const std::string& program, size_t least,
+                          size_t most) {
   size_t found = 0;
   for (const auto& file : std::filesystem::directory_iterator(folder)) {
     const std::string report = file_text(file.path());
@@ -101,7 +105,19 @@ void expect_clean_reports(const std::string& folder, const std::string& program,
     ++found;
     expect_clean(report);
   }
-  expect_equal("reports about " + program, found, expected);
+  expect(found >= least && found <= most,
+         "reports about " + program + ": " + std::to_string(found));
+}
+
+// Valgrind reads what it runs as the user that runs it, who may not (daemon/launch.h).
+std::string readable_copy(const TestFolder& folder) {
+  for (const char* name : {"preforkd", "preforkd-supervisor", "preforkd-supervisor-static",
+                           "preforkd-control", "preforkd-log"}) {
+    std::filesystem::copy_file(built(name), folder.file(name));
+    chmod(folder.file(name).c_str(), 0755);
+  }
+  std::filesystem::create_symlink(built("handlers"), folder.file("handlers"));
+  return folder.file("preforkd");
 }
 
 void start_reload_stop() {
@@ -120,6 +136,7 @@ void start_reload_stop() {
                                     setenv("LD_PRELOAD",
                                            built("tests/system/handlers/pidfds.so").c_str(), 1);
                                   },
+                              .program = readable_copy(folder),
                               .under = valgrind(reports)});
   server.wait_until_ready(kSlow);
   expect(Client(server.address()).echoes("hello\n"), "echo");
@@ -152,8 +169,11 @@ void start_reload_stop() {
   client.close();
   server.signal(SIGTERM);
   expect_equal("exit code", server.wait_exit(kSlow), 0);
-  for (const char* program : {"preforkd", "preforkd-control", "preforkctl"})
-    expect_clean_reports(reports, program, 1);
+  expect_clean_reports(reports, "preforkd", 3, 3);  // the daemon, and a loader for each reload
+  expect_clean_reports(reports, "preforkd-control", 1, 1);
+  expect_clean_reports(reports, "preforkctl", 1, 1);
+  expect_clean_reports(reports, "preforkd-log", 0,
+                       1);  // killed if it takes longer than a second to end
 }
 
 }  // namespace

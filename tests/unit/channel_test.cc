@@ -2,6 +2,7 @@
 #include "base/channel.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -13,7 +14,7 @@ using namespace preforkd;
 
 namespace {
 
-struct Pair {
+struct Pair {  // `a` sends, `b` receives
   Pair() {
     auto ends = Channel::make_pair();
     a = Channel(std::move(ends.first));
@@ -157,13 +158,15 @@ void a_full_one() {
 
 void the_other_end_is_gone() {
   Pair p;
-  CU_ASSERT(p.b.send_struct(Message{7, 8}) == Channel::Sent::kYes);
-  p.b.close();
+  CU_ASSERT(p.a.send_struct(Message{7, 8}) == Channel::Sent::kYes);
+  p.a.close();
   Channel::Datagram got;
-  CU_ASSERT(p.a.receive(got) == Channel::Got::kMessage);  // its last words are still heard
+  CU_ASSERT(p.b.receive(got) == Channel::Got::kMessage);  // its last words are still heard
   CU_ASSERT_EQUAL(got.as<Message>()->type, 7);
-  CU_ASSERT(p.a.receive(got) == Channel::Got::kGone);
-  CU_ASSERT(p.a.send_struct(Message{}) == Channel::Sent::kGone);  // and no SIGPIPE
+  CU_ASSERT(p.b.receive(got) == Channel::Got::kGone);
+  Pair other;
+  other.b.close();
+  CU_ASSERT(other.a.send_struct(Message{}) == Channel::Sent::kGone);  // and no SIGPIPE
   Channel closed;
   CU_ASSERT(closed.send_struct(Message{}) == Channel::Sent::kGone);
   CU_ASSERT(closed.receive(got) == Channel::Got::kGone);
@@ -173,15 +176,28 @@ void the_other_end_is_gone() {
 void the_other_process_is_gone() {
   Pair p;
   unit::Child other([&] {
-    p.a.close();
-    p.b.send_struct(Message{1, 1});
+    p.b.close();
+    p.a.send_struct(Message{1, 1});
     return true;
   });
-  p.b.close();
+  p.a.close();
   CU_ASSERT_TRUE(other.succeeded());
   Channel::Datagram got;
-  CU_ASSERT(p.a.receive(got) == Channel::Got::kMessage);
-  CU_ASSERT(p.a.receive(got) == Channel::Got::kGone);
+  CU_ASSERT(p.b.receive(got) == Channel::Got::kMessage);
+  CU_ASSERT(p.b.receive(got) == Channel::Got::kGone);
+}
+
+// Nothing reaches the more trusted end, which would have to close what comes with it.
+void nothing_comes_back() {
+  Pair p;
+  UniqueFd file(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  CU_ASSERT(p.b.send_struct(Message{}) == Channel::Sent::kGone);
+  CU_ASSERT(p.b.send_struct(Message{}, file.get()) == Channel::Sent::kGone);
+  CU_ASSERT_EQUAL(shutdown(p.b.fd(), SHUT_RDWR), 0);  // nor does that open it
+  CU_ASSERT(p.b.send_struct(Message{}, file.get()) == Channel::Sent::kGone);
+  int waiting = -1;
+  CU_ASSERT_EQUAL(ioctl(p.a.fd(), FIONREAD, &waiting), 0);
+  CU_ASSERT_EQUAL(waiting, 0);
 }
 
 }  // namespace
@@ -197,6 +213,7 @@ void add_channel_tests() {
       {"full", a_full_one},
       {"the other end is gone", the_other_end_is_gone},
       {"the other process is gone", the_other_process_is_gone},
+      {"nothing comes back", nothing_comes_back},
   };
   unit::add_suite("channel", kTests);
 }

@@ -165,12 +165,24 @@ void types_and_ranges() {
        "f:1: control.web: \"[nope]:1\": no IPv6 address stands in the brackets"},
       {pool("") + "control = { web = \"localhost:99999\"; };",
        "f:1: control.web: \"localhost:99999\": the port must be a number from 0 to 65535"},
+      {pool("") + "control = { hosts = \"a\"; };",
+       "f:1: control.hosts: expected an array of 0 to 64 strings, not \"a\""},
+      {pool("") + "control = { hosts = [ \"a.example\", \"b:80\" ]; };",
+       "f:1: control.hosts: \"b:80\": expected a name as in \"stats.example.org\", without scheme "
+       "and port"},
       {pool("") + "control = { socket = \"run/a\"; };",
        "f:1: control.socket: \"run/a\": expected an absolute path or \"\""},
       {pool("") + "control = { socket = \"/" + std::string(107, 'a') + "\"; };",
        "f:1: control.socket: \"/" + std::string(107, 'a') +
            "\": a Unix socket's path has at most 107 characters"},
   });
+  for (const std::string& host :
+       {std::string(), std::string("."), std::string("a."), std::string(".a"), std::string("a..b"),
+        std::string("a b"), std::string("http://a"), std::string("[::1]"), std::string("*.a"),
+        std::string(254, 'a')})
+    expect_text(errors_of(pool("") + "control = { hosts = [ \"" + host + "\" ]; };"),
+                "f:1: control.hosts: \"" + host +
+                    "\": expected a name as in \"stats.example.org\", without scheme and port");
   for (const std::string web : {"nope", "a b:1", "unix:/x", "unix:", "systemd:x", "systemd:"})
     expect_text(errors_of(pool("") + "control = { web = \"" + web + "\"; };"),
                 "f:1: control.web: \"" + web + "\": expected \"host:port\", \"[v6]:port\" or \"\"");
@@ -188,14 +200,14 @@ void pools() {
       {"pools = (\n { } );",
        "f:2: name: missing; every pool needs one\n"
        "f:2: listen: missing; every pool needs one\n"
-       "f:2: handler: missing; every pool needs a handler or a program"},
+       "f:2: handler: missing; every pool needs a handler, a program or serve"},
       {"pools = ( { name = \"a\";\n listen = [ ];\n program = [ ]; } );",
        "f:2: listen: expected an array of 1 to 64 strings, not 0\n"
        "f:3: program: expected an array of 1 to 4096 strings, not 0"},
       {pool("program = [ \"/bin/cat\" ];"),
-       "f:1: program: a pool has a handler or a program, not both"},
+       "f:1: program: a pool has a handler, a program or serve: one of them"},
       {"pools = ( { name = \"a\"; listen = [ \"*:1\" ];\n handler = \"\"; } );",
-       "f:2: handler: missing; every pool needs a handler or a program"},
+       "f:2: handler: missing; every pool needs a handler, a program or serve"},
       {"pools = ( { name = \"a\"; listen = [ \"*:1\" ];\n handler = 5; } );",
        "f:2: handler: expected a string, not 5"},
       {"pools = ( { name = \"a\"; listen = [ \"*:1\" ];\n program = [ \"cat\", \"-u\" ]; } );",
@@ -360,7 +372,7 @@ log = { level = 5; };)"),
               "f:3: listen: \"x\": expected \"host:port\", \"[v6]:port\", \"unix:/path\" or "
               "\"systemd:FDNAME\"\n"
               "f:3: colour: unknown key\n"
-              "f:4: handler: missing; every pool needs a handler or a program\n"
+              "f:4: handler: missing; every pool needs a handler, a program or serve\n"
               "f:4: name: \"a\" is the name of the pool on line 3\n"
               "f:5: workers: min 9 is above max 4\n"
               "f:7: user: there is no user \"no such user\"\n"
@@ -472,6 +484,7 @@ void printed_reads_back() {
     Settings settings = good(kTwoPools).settings;
     settings.log_level = "debug";
     settings.control.web = "";
+    settings.control.hosts = {"a.example", "B_c"};
     PoolSettings &a = settings.pools[0], &b = settings.pools[1];
     a.handler = "h" + hard_text(random);
     b.program = {"/" + hard_text(random), hard_text(random), ""};

@@ -131,7 +131,7 @@ void routes_requests() {
   learn(pools, ControlNews::kDaemon, daemon_news());
   learn(pools, ControlNews::kPool, pool_news(kFirst));
   learn_segment(pools, segment, 1);
-  Routes routes(pools, false), web(pools, true);
+  Routes routes(pools), web(pools, std::vector<std::string>{});
 
   const struct {
     const char *method, *path;
@@ -166,7 +166,7 @@ void routes_requests() {
   };
   for (const auto& row : kRows) {
     for (bool over_web : {false, true}) {
-      HttpCall call{row.method, row.path, "", row.body, row.peer};
+      HttpCall call{row.method, row.path, "", row.body, row.peer, "127.0.0.1:9707"};
       auto outcome = (over_web ? web : routes).respond(call);
       auto* reply = std::get_if<HttpReply>(&outcome);
       unsigned wanted = over_web ? row.web_status : row.status, got = reply ? reply->status : 0;
@@ -177,7 +177,7 @@ void routes_requests() {
     }
   }
   learn(pools, ControlNews::kDaemon, daemon_news(true));
-  auto outcome = routes.respond({"POST", "/v1/reload", "", "", kRoot});
+  auto outcome = routes.respond({"POST", "/v1/reload", "", "", kRoot, {}});
   CU_ASSERT(std::get<HttpReply>(outcome).status == 503);
 }
 
@@ -185,7 +185,7 @@ void concludes_requests() {
   Pools pools;
   learn(pools, ControlNews::kDaemon, daemon_news());
   learn(pools, ControlNews::kPool, pool_news(kFirst));
-  Routes routes(pools, false);
+  Routes routes(pools);
   auto outcome =
       routes.respond({"PATCH", "/v1/pools/echo/limits", "", R"({"max":9,"for":2})", kRoot});
   const auto& request = std::get<Request>(outcome);

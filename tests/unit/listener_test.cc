@@ -221,7 +221,11 @@ Listeners listeners_of(const PoolSettings& only, const Listeners& own, const Lis
                        std::vector<InheritedSocket>& inherited, std::vector<std::string>& errors) {
   Listeners free = own;
   free.insert(free.end(), others.begin(), others.end());
-  return open_listeners(only, {only}, own, free, inherited, errors);
+  const std::vector<PoolSettings> pools = {only};
+  Opening opening{pools, {}, free, inherited, errors};
+  Listeners opened = open_listeners(only, {}, own, opening);
+  listen_on_new(opened, own, 16, errors);
+  return opened;
 }
 
 int option(const Listener& listener, int level, int name) {
@@ -276,7 +280,7 @@ void options_of_a_pool() {
     CU_ASSERT_EQUAL(option(*listener, SOL_SOCKET, SO_REUSEPORT), 1);
     CU_ASSERT_TRUE(listener->cannot_have({}));
     // Another one on the same port.
-    auto twin = Listener::open(parsed(listener->address()), 16, all);
+    auto twin = Listener::open(parsed(listener->address()), 16, {}, all);
     CU_ASSERT(unit::same_text(twin.address(), listener->address()));
     listener->set_options({});
     CU_ASSERT_EQUAL(option(*listener, IPPROTO_TCP, TCP_NODELAY), 0);
@@ -294,6 +298,37 @@ void sets_all_options_of_what_it_recovers() {
   Listener listener = Listener::recover(std::move(socket), "preforkd/a/b", "127.0.0.1:0");
   listener.set_options({});
   CU_ASSERT_EQUAL(option(listener, IPPROTO_TCP, TCP_NODELAY), 0);
+}
+
+// By a process that had a copy: systemd's own is bound still.
+void listens_again() {
+  const Listener elsewhere = Listener::open(parsed("127.0.0.1:0"), 5);
+  const SocketAddress there = resolve(parsed(elsewhere.address()));
+  for (const bool is_connected : {false, true}) {
+    UniqueFd fd = bare_listen_socket();
+    const UniqueFd copy(dup(fd.get()));
+    CU_ASSERT_EQUAL(shutdown(copy.get(), SHUT_RDWR), 0);
+    if (is_connected) CU_ASSERT_EQUAL(connect(copy.get(), there.get(), there.length), 0);
+    Listener listener = is_connected ? Listener::adopt(std::move(fd), "web")
+                                     : Listener::recover(std::move(fd), "preforkd/a/b", "w");
+    const std::string address = listener.address();
+    CU_ASSERT_FALSE(listener.is_listening());
+    listener.start_listening(5);
+    CU_ASSERT(listener.is_listening() && unit::same_text(listener.address(), address));
+    const SocketAddress here = resolve(parsed(address));
+    const UniqueFd client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    CU_ASSERT_EQUAL(connect(client.get(), here.get(), here.length), 0);
+  }
+  // A Unix socket cannot: one that was stored is not used any more.
+  Listener local = Listener::open(parsed("unix:@preforkd-shut-" + std::to_string(getpid())), 5);
+  shutdown(local.fd(), SHUT_RDWR);
+  std::string why;
+  try {
+    Listener::recover(UniqueFd(dup(local.fd())), "preforkd/a/b", local.address());
+  } catch (const std::exception& e) {
+    why = e.what();
+  }
+  CU_ASSERT(unit::same_text(why, local.address() + ": it was shut down"));
 }
 
 void adopts_nothing_else() {
@@ -322,7 +357,7 @@ void a_pools_listeners() {
   auto listeners = listeners_of(
       pool({"127.0.0.1:0", "systemd:web", "systemd:none", "nonsense", "unix:/nonexistent/sock"}),
       {}, {}, inherited, errors);
-  CU_ASSERT_EQUAL(listeners.size(), 3);  // two sockets share a name
+  CU_ASSERT_EQUAL(listeners.size(), 4);  // two sockets share a name
   CU_ASSERT(!inherited[0].fd.is_open() && inherited[1].fd.is_open() && !inherited[2].fd.is_open());
   CU_ASSERT_EQUAL_FATAL(errors.size(), 3);
   CU_ASSERT(
@@ -367,10 +402,11 @@ void several_of_port_0() {
   // The same with another pool: what that takes is taken.
   const std::vector<PoolSettings> pools = {pool({any, any}), pool({own[0]->address()})};
   Listeners free = own;
-  const Listeners first = open_listeners(pools[0], pools, own, free, none, errors);
+  Opening opening{pools, {}, free, none, errors};
+  const Listeners first = open_listeners(pools[0], {}, own, opening);
   CU_ASSERT_EQUAL_FATAL(first.size(), 2);
   CU_ASSERT(first[0] == own[1] && !contains(own, first[1]));
-  CU_ASSERT(open_listeners(pools[1], pools, {}, free, none, errors) == Listeners{own[0]});
+  CU_ASSERT(open_listeners(pools[1], {}, {}, opening) == Listeners{own[0]});
   CU_ASSERT(free.empty() && errors.empty());
 }
 
@@ -388,9 +424,9 @@ void stores_several_of_port_0() {
     for (const InheritedSocket& other : stored) CU_ASSERT(other.name != listener->stored_as());
     stored.push_back({UniqueFd(dup(listener->fd())), listener->stored_as()});
   }
-  CU_ASSERT(unit::same_text(stored[0].name, "preforkd/web/127.0.0.1=0=" +
+  CU_ASSERT(unit::same_text(stored[0].name, "preforkd/web@0/127.0.0.1=0=" +
                                                 own[0]->address().substr(strlen("127.0.0.1:"))));
-  const Listeners again = recover_stored(stored)["web"];
+  const Listeners again = recover_stored(stored, {})["web"];
   CU_ASSERT_EQUAL_FATAL(again.size(), 3);
   for (size_t i = 0; i < again.size(); ++i)
     CU_ASSERT(again[i]->wanted() == own[i]->wanted() && again[i]->address() == own[i]->address());
@@ -415,6 +451,7 @@ void add_listener_tests() {
       {"sets options of what it adopts", sets_options_of_what_it_adopts},
       {"sets all options of what it recovers", sets_all_options_of_what_it_recovers},
       {"options of a pool", options_of_a_pool},
+      {"what was shut down listens again", listens_again},
       {"adopts nothing else", adopts_nothing_else},
       {"several of port 0", several_of_port_0},
       {"several of port 0 in systemd's store", stores_several_of_port_0},

@@ -10,12 +10,16 @@
 [[gnu::weak]] void add_backlog_tests();
 [[gnu::weak]] void add_breaker_tests();
 [[gnu::weak]] void add_channel_tests();
+[[gnu::weak]] void add_message_pipe_tests();
 [[gnu::weak]] void add_conf_tests();
 [[gnu::weak]] void add_control_tests();
+[[gnu::weak]] void add_control_trust_tests();
 [[gnu::weak]] void add_doorbell_tests();
 [[gnu::weak]] void add_histogram_tests();
 [[gnu::weak]] void add_layout_tests();
 [[gnu::weak]] void add_listener_tests();
+[[gnu::weak]] void add_moves_tests();
+[[gnu::weak]] void add_log_tests();
 [[gnu::weak]] void add_loop_tests();
 [[gnu::weak]] void add_networks_tests();
 [[gnu::weak]] void add_notify_tests();
@@ -29,19 +33,24 @@
 [[gnu::weak]] void add_shm_threads_tests();
 [[gnu::weak]] void add_stream_tests();
 [[gnu::weak]] void add_tickets_tests();
+[[gnu::weak]] void add_trusted_path_tests();
 [[gnu::weak]] void add_worker_state_tests();
 
 namespace {
 
 // Those that fork the most come first: what the others leave in the heap makes each fork slower.
 constexpr void (*kSuites[])() = {
-    add_doorbell_tests,   add_tickets_tests,   add_scoreboard_tests,   add_seat_tests,
-    add_admissions_tests, add_session_tests,   add_shm_threads_tests,  add_program_tests,
-    add_channel_tests,    add_loop_tests,      add_backlog_tests,      add_listener_tests,
-    add_layout_tests,     add_histogram_tests, add_worker_state_tests, add_scaler_tests,
-    add_breaker_tests,    add_address_tests,   add_conf_tests,         add_control_tests,
-    add_preforkctl_tests, add_notify_tests,    add_networks_tests,     add_proxy_protocol_tests,
-    add_stream_tests,     add_acceptor_tests,
+    add_doorbell_tests,     add_tickets_tests,       add_scoreboard_tests,
+    add_seat_tests,         add_admissions_tests,    add_session_tests,
+    add_shm_threads_tests,  add_program_tests,       add_channel_tests,
+    add_message_pipe_tests, add_loop_tests,          add_backlog_tests,
+    add_listener_tests,     add_moves_tests,         add_layout_tests,
+    add_histogram_tests,    add_worker_state_tests,  add_scaler_tests,
+    add_breaker_tests,      add_address_tests,       add_conf_tests,
+    add_control_tests,      add_control_trust_tests, add_preforkctl_tests,
+    add_notify_tests,       add_networks_tests,      add_proxy_protocol_tests,
+    add_stream_tests,       add_acceptor_tests,      add_trusted_path_tests,
+    add_log_tests,
 };
 
 bool run(const char* only) {

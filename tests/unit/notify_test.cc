@@ -58,6 +58,35 @@ void states() {
   CU_ASSERT(unit::same_text(manager.heard(), "EXTEND_TIMEOUT_USEC=15000000"));
 }
 
+// A systemd that does not read: nothing waits for it, and it hears all in order but what is overtaken.
+void nobody_reads() {
+  Manager manager;
+  EventLoop loop;
+  Notify notify(&loop);
+  for (int i = 0; i < 100'000 && notify.all_is_sent(); ++i)
+    NotifySocket::of_process().send("X=" + std::to_string(i), NotifySocket::Kind::kEach);
+  CU_ASSERT_FATAL(!notify.all_is_sent());
+  notify.reloading("Reloading");
+  for (int i = 0; i < 1000; ++i) {
+    notify.status(std::to_string(i));
+    notify.extend_timeout(static_cast<Nanoseconds>(i) * kSecond);
+    notify.watchdog();
+  }
+  notify.ready("done");
+  std::string heard, all;
+  while (!(heard = manager.heard()).empty()) {
+    if (!heard.starts_with("X=")) all += heard + "|";
+    loop.turn(false);
+  }
+  CU_ASSERT(notify.all_is_sent());
+  CU_ASSERT(all.starts_with("RELOADING=1\nMONOTONIC_USEC="));
+  const size_t end = all.find('|');
+  CU_ASSERT_FATAL(end != all.npos);
+  CU_ASSERT(unit::same_text(all.substr(end + 1),
+                            "STATUS=999|EXTEND_TIMEOUT_USEC=999000000|WATCHDOG=1|"
+                            "READY=1\nSTATUS=done|"));
+}
+
 // A reason comes from a pool: it must not begin an assignment of its own.
 void a_status_is_one_line() {
   Manager manager;
@@ -100,6 +129,7 @@ void events_of_supervisors() {
 void add_notify_tests() {
   static const unit::Test kTests[] = {
       {"states", states},
+      {"nobody reads", nobody_reads},
       {"a status is one line", a_status_is_one_line},
       {"a long status is cut", a_long_status_is_cut},
       {"events of supervisors", events_of_supervisors},

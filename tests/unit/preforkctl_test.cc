@@ -2,11 +2,14 @@
 // badly, or not at all. (What a person then reads: preforkctl_tables_test.cc.)
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <fstream>
+#include <future>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -29,7 +32,9 @@ namespace {
 // A daemon with a script: it answers each connection with the next of its answers, byte for byte.
 class ScriptedDaemon {
  public:
-  explicit ScriptedDaemon(std::vector<std::string> answers) : answers_(std::move(answers)) {
+  // `crowded`: others fill its queue, and it takes nobody out before let_in().
+  explicit ScriptedDaemon(std::vector<std::string> answers, bool crowded = false)
+      : answers_(std::move(answers)) {
     char folder[] = "/tmp/preforkctl-test.XXXXXX";
     folder_ = mkdtemp(folder);
     sockaddr_un address{};
@@ -40,7 +45,11 @@ class ScriptedDaemon {
     timeval limit{20, 0};
     setsockopt(listener_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
-    listen(listener_.get(), 8);
+    listen(listener_.get(), crowded ? 0 : 8);
+    if (crowded)
+      fill_queue(address);
+    else
+      let_in();
     thread_ = std::thread([this] { serve(); });
   }
   ScriptedDaemon(const ScriptedDaemon&) = delete;
@@ -54,6 +63,8 @@ class ScriptedDaemon {
   std::string path() const { return folder_ + "/control.sock"; }
   Client client() const { return Client({path()}); }
 
+  void let_in() { open_.set_value(); }
+
   // What the clients sent, when all of them were answered.
   const std::vector<std::string>& finish() {
     if (thread_.joinable()) thread_.join();
@@ -61,7 +72,19 @@ class ScriptedDaemon {
   }
 
  private:
+  void fill_queue(const sockaddr_un& address) {
+    for (;;) {
+      UniqueFd one(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+      if (connect(one.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
+        break;
+      crowd_.push_back(std::move(one));
+    }
+  }
+
   void serve() {
+    open_.get_future().wait();
+    for (size_t i = 0; i < crowd_.size(); ++i)
+      UniqueFd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
     for (const std::string& answer : answers_) {
       UniqueFd connection(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       if (!connection.is_open()) return;
@@ -89,6 +112,8 @@ class ScriptedDaemon {
   std::vector<std::string> answers_, requests_;
   std::string folder_;
   UniqueFd listener_;
+  std::vector<UniqueFd> crowd_;
+  std::promise<void> open_;
   std::thread thread_;
 };
 
@@ -231,7 +256,7 @@ void test_bad_answers() {
     std::string answer, reason;
   };
   const std::vector<Case> cases = {
-      {"", "GET /v1/status: the daemon closed the connection before it had answered"},
+      {"HTTP/1.1 200", "GET /v1/status: the daemon's answer was cut short"},
       {"hello\r\n\r\n", "GET /v1/status: what listens there does not speak HTTP"},
       {http(200, "{\"a\":", 5000), "GET /v1/status: the daemon's answer was cut short"},
       {http(200, ""), kNoJson},
@@ -249,6 +274,50 @@ void test_bad_answers() {
   for (const Case& c : cases)
     expect_text(error_of<std::runtime_error>([&] { run("status", {}, daemon.client()); }),
                 c.reason);
+}
+
+constexpr char kCrowded[] =
+    "HTTP/1.1 503 X\r\nRetry-After: 1\r\nContent-Length: 21\r\n\r\n{\"error\":\"no places\"}";
+
+// What was turned away, and what may be done twice, is asked again; what may have been done is not.
+void test_asks_again() {
+  const std::string stopping = http(503, R"({"error":"stopping"})"), good = http(200, "{}");
+  const std::string closed = ": the daemon closed the connection before it had answered";
+  ScriptedDaemon daemon({"", kCrowded, good, "", good, kCrowded, "", kCrowded, good, stopping});
+  Client client = daemon.client();
+  expect_text(client.get("/v1/status"), "{}");
+  expect_text(client.patch("/v1/pools/a/limits", "{}"), "{}");
+  expect_text(error_of<std::runtime_error>([&] { client.post("/v1/reload"); }),
+              "POST /v1/reload" + closed);
+  expect_text(client.post("/v1/stop"), "{}");
+  expect_text(error_of<std::runtime_error>([&] { client.get("/v1/status"); }), "stopping");
+  const auto& requests = daemon.finish();
+  CU_ASSERT_EQUAL_FATAL(requests.size(), 10);
+  CU_ASSERT_TRUE(requests[2].starts_with("GET ") && requests[3].starts_with("PATCH "));
+  CU_ASSERT_TRUE(requests[6].starts_with("POST /v1/reload"));
+  CU_ASSERT_TRUE(requests[7].starts_with("POST /v1/stop"));
+}
+
+bool is_in_connect(pid_t thread) {
+  std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/syscall");
+  long number = -1;
+  return file >> number && number == SYS_connect;
+}
+
+void test_waits_in_the_queue() {
+  ScriptedDaemon daemon({http(200, "{}")}, /*crowded=*/true);
+  std::atomic<pid_t> thread = 0;
+  std::string answer;
+  std::thread asker([&] {
+    thread = gettid();
+    answer = error_of<std::exception>([&] { daemon.client().post("/v1/stop"); });
+  });
+  const Nanoseconds deadline = monotonic_now() + Client::kPatience / 2;
+  while (!is_in_connect(thread) && monotonic_now() < deadline) std::this_thread::yield();
+  CU_ASSERT_TRUE(is_in_connect(thread));
+  daemon.let_in();
+  asker.join();
+  expect_text(answer, "(no error)");
 }
 
 void test_no_daemon() {
@@ -283,6 +352,8 @@ void add_preforkctl_tests() {
       {"--json is the daemon's own", test_json},
       {"refusals give the daemon's reason", test_refusals},
       {"bad answers are told apart", test_bad_answers},
+      {"what was not heard is asked again", test_asks_again},
+      {"it waits where the queue is full", test_waits_in_the_queue},
       {"no daemon there", test_no_daemon},
   };
   for (const Row& row : kTests) CU_add_test(suite, row.name, row.test);

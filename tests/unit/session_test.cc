@@ -112,6 +112,81 @@ void no_such_session() {
   CU_ASSERT_EQUAL(waitpid(other.pid(), nullptr, WNOHANG), 0);
 }
 
+// --- hostile names -------------------------------------------------------------------------------
+
+std::string status_with_name(const std::string& name) {
+  return "Name:\t" + name +
+         "\nUmask:\t0022\nState:\tS (sleeping)\nPid:\t9\nPPid:\t1234\nTracerPid:\t77\n"
+         "Uid:\t5\t6\t7\t8\nGid:\t60\t60\t60\t60\n";
+}
+
+constexpr const char* kNames[] = {"x",           "",
+                                  "x\ny",        "x) S 77\n",
+                                  "Uid: 1 1 1",  "\nUid:\t1\t1\t1",
+                                  "\nPPid:\t77", "a\nUid:\nPPid:",
+                                  "PPid: 77",    "()\\n \t"};
+
+void a_name_says_nothing() {
+  for (const char* name : kNames) {
+    const auto status = parse_process_status(status_with_name(name));
+    CU_ASSERT_TRUE(status.has_value());
+    if (!status) continue;
+    CU_ASSERT_EQUAL(status->parent, 1234);
+    CU_ASSERT_TRUE((status->uids == std::array<uid_t, 3>{5, 6, 7}));
+  }
+}
+
+void no_status() {
+  for (const char* text : {"", "\n", "PPid:\t1\n", "Uid:\t1\t1\t1\t1\n", "PPid:\t1\nUid:\t1\t2\n",
+                           "PPid:\nUid:\t1\t1\t1\n", " PPid:\t1\n Uid:\t1\t1\t1\n"})
+    CU_ASSERT_FALSE(parse_process_status(text).has_value());
+}
+
+struct Tree {
+  Word child;
+};
+
+// A process with a child, which has such a name. In a process of its own, which adopts the child.
+bool ends_tree_of(const char* name, bool in_time) {
+  prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  unit::Shared<Tree> tree;
+  const pid_t root = fork();
+  if (root == 0) {
+    prctl(PR_SET_NAME, name);
+    if (const pid_t child = fork()) {
+      pause();
+      _exit(child < 0);
+    }
+    prctl(PR_SET_NAME, name);
+    tree->child.store(static_cast<uint32_t>(getpid()));
+    sleep_for_ever();
+  }
+  if (!unit::eventually([&] { return tree->child.load() != 0; })) return false;
+  const auto child = static_cast<pid_t>(tree->child.load());
+  bool right = is_of_user(root, getuid()).value_or(false);
+  right &= !is_of_user(root, getuid() + 1).value_or(true);
+  signal_trees({root}, SIGTERM, in_time ? kNever : 0);
+  int status = 0;
+  right &= waitpid(root, &status, 0) == root && WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM;
+  right &= contains(own_children().value(), child);
+  if (!in_time) kill(child, SIGKILL);
+  right &= waitpid(child, &status, 0) == child && WIFSIGNALED(status) &&
+           WTERMSIG(status) == (in_time ? SIGTERM : SIGKILL);
+  return right;
+}
+
+void whatever_their_names() {
+  for (const char* name : kNames) {
+    Child daemon([name] { return ends_tree_of(name, true); });
+    CU_ASSERT_TRUE(daemon.succeeded());
+  }
+}
+
+void roots_at_least() {
+  Child daemon([] { return ends_tree_of("x", false); });
+  CU_ASSERT_TRUE(daemon.succeeded());
+}
+
 }  // namespace
 
 void add_session_tests() {
@@ -120,6 +195,10 @@ void add_session_tests() {
       {"one that nobody reaped is one", an_unreaped_child_is_one},
       {"a dead supervisor's workers", a_dead_supervisors_workers},
       {"no such session", no_such_session},
+      {"a name says nothing", a_name_says_nothing},
+      {"no status", no_status},
+      {"trees, whatever their names", whatever_their_names},
+      {"trees, without time: their roots at least", roots_at_least},
   };
   unit::add_suite("session", kTests);
 }

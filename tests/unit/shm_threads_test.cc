@@ -231,9 +231,6 @@ class SupervisorThread {
 
   void keep_books() {
     const shm::Counts counts = board_.counts();
-    const uint64_t served = board_.connections_served();
-    CU_ASSERT(served >= served_);
-    served_ = served;
     CU_ASSERT(board_.take_peak() <= kWorkers);
     board_.set_queued(rounds_);
     board_.set_at_max(counts.busy == kWorkers, kBegan + rounds_);
@@ -258,7 +255,6 @@ class SupervisorThread {
   shm::Segment& segment_ = pool_.segment();
   std::array<Private, kWorkers> private_;
   uint32_t lives_ = 0, rounds_ = 0;
-  uint64_t served_ = 0;
   uint64_t orders_stood_ = 0;
 };
 

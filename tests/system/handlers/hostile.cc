@@ -12,11 +12,12 @@
 //   k PID SIGNAL       sends a signal; answers errno
 //   c PID MILLISECONDS stops and continues a process, again and again
 //   q                  says in its slot that it leaves as it should, and does
-//   s                  says to the daemon, by the copy that preload made of its supervisor's channel, that nobody
+//   s                  says to the daemon, by the copy that preload made of its supervisor's pipe, that nobody
 //                      accepts any more, as often as it takes that; answers how often
 //
 // Settings: leave_while: a path: while it exists, every worker does what `q` does as soon as it starts;
-// crash_while: the same, but it counts a served connection, and aborts; term_while: the same, and it sends its
+// crash_while: the same, but it says that it is idle and has served a connection, and aborts; spend_while: the same,
+// but it leaves as if it had served its connections; term_while: the same, and it sends its
 // supervisor a TERM.
 // The segment is what it finds in its own /proc/self/maps.
 #include <dirent.h>
@@ -42,6 +43,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "base/message_pipe.h"
 #include "base/messages.h"
 #include "shm/layout.h"
 
@@ -50,8 +52,8 @@ namespace {
 using preforkd::monotonic_now;
 namespace shm = preforkd::shm;
 
-constexpr int kChannel = 3;  // a supervisor's (daemon/supervisor_args.h)
-constexpr int kCopyOfChannel = 50;
+constexpr int kReports = 4;  // a supervisor's (daemon/supervisor_args.h)
+constexpr int kCopyOfReports = 50;
 
 struct Memory {
   char* base = nullptr;
@@ -62,7 +64,7 @@ Memory find_memory() {
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) {
     unsigned long from = 0, to = 0;
-    if (line.find("/dev/shm/preforkd-") == line.npos) continue;
+    if (line.find("/memfd:preforkd-segment") == line.npos) continue;
     if (std::sscanf(line.c_str(), "%lx-%lx rw-s", &from, &to) == 2)
       return {reinterpret_cast<char*>(from), to - from};
   }
@@ -131,7 +133,7 @@ int truncate_through(const std::string& folder) {
     const std::string path = folder + "/" + entry->d_name;
     char target[256] = "";
     if (readlink(path.c_str(), target, sizeof target - 1) < 0) continue;
-    if (!std::strstr(target, "/dev/shm/preforkd-")) continue;
+    if (!std::strstr(target, "/memfd:preforkd-segment")) continue;
     int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
     if (fd >= 0 && ftruncate(fd, 0) == 0) ++done;
     if (fd >= 0) close(fd);
@@ -156,6 +158,12 @@ shm::Slot& slot_of_this(const Memory& memory) {
     for (uint32_t i = 0; i < shm::kMinCapacity; ++i)
       if (slots[i].pid.load() == static_cast<uint32_t>(getpid()) || monotonic_now() > end)
         return slots[i];
+}
+
+void claim_a_connection(shm::Slot& slot) {
+  slot.state.store(static_cast<uint32_t>(preforkd::WorkerState::kIdle));
+  slot.begun.store(1);
+  slot.served.store(1);
 }
 
 // As a worker that was surplus would look.
@@ -205,7 +213,8 @@ std::string obey(const Memory& memory, const std::string& line) {
   } else if (order == "s") {
     preforkd::Report report;
     report.type = preforkd::ReportType::kQuiet;
-    while (a < 100'000 && send(kCopyOfChannel, &report, sizeof report, MSG_NOSIGNAL) > 0) ++a;
+    preforkd::Outbox copy{preforkd::UniqueFd(dup(kCopyOfReports))};
+    while (a < 100'000 && copy.send_struct(report) == preforkd::Outbox::Sent::kYes) ++a;
     return std::to_string(a);
   } else if (order == "q") {
     leave_quietly(memory);
@@ -229,14 +238,14 @@ int serve(void*, const preforkd_connection* c) {
 }
 
 struct Settings {
-  std::string leave_while, crash_while, term_while;
+  std::string leave_while, crash_while, spend_while, term_while;
 };
 
 int preload(const preforkd_host* host, void** state) {
   auto json = nlohmann::json::parse(host->settings);
   *state = new Settings{json.value("leave_while", ""), json.value("crash_while", ""),
-                        json.value("term_while", "")};
-  dup2(kChannel, kCopyOfChannel);
+                        json.value("spend_while", ""), json.value("term_while", "")};
+  dup2(kReports, kCopyOfReports);
   return 0;
 }
 
@@ -244,8 +253,13 @@ int start(void* state) {
   const auto& settings = *static_cast<const Settings*>(state);
   if (access(settings.leave_while.c_str(), F_OK) == 0) leave_quietly(find_memory());
   if (access(settings.crash_while.c_str(), F_OK) == 0) {
-    slot_of_this(find_memory()).served.fetch_add(1);
+    claim_a_connection(slot_of_this(find_memory()));
     abort();
+  }
+  if (access(settings.spend_while.c_str(), F_OK) == 0) {
+    const Memory memory = find_memory();
+    claim_a_connection(slot_of_this(memory));
+    leave_quietly(memory);
   }
   if (access(settings.term_while.c_str(), F_OK) == 0) kill(getppid(), SIGTERM);
   return 0;

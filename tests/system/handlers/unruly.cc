@@ -11,7 +11,7 @@
 // the same, and it aborts; starts: a path: `start` appends '+' when it begins and '-' when it is over;
 // die_after_ms: each worker dies so long after its start, by SIGALRM; fail_preload: preload refuses;
 // crash_preload: it aborts; exit_preload: it calls exit(0); thread_preload: it leaves a thread behind;
-// close_preload: it closes all descriptors but 0 to 2; signal_preload: it ignores and blocks all signals;
+// close_preload: it closes all descriptors but 0 to 2; hang_preload: then it hangs; signal_preload: it ignores and blocks all signals;
 // crash_stop: `stop` aborts.
 #include <fcntl.h>
 #include <preforkd/handler.h>
@@ -49,6 +49,7 @@ int preload(const preforkd_host* host, void** state) {
   if (json.value("thread_preload", false)) std::thread([] { pause(); }).detach();
   if (json.value("close_preload", false))
     for (int fd = 3; fd < 1024; ++fd) close(fd);
+  while (json.value("hang_preload", false)) pause();
   if (json.value("signal_preload", false)) {
     for (int number = 1; number < NSIG; ++number) signal(number, SIG_IGN);
     sigset_t all;

@@ -51,7 +51,8 @@ struct preforkd_host {
   const char* settings; /* the pool's `settings` as a JSON object; "{}" without */
 
   /* Writes one line to preforkd's log; `level` is syslog's (3 error, 4 warning, 6 info, 7 debug). In
-   * `preload` it goes through the daemon, which adds the pool; in a worker to descriptor 2. */
+   * `preload` it goes through the daemon, which adds the pool; in a worker to descriptor 2. It does not wait: a line that
+   * nobody has room for is lost. */
   void (*log)(int level, const char* text);
 
   /* ---- since version 2 ---- */
@@ -98,8 +99,8 @@ struct preforkd_handler {
   int (*preload)(const struct preforkd_host* host, void** state);
 
   /* In each worker before its first connection; may be NULL. At most `workers.starting` workers of a pool
-   * run it at once, each for at most `timeouts.start`. Not 0: the worker dies, as if it had crashed: five such
-   * deaths in a row with nobody served between them, and the pool is `degraded` and forks ever more slowly. */
+   * run it at once, each for at most `timeouts.start`. Not 0: the worker dies, as if it had crashed: five rounds of
+   * such deaths in a row, and the pool is `degraded` and forks ever more slowly, until one comes through. */
   int (*start)(void* state);
 
   /* Serves one connection, for as long as it takes (see timeouts.connection). 0: it is counted as served.

@@ -1,0 +1,15 @@
+// A file in memory that has no name in any file system (memfd_create(2)): for what one process hands to another by its
+// descriptor.
+#pragma once
+
+#include <string>
+
+#include "base/fd.h"
+
+namespace preforkd {
+
+// Empty, closed on exec, may be sealed; not to be executed, where the kernel can say so (a library is mapped all the
+// same). `name` is what /proc shows of it; of a longer one its last 200 bytes. Throws SysError.
+UniqueFd make_memory_file(const std::string& name);
+
+}  // namespace preforkd

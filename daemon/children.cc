@@ -1,0 +1,117 @@
+// The daemon's children: whose news each one's is, whom nobody has for his own, and what a control or log process that
+// died has left behind. (What a supervisor has left: generation_orphans.cc.)
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <utility>
+
+#include "base/log.h"
+#include "daemon/daemon.h"
+#include "daemon/file_step.h"
+#include "daemon/session.h"
+
+namespace preforkd {
+namespace {
+
+constexpr int kReapedAtOnce = 200;
+constexpr Nanoseconds kLookAgain = 100 * kMillisecond;
+constexpr Nanoseconds kLookLasts = 3 * kMillisecond;
+
+}  // namespace
+
+// So many a turn. What is left has no other signal than the one that was read: there is another turn by itself.
+void Daemon::reap() {
+  loop_.cancel(reap_timer_);
+  int reaped = 0;
+  for (; reaped < kReapedAtOnce; ++reaped) {
+    int status = 0;
+    pid_t pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED);
+    if (pid < 0 && errno == EINTR) continue;
+    if (pid <= 0) break;
+    // Neither: a worker whose supervisor died, or, as PID 1 of a container, a stranger.
+    const bool ended = WIFEXITED(status) || WIFSIGNALED(status);
+    if (rehearsal_ && rehearsal_->child.pid == pid) {
+      if (ended) on_rehearsed(status);
+      continue;
+    }
+    if (reload_ && reload_->loading && ended && reload_->loading->child_ended(pid, status))
+      continue;
+    if (log_.child_changed(pid, status)) {
+      if (ended) end_left({pid, log_user_});
+      continue;
+    }
+    if (ended && is_of_a_link(pid)) end_left({pid, control_user_});
+    auto is_its = [&](auto& pool) { return pool && pool->child_changed(pid, status); };
+    bool ours = std::any_of(pools_.begin(), pools_.end(), is_its) ||
+                std::any_of(leaving_.begin(), leaving_.end(), is_its) ||
+                (reload_ && std::any_of(reload_->added.begin(), reload_->added.end(), is_its)) ||
+                std::any_of(links_.begin(), links_.end(),
+                            [&](auto& link) { return link->child_changed(pid, status); }) ||
+                std::any_of(old_links_.begin(), old_links_.end(),
+                            [&](auto& link) { return link->child_changed(pid, status); });
+    if (!ours && ended) log_debug("reaped " + std::to_string(pid));
+  }
+  if (reaped == kReapedAtOnce) reap_timer_ = loop_.after(0, [this] { reap(); });
+  std::erase_if(old_links_, [](auto& link) { return !link->is_running(); });
+  close_when_over();
+}
+
+// Less those that this process had before it became preforkd (by an exec).
+std::vector<pid_t> Daemon::children_of_ours() const {
+  std::vector<pid_t> children = own_children().value_or(std::vector<pid_t>{});
+  std::erase_if(children, [this](pid_t pid) {
+    return log_.owns(pid) ||
+           std::find(strangers_.begin(), strangers_.end(), pid) != strangers_.end();
+  });
+  return children;
+}
+
+bool Daemon::is_of_a_link(pid_t child) const {
+  auto owns = [child](const auto& link) { return link->owns(child); };
+  return std::any_of(links_.begin(), links_.end(), owns) ||
+         std::any_of(old_links_.begin(), old_links_.end(), owns);
+}
+
+bool Daemon::is_of_a_pool(pid_t child) const {
+  auto owns = [child, session = getsid(child)](const auto& pool) {
+    return pool && pool->owns(child, session);
+  };
+  return std::any_of(pools_.begin(), pools_.end(), owns) ||
+         std::any_of(leaving_.begin(), leaving_.end(), owns) ||
+         (reload_ && std::any_of(reload_->added.begin(), reload_->added.end(), owns));
+}
+
+std::vector<pid_t> Daemon::unclaimed_children() {
+  std::vector<pid_t> left = children_of_ours();
+  std::erase_if(left, [this](pid_t pid) {
+    return is_of_a_link(pid) || is_of_a_pool(pid) ||
+           (reload_ && reload_->loading && reload_->loading->owns(pid)) ||
+           (rehearsal_ && rehearsal_->child.pid == pid) || is_late_file_step(pid);
+  });
+  return left;
+}
+
+// By its session, which it may have left; and by its user, if that is not the daemon's. Whom it forks meanwhile is met in
+// the next round, or the next time: until none is left.
+void Daemon::end_left(LeftBy left) {
+  const Nanoseconds until = monotonic_now() + kLookLasts;
+  do {
+    std::vector<pid_t> found = unclaimed_children();
+    std::erase_if(found, [&](pid_t pid) {
+      return getsid(pid) != left.session && !(left.user.change && left.user.uid != 0 &&
+                                              is_of_user(pid, left.user.uid).value_or(false));
+    });
+    if (found.empty()) return;
+    if (!std::exchange(left.was_killed, true))
+      log_error("process " + std::to_string(found.front()) + ", which " +
+                std::to_string(left.session) + " has left behind, is killed");
+    signal_trees(found, SIGKILL, until);
+  } while (monotonic_now() < until);
+  loop_.after(kLookAgain, [this, left] { end_left(left); });
+}
+
+}  // namespace preforkd

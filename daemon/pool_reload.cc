@@ -1,0 +1,80 @@
+// A pool in a reload: another generation is tried out, and takes over or is abandoned (daemon/reload.cc tells it when).
+#include <algorithm>
+#include <utility>
+
+#include "daemon/pool.h"
+
+namespace preforkd {
+
+// It begins with as many workers as there are now, so that nobody waits for them when it takes over.
+void Pool::try_out(PoolPlan plan, const Limits& limits, Trial::OnVerdict on_verdict) {
+  Generation* g = current();
+  Incarnation incarnation{next_generation_++, limits, g ? g->workers() : 0, log_level_, true};
+  GenerationOwner& heir = *this;
+  trial_ = std::make_unique<Trial>(loop_, heir, paths_, std::move(plan), incarnation,
+                                   std::move(on_verdict));
+  owner_.on_pool_changed(plan_.settings.name);
+}
+
+void Pool::count_workers(std::function<void()> then) {
+  Generation* g = current();
+  if (!g || !g->may_accept()) return then();
+  Order o;
+  o.type = OrderType::kPing;
+  g->order(o, [then = std::move(then)](bool) { then(); });
+}
+
+void Pool::promote(const Listeners& dropped, bool recycled) {
+  auto trial = std::move(trial_);
+  finishing_ = false;
+  loop_.cancel(restart_timer_);
+  if (!recycled) loop_.cancel(revert_timer_);
+  forget_listeners();
+  const bool waits = trial->plan().awaits_address();
+  goes_without_ = false;
+  taking_over_ = true;
+  if (!waits) tell_to_serve(trial->generation());
+  if (!waits || !dropped.empty()) leave(dropped);
+  generations_.push_back(trial->release());
+  Generation& g = *generations_.back();
+  GenerationOwner& owner = *this;
+  g.belongs_to(owner);
+  plan_ = trial->plan();
+  set_socket_options();
+  limits_ = trial->limits();
+  capacity_ = g.capacity();
+  launched_at_ = monotonic_now();
+  pause_ = 0;
+  if (!waits)
+    newest_serves();
+  else if (!others_serve())
+    set_state(PoolState::kDegraded, "waits for an address that another user's processes have");
+  if (!waits && trial->wants_watch()) watch_listeners(g.number());
+  // What was set during the trial was for the limits of before.
+  const Limits& in_file = plan_.settings.limits;
+  if (!recycled && !(limits_ == in_file)) set_limits(in_file, in_file, 0, {});
+}
+
+void Pool::abandon() {
+  auto trial = std::move(trial_);
+  auto failed = trial->release();
+  GenerationOwner& owner = *this;
+  failed->belongs_to(owner);
+  failed->drain(plan_.settings.drain_timeout, 0);
+  // Before the one that serves, which is the last.
+  generations_.insert(generations_.empty() ? generations_.end() : generations_.end() - 1,
+                      std::move(failed));
+  if (state_ == PoolState::kStopped) finishing_ = true;  // a pool that was to be added
+  owner_.on_pool_changed(plan_.settings.name);
+}
+
+void Pool::adopt(PoolPlan plan, const Listeners& dropped) {
+  for (const auto& listener : dropped) listener->give_up();
+  const Limits limits = plan.settings.limits;
+  plan_ = std::move(plan);
+  set_socket_options();
+  const bool is_new = !(limits == limits_) || !(limits == lasting_limits());
+  if (is_new) set_limits(limits, limits, 0, {});
+}
+
+}  // namespace preforkd

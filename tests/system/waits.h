@@ -1,0 +1,71 @@
+// What the suite `waits` shares (waits_test.cc, waits_end_test.cc): a daemon that waits for something that stands still,
+// a look at what must go on meanwhile, and tests that wait side by side.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "tests/system/check.h"
+#include "tests/system/harness.h"
+
+namespace preforkd::system_test {
+
+// A process that stands still and of which its parent is told nothing (of a SIGSTOP it would be). Takes root.
+class Held {
+ public:
+  explicit Held(pid_t pid);  // one that runs
+  static Held next_child(pid_t parent,
+                         const std::function<void()>& cause);  // between fork and exec
+  Held(Held&& other) noexcept;
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+  ~Held();
+  bool is_gone();  // killed; its parent hears of it by this only
+
+ private:
+  Held() = default;
+  pid_t pid_ = 0;
+};
+
+// A server with the pool `other` beside those that have something to wait for.
+class Watched {
+ public:
+  explicit Watched(std::vector<PoolText> pools, ServerOptions options = {});
+
+  // Until the event has come, within the time: `other` serves, and its limits are set within a second each.
+  void until(const std::string& event, double seconds, const std::function<bool()>& has_come,
+             std::source_location where = std::source_location::current());
+  void until_log_has(const std::string& text, double seconds,
+                     std::source_location where = std::source_location::current());
+  // The same, where control itself stands still: a HUP is obeyed within a second.
+  void uses_signals(bool yes) { uses_signals_ = yes; }
+  // Where the daemon itself is not there: `other` serves.
+  void is_on_its_own(bool yes) { on_its_own_ = yes; }
+
+  Server server;
+
+ private:
+  void look();
+  void order();
+  void expect_never_held_up(std::source_location where);
+
+  std::string other_;  // its address
+  std::vector<double> took_;
+  bool uses_signals_ = false, on_its_own_ = false;
+};
+
+// Runs that one of `tests` which CUnit is at, in a process of its own; some of those that come next have begun.
+void run_side_by_side(const std::vector<Test>& tests);
+
+std::vector<Test> waits_for_the_end();  // waits_end_test.cc
+
+// A pool whose supervisor says yes to everything and does nothing, from when go_mad() was called.
+PoolText maddening();
+pid_t go_mad(Server& server);
+// A pool with one client who is served for ever, by a worker that ignores TERM.
+PoolText stubborn();
+
+}  // namespace preforkd::system_test
