@@ -45,10 +45,7 @@ void Daemon::reap() {
       continue;
     }
     if (ended && is_of_a_link(pid)) end_left({pid, control_user_});
-    auto is_its = [&](auto& pool) { return pool && pool->child_changed(pid, status); };
-    bool ours = std::any_of(pools_.begin(), pools_.end(), is_its) ||
-                std::any_of(leaving_.begin(), leaving_.end(), is_its) ||
-                (reload_ && std::any_of(reload_->added.begin(), reload_->added.end(), is_its)) ||
+    bool ours = any_pool([&](Pool& pool) { return pool.child_changed(pid, status); }) ||
                 std::any_of(links_.begin(), links_.end(),
                             [&](auto& link) { return link->child_changed(pid, status); }) ||
                 std::any_of(old_links_.begin(), old_links_.end(),
@@ -61,9 +58,10 @@ void Daemon::reap() {
 }
 
 // Less those that this process had before it became preforkd (by an exec).
-std::vector<pid_t> Daemon::children_of_ours() const {
-  std::vector<pid_t> children = own_children().value_or(std::vector<pid_t>{});
-  std::erase_if(children, [this](pid_t pid) {
+std::optional<std::vector<pid_t>> Daemon::children_of_ours() const {
+  auto children = own_children();
+  if (!children) return std::nullopt;
+  std::erase_if(*children, [this](pid_t pid) {
     return log_.owns(pid) ||
            std::find(strangers_.begin(), strangers_.end(), pid) != strangers_.end();
   });
@@ -76,18 +74,23 @@ bool Daemon::is_of_a_link(pid_t child) const {
          std::any_of(old_links_.begin(), old_links_.end(), owns);
 }
 
-bool Daemon::is_of_a_pool(pid_t child) const {
-  auto owns = [child, session = getsid(child)](const auto& pool) {
-    return pool && pool->owns(child, session);
-  };
-  return std::any_of(pools_.begin(), pools_.end(), owns) ||
-         std::any_of(leaving_.begin(), leaving_.end(), owns) ||
-         (reload_ && std::any_of(reload_->added.begin(), reload_->added.end(), owns));
+bool Daemon::any_pool(const std::function<bool(Pool&)>& is_it) const {
+  auto it_is = [&is_it](const auto& pool) { return pool && is_it(*pool); };
+  return std::any_of(pools_.begin(), pools_.end(), it_is) ||
+         std::any_of(leaving_.begin(), leaving_.end(), it_is) ||
+         (reload_ && std::any_of(reload_->added.begin(), reload_->added.end(), it_is));
 }
 
-std::vector<pid_t> Daemon::unclaimed_children() {
-  std::vector<pid_t> left = children_of_ours();
-  std::erase_if(left, [this](pid_t pid) {
+bool Daemon::is_of_a_pool(pid_t child) const {
+  return any_pool([&](const Pool& pool) { return pool.owns(child, getsid(child)); });
+}
+
+// The kernel ends a process and gives us its children in one step: who is alive after the list was read has none in it.
+std::optional<std::vector<pid_t>> Daemon::unclaimed_children() {
+  auto left = children_of_ours();
+  if (!left || any_pool([](const Pool& pool) { return pool.has_dead_supervisor(); }))
+    return std::nullopt;
+  std::erase_if(*left, [this](pid_t pid) {
     return is_of_a_link(pid) || is_of_a_pool(pid) ||
            (reload_ && reload_->loading && reload_->loading->owns(pid)) ||
            (rehearsal_ && rehearsal_->child.pid == pid) || is_late_file_step(pid);
@@ -100,16 +103,17 @@ std::vector<pid_t> Daemon::unclaimed_children() {
 void Daemon::end_left(LeftBy left) {
   const Nanoseconds until = monotonic_now() + kLookLasts;
   do {
-    std::vector<pid_t> found = unclaimed_children();
-    std::erase_if(found, [&](pid_t pid) {
+    auto found = unclaimed_children();
+    if (!found) continue;
+    std::erase_if(*found, [&](pid_t pid) {
       return getsid(pid) != left.session && !(left.user.change && left.user.uid != 0 &&
                                               is_of_user(pid, left.user.uid).value_or(false));
     });
-    if (found.empty()) return;
+    if (found->empty()) return;
     if (!std::exchange(left.was_killed, true))
-      log_error("process " + std::to_string(found.front()) + ", which " +
+      log_error("process " + std::to_string(found->front()) + ", which " +
                 std::to_string(left.session) + " has left behind, is killed");
-    signal_trees(found, SIGKILL, until);
+    signal_trees(*found, SIGKILL, until);
   } while (monotonic_now() < until);
   loop_.after(kLookAgain, [this, left] { end_left(left); });
 }

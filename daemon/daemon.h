@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,9 +50,11 @@ class Daemon final : private PoolOwner {
   enum class Phase { kRunning, kFinishing, kClosing };
 
   void on_pool_changed(const std::string& name) override;
-  std::vector<pid_t> unclaimed_children() override;
-  std::vector<pid_t> children_of_ours() const;  // but the log process, which goes last
+  std::optional<std::vector<pid_t>> unclaimed_children() override;
+  // But the log process, which goes last. Nothing: it cannot be known just now.
+  std::optional<std::vector<pid_t>> children_of_ours() const;
   bool is_of_a_link(pid_t child) const;
+  bool any_pool(const std::function<bool(Pool&)>& is_it) const;  // those that leave or come, too
   bool is_of_a_pool(pid_t child) const;
   void on_signals();
   void reap();

@@ -42,8 +42,9 @@ class GenerationOwner {
   virtual void on_failed_launch(uint32_t generation, const LaunchFailure& failure) = 0;
   virtual void on_over(uint32_t generation) = 0;  // no process is left
   virtual void on_supervisor_death(uint32_t generation, int status) = 0;
-  // Children of the daemon that it did not start, and that no generation has for its own yet.
-  virtual std::vector<pid_t> unclaimed_children() = 0;
+  // Children of the daemon that it did not start, and that no generation has for its own yet. Nothing: it cannot be known
+  // just now. (A supervisor that is dead, but not reaped yet, has left some: its own generation is the first to look.)
+  virtual std::optional<std::vector<pid_t>> unclaimed_children() = 0;
 
  protected:
   ~GenerationOwner() = default;
@@ -93,6 +94,7 @@ class Generation {
   bool owns(pid_t child, pid_t session) const;
   int segment() const { return segment_.get(); }
   bool has_supervisor() const { return state_ < State::kOrphaned; }
+  bool has_dead_supervisor() const { return has_supervisor() && is_dead(); }  // not reaped yet
   bool is_preloaded() const { return preloaded_; }
   bool serves() const { return state_ <= State::kServing; }
   // Whether it may have workers that accept: they do so before the first `min` of them are there, and while

@@ -33,8 +33,10 @@ bool Generation::owns(pid_t child, pid_t session) const {
 
 // Of the children that nobody has for its own yet. False: it cannot be known just now, or takes another look.
 bool Generation::claim(Nanoseconds until) {
+  const auto unclaimed = owner_->unclaimed_children();
+  if (!unclaimed) return false;
   int asked = 0;
-  for (pid_t pid : owner_->unclaimed_children()) {
+  for (pid_t pid : *unclaimed) {
     if (of_others_.contains(pid)) continue;
     if (++asked > kAskedAtLeast && monotonic_now() >= until) return false;
     const auto is_its = is_of_user(pid, uid_);

@@ -200,6 +200,11 @@ bool Pool::owns(pid_t child, pid_t session) const {
          (trial_ && trial_->generation().owns(child, session));
 }
 
+bool Pool::has_dead_supervisor() const {
+  const auto all = all_generations();
+  return std::any_of(all.begin(), all.end(), [](const auto* g) { return g->has_dead_supervisor(); });
+}
+
 bool Pool::child_changed(pid_t pid, int status) {
   Generation* g = supervised_by(pid);
   if (!g) return false;

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,7 @@ const char* pool_state_name(PoolState state);
 class PoolOwner {
  public:
   virtual void on_pool_changed(const std::string& name) = 0;  // state, limits, generations
-  virtual std::vector<pid_t> unclaimed_children() = 0;        // as GenerationOwner has it
+  virtual std::optional<std::vector<pid_t>> unclaimed_children() = 0;  // as GenerationOwner has it
 
  protected:
   ~PoolOwner() = default;
@@ -91,6 +92,7 @@ class Pool final : private GenerationOwner {
 
   // Whether a child of the daemon, in this session, is one of its supervisors, or what such a one has left.
   bool owns(pid_t child, pid_t session) const;
+  bool has_dead_supervisor() const;  // in any of its generations: not reaped yet
   // waitpid() had news of a child: it ended, was stopped, goes on. True if it is a supervisor of this pool.
   bool child_changed(pid_t pid, int status);
   // A supervisor that does not answer is replaced; one that does says how many workers it has.
@@ -121,7 +123,9 @@ class Pool final : private GenerationOwner {
   void on_failed_launch(uint32_t generation, const LaunchFailure& failure) override;
   void on_over(uint32_t generation) override;
   void on_supervisor_death(uint32_t generation, int status) override;
-  std::vector<pid_t> unclaimed_children() override { return owner_.unclaimed_children(); }
+  std::optional<std::vector<pid_t>> unclaimed_children() override {
+    return owner_.unclaimed_children();
+  }
 
   void launch();
   void set_socket_options();

@@ -110,7 +110,7 @@ void Daemon::close_log() {
 // A process that hangs within the kernel dies when the kernel lets it, and not before. Named are those that were killed
 // before this: pools' at first, control's in the end.
 void Daemon::leave_what_does_not_end() {
-  for (pid_t pid : children_of_ours())
+  for (pid_t pid : children_of_ours().value_or(std::vector<pid_t>{}))
     if (phase_ == Phase::kClosing ? is_of_a_link(pid) : is_of_a_pool(pid))
       log_error("process " + std::to_string(pid) +
                 " was killed and does not end: it is left behind");
@@ -135,16 +135,17 @@ void Daemon::end_the_rest() {
   const Nanoseconds deadline = monotonic_now() + kKillGrace;
   const timespec pause = to_timespec(kMillisecond);
   for (int round = 0; round < kMostRounds; ++round) {
-    const std::vector<pid_t> left = children_of_ours();
+    const auto known = children_of_ours();
+    const std::vector<pid_t> left = known.value_or(std::vector<pid_t>{});
     const std::vector<pid_t> of_predecessor = left_by_predecessor();
-    if (left.empty() && of_predecessor.empty()) return;
+    if (known && left.empty() && of_predecessor.empty()) return;
     kill_left_by_predecessor(of_predecessor);
     signal_trees(left, SIGKILL, deadline);
     // Their children are adopted: the next round's. One that hangs in the kernel holds no other up.
     const Nanoseconds round_ends = std::min(deadline, monotonic_now() + kRoundLasts);
     for (pid_t pid : left) is_reaped_by(pid, round_ends);
     if (monotonic_now() >= deadline) return;
-    if (!of_predecessor.empty()) nanosleep(&pause, nullptr);  // whom others reap
+    if (!known || !of_predecessor.empty()) nanosleep(&pause, nullptr);  // whom others reap
   }
 }
 

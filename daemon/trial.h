@@ -43,7 +43,9 @@ class Trial final : private GenerationOwner {
   void on_over(uint32_t) override {}
   void on_failed_launch(uint32_t, const LaunchFailure& failure) override;
   void on_supervisor_death(uint32_t generation, int status) override;
-  std::vector<pid_t> unclaimed_children() override { return heir_.unclaimed_children(); }
+  std::optional<std::vector<pid_t>> unclaimed_children() override {
+    return heir_.unclaimed_children();
+  }
   void decide(std::string reason, std::string key = "");
 
   EventLoop& loop_;
