@@ -176,7 +176,8 @@ lint: deps                                ## check layout, includes, units, docu
 soak: deps                                ## break everything under load, and count what clients lose (SOAK_SHARE=0.2: a fifth; ONLY="limits": a line)
 	@$(PARALLEL) all $(SYSTEM)
 	tests/soak/run $(CURDIR)/$(OUT) $(if $(ONLY),"$(ONLY)")
-more: deps                                ## what takes long and seldom breaks: all tests with sanitizers, clang-tidy, the models, the whole soak
+more: deps                                ## what takes long and seldom breaks: all cases of all tests, all tests with sanitizers, clang-tidy, the models, the whole soak
+	@$(MAKE) --no-print-directory test THOROUGH=1
 	@$(MAKE) --no-print-directory test BUILD=asan
 	@$(MAKE) --no-print-directory tsan
 	@$(MAKE) --no-print-directory model

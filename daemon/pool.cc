@@ -202,7 +202,8 @@ bool Pool::owns(pid_t child, pid_t session) const {
 
 bool Pool::has_dead_supervisor() const {
   const auto all = all_generations();
-  return std::any_of(all.begin(), all.end(), [](const auto* g) { return g->has_dead_supervisor(); });
+  return std::any_of(all.begin(), all.end(),
+                     [](const auto* g) { return g->has_dead_supervisor(); });
 }
 
 bool Pool::child_changed(pid_t pid, int status) {

@@ -32,7 +32,7 @@ const char* pool_state_name(PoolState state);
 // What a pool tells the daemon.
 class PoolOwner {
  public:
-  virtual void on_pool_changed(const std::string& name) = 0;  // state, limits, generations
+  virtual void on_pool_changed(const std::string& name) = 0;           // state, limits, generations
   virtual std::optional<std::vector<pid_t>> unclaimed_children() = 0;  // as GenerationOwner has it
 
  protected:

@@ -27,9 +27,7 @@ class Owner final : public GenerationOwner {
   void on_failed_launch(uint32_t, const LaunchFailure&) override {
     must(false, "nothing was launched");
   }
-  std::optional<std::vector<pid_t>> unclaimed_children() override {
-    return std::vector<pid_t>{};
-  }
+  std::optional<std::vector<pid_t>> unclaimed_children() override { return std::vector<pid_t>{}; }
   void on_over(uint32_t) override { must(false, "over without a death"); }
   void on_supervisor_death(uint32_t, int) override { must(false, "dead without a death"); }
 };

@@ -2,6 +2,8 @@
 
 #include <time.h>
 
+#include <algorithm>
+
 #include "base/clock.h"
 
 namespace preforkd::system_test {
@@ -20,16 +22,19 @@ bool expect_contains(const std::string& what, const std::string& text, const std
 
 void wait_until(const std::string& event, double seconds, const std::function<bool()>& has_come,
                 std::source_location where) {
-  const timespec pause = to_timespec(3 * kMillisecond);
+  constexpr Nanoseconds kPause = 3 * kMillisecond;
   Nanoseconds deadline = monotonic_now() + from_seconds(seconds);
   for (std::string reason;;) {
-    bool last_time = monotonic_now() >= deadline;
+    const Nanoseconds began = monotonic_now();
     try {
       if (has_come()) return;
+      reason.clear();
     } catch (const Failure& not_yet) {
       reason = std::string(" (") + not_yet.what() + ")";
     }
-    if (last_time) throw Failure("waited in vain until " + event + reason, where);
+    if (began >= deadline) throw Failure("waited in vain until " + event + reason, where);
+    // Who asks by whole programs leaves the processors to what is waited for.
+    const timespec pause = to_timespec(std::max(kPause, 2 * (monotonic_now() - began)));
     nanosleep(&pause, nullptr);
   }
 }

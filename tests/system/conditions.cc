@@ -12,6 +12,8 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 
 #include "base/error.h"
@@ -28,6 +30,11 @@ TakenPort::TakenPort() : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
       getsockname(fd_.get(), generic, &size) < 0)
     throw SysError("take a port", errno);
   number_ = ntohs(address.sin_port);
+}
+
+bool are_thorough() {
+  const char* text = std::getenv("THOROUGH");
+  return text && std::strcmp(text, "1") == 0;
 }
 
 bool are_sanitized() {

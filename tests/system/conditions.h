@@ -30,6 +30,8 @@ void skip(const std::string& reason);
 // Whether the programs under test have the sanitizers in them, which need descriptors and system calls of
 // their own.
 bool are_sanitized();
+// THOROUGH=1, as `make more` has it: every case of thousands, where a share of them is what each change can wait for.
+bool are_thorough();
 
 // In a child, before exec. They end it with a message where they fail.
 void become_nobody();  // nothing for who has no rights anyway

@@ -24,11 +24,11 @@
 namespace preforkd::system_test {
 namespace {
 
-// Code that is not optimised, or looks at all it does, has too many instructions for a run each: then every
-// n-th is taken.
+// Each where there is time for it. Code that is not optimised, or looks at all it does, has too many instructions for
+// a run each: then, too, every n-th is taken.
 uint32_t most_runs(uint32_t points) {
   if (are_sanitized()) return 50;
-  return points < 3000 ? points : 300;
+  return are_thorough() && points < 3000 ? points : 150;
 }
 constexpr double kPromptly = 4;  // seconds, for a client after a death; the machine may be loaded
 

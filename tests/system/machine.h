@@ -57,6 +57,7 @@ class Machine {
 
   bool shares_loopback_ = false;
   TestFolder installed_, state_;
+  std::string leader_;  // the pid, out here, of its systemd
 };
 
 // An echo pool, as a configuration.
