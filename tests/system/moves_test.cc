@@ -51,9 +51,15 @@ std::string who_serves(const std::string& address) {
   return client.read_line();
 }
 
+// Asked again as long as control says so: one that is about to be replaced does, after an upgrade.
 Answer reload(Server& server, const std::vector<PoolText>& pools) {
   server.write_config(config_of(pools));
-  return server.request("POST", "/v1/reload");
+  Answer answer;
+  server.wait_until("the reload is taken", kPatience, [&] {
+    answer = server.request("POST", "/v1/reload");
+    return answer.status != 503;
+  });
+  return answer;
 }
 
 void expect_reloaded(Server& server, const std::vector<PoolText>& pools,
