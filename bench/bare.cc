@@ -5,6 +5,8 @@
 //   bare serve WORKERS   forks WORKERS echo servers on one listen socket of 127.0.0.1, prints
 //                        its port when all of them run, and ends them at TERM or INT
 //   bare forks COUNT     forks COUNT children and prints how long it took until all of them ran
+//   bare replace COUNT   has COUNT children, kills them all, forks one for each that it reaps, and prints how long it
+//                        took until as many new ones ran
 #include <errno.h>
 #include <linux/futex.h>
 #include <netinet/in.h>
@@ -83,8 +85,11 @@ class Children {
     }
     pids_[count_++] = pid;
   }
-  void end() {
+  void kill_all() {
     for (int i = 0; i < count_; i++) kill(pids_[i], SIGKILL);
+  }
+  void end() {
+    kill_all();
     for (int i = 0; i < count_; i++) waitpid(pids_[i], nullptr, 0);
     count_ = 0;
   }
@@ -166,21 +171,41 @@ int serve(int workers) {
   return 0;
 }
 
+[[noreturn]] void run_on(Muster& muster) {
+  muster.count_in();
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // after it is counted: not part of what is measured
+  for (;;) pause();
+}
+
+void print_since(Nanoseconds begin) {
+  printf("all_ms=%.3f\n", to_seconds(monotonic_now() - begin) * 1e3);
+}
+
 int forks(int count) {
   Muster muster(static_cast<uint32_t>(count));
   Children children;
-  Nanoseconds begin = monotonic_now();
-  for (int i = 0; i < count; i++) {
-    children.fork_one([&] {
-      muster.count_in();
-      prctl(PR_SET_PDEATHSIG, SIGKILL);  // after it is counted: not part of what is measured
-      for (;;) pause();
-    });
-  }
+  const Nanoseconds begin = monotonic_now();
+  for (int i = 0; i < count; i++) children.fork_one([&] { run_on(muster); });
   muster.wait();
-  Nanoseconds end = monotonic_now();
+  print_since(begin);
   children.end();
-  printf("all_ms=%.3f\n", to_seconds(end - begin) * 1e3);
+  return 0;
+}
+
+int replace(int count) {
+  Muster first(static_cast<uint32_t>(count)), second(static_cast<uint32_t>(count));
+  Children killed, children;
+  for (int i = 0; i < count; i++) killed.fork_one([&] { run_on(first); });
+  first.wait();
+  const Nanoseconds begin = monotonic_now();
+  killed.kill_all();
+  for (int i = 0; i < count; i++) {
+    if (waitpid(-1, nullptr, 0) < 0) fail("wait");
+    children.fork_one([&] { run_on(second); });
+  }
+  second.wait();
+  print_since(begin);
+  children.end();
   return 0;
 }
 
@@ -193,7 +218,10 @@ int main(int argc, char** argv) {
   if (count > 0 && count <= kMaxProcesses) {
     if (strcmp(argv[1], "serve") == 0) return serve(count);
     if (strcmp(argv[1], "forks") == 0) return forks(count);
+    if (strcmp(argv[1], "replace") == 0) return replace(count);
   }
-  fprintf(stderr, "usage: bare serve WORKERS | bare forks COUNT (at most %d)\n", kMaxProcesses);
+  fprintf(stderr,
+          "usage: bare serve WORKERS | bare forks COUNT | bare replace COUNT (at most %d)\n",
+          kMaxProcesses);
   return 64;
 }
