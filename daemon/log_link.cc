@@ -42,6 +42,21 @@ std::string pipe_news(LogNews kind, const LogPipe& pipe) {
   return bytes_of(news);
 }
 
+// A line as it waits: its head, and the text.
+std::string line_news(const LogNewsLine& head, std::string_view text) {
+  return bytes_of(head).append(text);
+}
+
+LogNewsLine head_of(const std::string& line) {
+  LogNewsLine head;
+  line.copy(reinterpret_cast<char*>(&head), sizeof head);
+  return head;
+}
+
+std::string_view text_of(const std::string& line) {
+  return std::string_view(line).substr(sizeof(LogNewsLine));
+}
+
 }  // namespace
 
 LogPipe::~LogPipe() { link_.forget(*this); }
@@ -93,7 +108,7 @@ void LogLink::add(const LogLine& line) {
   }
   head.lost = std::exchange(lost_, 0);
   bytes_waiting_ += sizeof head + text.size();
-  push({bytes_of(head).append(text), News::kLine});
+  push({line_news(head, text), News::kLine});
   stir();
 }
 
@@ -300,10 +315,9 @@ void LogLink::start_again() {
 void LogLink::say_directly() {
   for (const News& news : std::exchange(waiting_, {})) {
     if (news.kind != News::kLine) continue;
-    LogNewsLine head;
-    news.bytes.copy(reinterpret_cast<char*>(&head), sizeof head);
+    const LogNewsLine head = head_of(news.bytes);
     log_to_stderr_at_once({static_cast<LogLevel>(head.level), head.pool, head.worker,
-                           std::string_view(news.bytes).substr(sizeof head), head.event});
+                           text_of(news.bytes), head.event});
   }
   bytes_waiting_ = 0;
 }
@@ -338,7 +352,12 @@ LogRecord LogLink::record() const {
   r.next_pipe = next_pipe_;
   r.stopped = kill_timer_.second != 0;
   r.lost = lost_;
-  for (const News& news : waiting_) r.lost += news.kind == News::kLine;
+  for (const News& news : waiting_) {
+    if (news.kind != News::kLine) continue;
+    const LogNewsLine head = head_of(news.bytes);
+    r.waiting.push_back({head.level, head.worker, static_cast<uint32_t>(head.event), head.lost,
+                         head.pool, std::string(text_of(news.bytes))});
+  }
   return r;
 }
 
@@ -346,6 +365,16 @@ LogRecord LogLink::record() const {
 void LogLink::resume(const LogRecord& r) {
   next_pipe_ = r.next_pipe;
   lost_ = r.lost;
+  for (const LogLineRecord& line : r.waiting) {
+    LogNewsLine head;
+    head.level = line.level;
+    head.worker = line.worker;
+    head.event = static_cast<Event>(line.event);
+    head.lost = line.lost;
+    line.pool.copy(head.pool, kPoolNameMax);
+    waiting_.push_back({line_news(head, line.text), News::kLine});
+    bytes_waiting_ += waiting_.back().bytes.size();
+  }
   if (r.pid <= 0) return start_again();
   child_ = existing_child(r.pid);
   if (r.stopped || r.pongs < 0) kill_after(kStuckTooLong, kHasNotEnded);
@@ -353,6 +382,7 @@ void LogLink::resume(const LogRecord& r) {
   news_ = Channel(UniqueFd(r.news));
   pongs_ = Inbox(UniqueFd(r.pongs));
   watch_pongs();
+  flush();
 }
 
 std::shared_ptr<LogPipe> LogLink::restore_pipe(const std::string& pool, const LogPipeRecord& r) {

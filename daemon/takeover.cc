@@ -25,7 +25,8 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Limits, min, max, min_spare, max_spare, shrin
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(SocketPathRecord, path, user, device, inode)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ListenerRecord, fd, wanted, stored_as, path, inherited, uid)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogPipeRecord, id, read_end)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogRecord, pid, news, pongs, next_pipe, lost, stopped)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogLineRecord, level, worker, event, lost, pool, text)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogRecord, pid, news, pongs, next_pipe, lost, stopped, waiting)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(GenerationRecord, number, capacity, workers, next_order, pid,
                                    orders, reports, segment, uid, claimed, state, preloaded, quiet,
                                    was_told, stopped, start_until, drain_until, orphans_until,

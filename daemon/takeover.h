@@ -52,10 +52,17 @@ struct LogPipeRecord {
   int read_end = -1;
 };
 
+struct LogLineRecord {
+  int level = 0, worker = 0;
+  uint32_t event = 0, lost = 0;  // lost: lines before this one
+  std::string pool, text;
+};
+
 struct LogRecord {
   int pid = 0, news = -1, pongs = -1;
   uint32_t next_pipe = 1, lost = 0;
   bool stopped = false;
+  std::vector<LogLineRecord> waiting;  // nobody has heard them yet
 };
 
 struct GenerationRecord {

@@ -102,10 +102,11 @@ void Daemon::on_rehearsed(int status) {
 void Daemon::exec_next_image(const Rehearsal& rehearsed) {
   UniqueFd old_image(open("/proc/self/exe", O_PATH | O_CLOEXEC));
   if (!old_image.is_open()) throw SysError("open /proc/self/exe", errno);
+  log_notice("upgrading: executing " +
+             paths_.daemon);  // (it may wait for who writes it: so before)
   DaemonRecord state = record(rehearsed.asked_by);
   state.old_image = old_image.get();
   UniqueFd document = make_document(to_json(state));
-  log_notice("upgrading: executing " + paths_.daemon);
   std::string program = "preforkd", option = "--takeover", number = std::to_string(document.get());
   char* argv[] = {program.data(), option.data(), number.data(), nullptr};
   keep_over_exec(state, true);

@@ -9,6 +9,8 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "daemon/log_link.h"
+#include "daemon/takeover.h"
 #include "log/lines.h"
 #include "log/queues.h"
 #include "log/shown.h"
@@ -193,6 +195,29 @@ void whose_line_it_is() {
   CU_ASSERT(unit::same_text(shown(entry("ready"), false), "preforkd: ready\n"));
 }
 
+// An upgrade while one log process follows the other: what nobody has heard yet, the next image says.
+void lines_over_an_upgrade() {
+  EventLoop loop;
+  LogLink before(loop, "/nonexistent", {});
+  before.add({LogLevel::kNotice, "shop", 7, "upgrading: executing \xff\n", Event::kAtMax});
+  before.add({LogLevel::kError, {}, 0, "and more"});
+  DaemonRecord record;
+  record.log = before.record();
+  CU_ASSERT_EQUAL_FATAL(record.log.waiting.size(), 2);
+  CU_ASSERT_EQUAL(record.log.lost, 0);
+  record.log.pid = getpid();  // of a process that is ending (pongs: none)
+  LogRecord next = record_from_json(to_json(record)).log;
+  LogLink after(loop, "/nonexistent", {});
+  after.resume(next);
+  next = after.record();
+  CU_ASSERT_EQUAL_FATAL(next.waiting.size(), 2);
+  const LogLineRecord& line = next.waiting[0];
+  CU_ASSERT(line.level == static_cast<int>(LogLevel::kNotice) && line.worker == 7);
+  CU_ASSERT(line.event == static_cast<uint32_t>(Event::kAtMax) && line.pool == "shop");
+  CU_ASSERT(line.text.starts_with("upgrading: executing ") && line.text.ends_with("\n"));
+  CU_ASSERT_EQUAL(next.waiting[1].text, "and more");
+}
+
 }  // namespace
 
 void add_log_tests() {
@@ -206,6 +231,7 @@ void add_log_tests() {
       {"what is lost is said", what_is_lost_is_said},
       {"lost before", lost_before},
       {"whose line it is", whose_line_it_is},
+      {"lines over an upgrade", lines_over_an_upgrade},
   };
   unit::add_suite("log", kTests);
 }
