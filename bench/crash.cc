@@ -164,10 +164,6 @@ int run(int argc, char** argv) {
 }  // namespace preforkd::bench
 
 int main(int argc, char** argv) {
-  try {
-    return preforkd::bench::run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "crash: %s\n", error.what());
-    return 1;
-  }
+  using namespace preforkd::bench;
+  return run_program("crash", run, argc, argv);
 }

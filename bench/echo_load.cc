@@ -134,10 +134,6 @@ int run(int argc, char** argv) {
 }  // namespace preforkd::bench
 
 int main(int argc, char** argv) {
-  try {
-    return preforkd::bench::run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "echo_load: %s\n", error.what());
-    return 1;
-  }
+  using namespace preforkd::bench;
+  return run_program("echo_load", run, argc, argv);
 }

@@ -7,7 +7,9 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <stdexcept>
 #include <string>
 
@@ -44,6 +46,16 @@ inline double number_argument(const char* name, const char* text, double most) {
                                 ": expected a number above 0, at most " +
                                 std::to_string(static_cast<long>(most)));
   return value;
+}
+
+// What main() of such a program does: its exit status, and what it throws as a line.
+inline int run_program(const char* name, int (*run)(int, char**), int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s: %s\n", name, error.what());
+    return 1;
+  }
 }
 
 }  // namespace preforkd::bench

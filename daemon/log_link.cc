@@ -42,11 +42,7 @@ std::string pipe_news(LogNews kind, const LogPipe& pipe) {
   return bytes_of(news);
 }
 
-// A line as it waits: its head, and the text.
-std::string line_news(const LogNewsLine& head, std::string_view text) {
-  return bytes_of(head).append(text);
-}
-
+// Of a line as it waits.
 LogNewsLine head_of(const std::string& line) {
   LogNewsLine head;
   line.copy(reinterpret_cast<char*>(&head), sizeof head);
@@ -108,7 +104,7 @@ void LogLink::add(const LogLine& line) {
   }
   head.lost = std::exchange(lost_, 0);
   bytes_waiting_ += sizeof head + text.size();
-  push({line_news(head, text), News::kLine});
+  push({bytes_of(head).append(text), News::kLine});
   stir();
 }
 
@@ -364,17 +360,12 @@ LogRecord LogLink::record() const {
 // Its pipes it has, by numbers that are not used again: it is given them anew when it is replaced.
 void LogLink::resume(const LogRecord& r) {
   next_pipe_ = r.next_pipe;
-  lost_ = r.lost;
   for (const LogLineRecord& line : r.waiting) {
-    LogNewsLine head;
-    head.level = line.level;
-    head.worker = line.worker;
-    head.event = static_cast<Event>(line.event);
-    head.lost = line.lost;
-    line.pool.copy(head.pool, kPoolNameMax);
-    waiting_.push_back({line_news(head, line.text), News::kLine});
-    bytes_waiting_ += waiting_.back().bytes.size();
+    lost_ = line.lost;
+    add({static_cast<LogLevel>(line.level), line.pool, line.worker, line.text,
+         static_cast<Event>(line.event)});
   }
+  lost_ = r.lost;
   if (r.pid <= 0) return start_again();
   child_ = existing_child(r.pid);
   if (r.stopped || r.pongs < 0) kill_after(kStuckTooLong, kHasNotEnded);
@@ -383,6 +374,7 @@ void LogLink::resume(const LogRecord& r) {
   pongs_ = Inbox(UniqueFd(r.pongs));
   watch_pongs();
   flush();
+  if (stirred_) stir();
 }
 
 std::shared_ptr<LogPipe> LogLink::restore_pipe(const std::string& pool, const LogPipeRecord& r) {

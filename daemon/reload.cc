@@ -256,7 +256,6 @@ void Daemon::commit_reload() {
   log({LogLevel::kInfo, r->recycled, 0, r->recycles() ? "recycled" : "reloaded " + r->loaded.file,
        Event::kReloaded});
   settling_ = [this, on_done = std::move(r->on_done)](const std::string& trouble) {
-    if (trouble.empty()) return end_reload(on_done, "");
     end_reload(
         [&](const std::string&) {
           if (on_done) on_done(trouble);

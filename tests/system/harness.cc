@@ -355,13 +355,18 @@ pid_t Server::titled(const std::string& title) {
 pid_t Server::supervisor(const std::string& pool) { return titled("preforkd: supervisor " + pool); }
 pid_t Server::control() { return titled("preforkd: control"); }
 // (Its exec is not waited for by anybody.)
-pid_t Server::log_writer() {
-  pid_t found = 0;
-  wait_until("the log process has its name", kPatience, [&] {
-    found = titled("preforkd: log");
-    return true;
-  });
-  return found;
+pid_t Server::log_writer() { return wait_for_process("preforkd: log"); }
+
+pid_t Server::find_process(const std::string& title) {
+  for (pid_t pid : all_pids())
+    if (title_of(pid).starts_with(title)) return pid;
+  return 0;
+}
+
+pid_t Server::wait_for_process(const std::string& title) {
+  pid_t pid = 0;
+  wait_until("there is " + title, kPatience, [&] { return (pid = find_process(title)) != 0; });
+  return pid;
 }
 
 std::vector<pid_t> Server::all_pids() {

@@ -101,6 +101,9 @@ class Server {
   pid_t control();
   pid_t log_writer();
   std::vector<pid_t> all_pids();  // the daemon and its descendants
+  // Of those, one whose title begins so; the first: 0 if there is none.
+  pid_t find_process(const std::string& title);
+  pid_t wait_for_process(const std::string& title);
   std::vector<pid_t> worker_pids(const std::string& pool = "echo");  // from /proc, not from status
   void signal(int number);
   int wait_exit(double seconds = 40);  // the exit code, as in Outcome; the daemon is reaped

@@ -31,19 +31,6 @@ PoolText slow_host() {
   return pool;
 }
 
-pid_t titled(Server& server, const std::string& title) {
-  for (pid_t pid : server.all_pids())
-    if (title_of(pid).starts_with(title)) return pid;
-  return 0;
-}
-
-pid_t wait_for_process(Server& server, const std::string& title) {
-  pid_t pid = 0;
-  server.wait_until("there is " + title, kPatience,
-                    [&] { return (pid = titled(server, title)) != 0; });
-  return pid;
-}
-
 template <class Action>
 void expect_at_once(const std::string& what, Action action) {
   const Nanoseconds began = monotonic_now();
@@ -99,7 +86,7 @@ void a_host_without_answer() {
   Server server({kGood}, with_slow_names());
   server.write_config(config_of({slow_host()}));
   server.signal(SIGHUP);
-  wait_for_process(server, "preforkd: loading");
+  server.wait_for_process("preforkd: loading");
   expect_alive(server);
   expect_stops_at_once(server);
 }
@@ -128,14 +115,14 @@ void a_handler_that_hangs() {
   PoolText hanging{.name = "hanging", .serves = "handler = \"@HANDLERS@/hangs.so\";"};
   server.write_config(config_of({kGood, hanging}));
   server.signal(SIGHUP);
-  pid_t check = wait_for_process(server, "preforkd: check hanging");
+  pid_t check = server.wait_for_process("preforkd: check hanging");
   expect_alive(server);
   // Who is told to end takes the check along.
-  kill(titled(server, "preforkd: loading"), SIGTERM);
+  kill(server.wait_for_process("preforkd: loading"), SIGTERM);
   server.wait_for_log("reload refused, nothing was changed: load ");
   server.wait_until("the check is gone", kPatience, [&] { return !is_running(check); });
   server.signal(SIGHUP);
-  wait_for_process(server, "preforkd: check hanging");
+  server.wait_for_process("preforkd: check hanging");
   expect_stops_at_once(server);
 }
 
@@ -144,7 +131,7 @@ void a_loader_that_dies() {
   Server server({kGood}, with_slow_names());
   server.write_config(config_of({slow_host()}));
   server.signal(SIGHUP);
-  kill(wait_for_process(server, "preforkd: loading"), SIGKILL);
+  kill(server.wait_for_process("preforkd: loading"), SIGKILL);
   server.wait_for_log("preforkd.conf: killed by signal 9 (Killed)");
   server.write_config(config_of({PoolText{}}));
   Outcome reload = server.ctl({"reload"});
@@ -179,7 +166,7 @@ void nothing_takes_for_ever() {
                "user \"slow\"") != std::string::npos;
   });
   server.wait_until("the loader is gone", kPatience,
-                    [&] { return titled(server, "preforkd: loading") == 0; });
+                    [&] { return server.find_process("preforkd: loading") == 0; });
   expect(Client(server.address()).echoes("hello\n"), "clients are served");
   expect_refused_start(starting, 71, "look up host \"slow.test\": no answer within 30 s");
 }

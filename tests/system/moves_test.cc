@@ -352,16 +352,24 @@ void what_is_refused() {
   expect_served_by(kAlice, port.address());
 }
 
+// Alice serves one client and another waits; her address is to be bob's with the next reload.
+struct Leaving {
+  TakenPort port;
+  Server server{(port.free(), config_of({handler_of(kAlice, "alice", port.quoted())}))};
+  Client busy{port.address()}, waiting{port.address()};
+
+  Leaving() {
+    server.wait_for("/workers/busy", 1, "alice");
+    waiting.send("pid\n");
+    server.write_config(config_of({pool_of(kBob, "bob", port.quoted())}));
+  }
+};
+
 // A stop while an address is on its way.
 void stopped_meanwhile() {
   if (!can_attack()) return;
-  TakenPort port;
-  port.free();
-  Server server({handler_of(kAlice, "alice", port.quoted())});
-  Client busy(port.address()), waiting(port.address());
-  server.wait_for("/workers/busy", 1, "alice");
-  waiting.send("pid\n");
-  server.write_config(config_of({pool_of(kBob, "bob", port.quoted())}));
+  Leaving stage;
+  auto& [port, server, busy, waiting] = stage;
   server.signal(SIGHUP);
   server.wait_for("/state", "degraded", "bob");
   server.signal(SIGTERM);
@@ -375,13 +383,8 @@ void stopped_meanwhile() {
 // The supervisor that waits for the address dies: its successor waits, too.
 void a_supervisor_dies_meanwhile() {
   if (!can_attack()) return;
-  TakenPort port;
-  port.free();
-  Server server({handler_of(kAlice, "alice", port.quoted())});
-  Client busy(port.address()), waiting(port.address());
-  server.wait_for("/workers/busy", 1, "alice");
-  waiting.send("pid\n");
-  server.write_config(config_of({pool_of(kBob, "bob", port.quoted())}));
+  Leaving stage;
+  auto& [port, server, busy, waiting] = stage;
   Client control = begin_request(server, "POST", "/v1/reload");
   server.wait_for("/state", "degraded", "bob");
   const pid_t first = server.supervisor("bob");

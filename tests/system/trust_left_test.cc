@@ -106,31 +106,21 @@ void recycled() {
   stage.expect_gone();
 }
 
-void taken_away() {
+void expect_to_go_with_the_pool(const std::vector<std::string>& how) {
   if (!can_attack()) return;
   Stage stage;
-  stage.leaves({"stubborn", "plain"});
+  stage.leaves(how);
   stage.reload({bobs_pool()});
   stage.expect_gone();
 }
+
+void taken_away() { expect_to_go_with_the_pool({"stubborn", "plain"}); }
 
 // It dies, and has children, faster than anybody can look.
-void chained() {
-  if (!can_attack()) return;
-  Stage stage;
-  stage.leaves({"chain"});
-  stage.reload({bobs_pool()});
-  stage.expect_gone();
-}
+void chained() { expect_to_go_with_the_pool({"chain"}); }
 
 // Each has to be met when the one above it is gone.
-void deep() {
-  if (!can_attack()) return;
-  Stage stage;
-  stage.leaves({"deep"});
-  stage.reload({bobs_pool()});
-  stage.expect_gone();
-}
+void deep() { expect_to_go_with_the_pool({"deep"}); }
 
 // The lists of processes that the daemon reads must not be told lies by their names.
 void misnamed() {

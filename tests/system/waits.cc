@@ -93,6 +93,11 @@ PoolText stubborn() {
           .timeouts = "start = 2.0; drain = 1.0;"};
 }
 
+ServedForEver::ServedForEver(Server& server)
+    : client(server.address("bad")), worker(pid_serving(client)) {
+  client.send("t");
+}
+
 // --- what must go on -----------------------------------------------------------------------------
 
 namespace {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/system/check.h"
+#include "tests/system/client.h"
 #include "tests/system/harness.h"
 
 namespace preforkd::system_test {
@@ -65,7 +66,13 @@ std::vector<Test> waits_for_the_end();  // waits_end_test.cc
 // A pool whose supervisor says yes to everything and does nothing, from when go_mad() was called.
 PoolText maddening();
 pid_t go_mad(Server& server);
-// A pool with one client who is served for ever, by a worker that ignores TERM.
+// A pool whose worker serves a client for ever, and ignores TERM, once there is one.
 PoolText stubborn();
+struct ServedForEver {
+  explicit ServedForEver(Server& server);
+
+  Client client;
+  pid_t worker;
+};
 
 }  // namespace preforkd::system_test

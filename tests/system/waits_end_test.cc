@@ -26,13 +26,7 @@ void a_rehearsal() {
   Server& server = watched.server;
   installed.install(built("tests/system/images/lingers"));  // long enough to be stopped
   Client upgrade = begin_request(server, "POST", "/v1/upgrade");
-  pid_t rehearsal = 0;
-  server.wait_until("there is a rehearsal", kPatience, [&] {
-    for (pid_t pid : children_of(server.pid()))
-      if (title_of(pid).starts_with("preforkd: rehearsal")) rehearsal = pid;
-    return rehearsal != 0;
-  });
-  kill(rehearsal, SIGSTOP);
+  kill(server.wait_for_process("preforkd: rehearsal"), SIGSTOP);
   watched.until("the upgrade is answered", 10 + kSlack, [&] { return upgrade.has_answer(); });
   expect_contains("the answer", upgrade.read_line(), " 409 ");
   server.wait_for_log("upgrade refused, nothing has happened: the rehearsal: killed by signal 9");
@@ -68,14 +62,12 @@ void a_stop() {
 // TERM a second time: nobody is finished first.
 void a_stop_at_once() {
   Server server({stubborn()});
-  Client client(server.address("bad"));
-  const pid_t worker = pid_serving(client);
-  client.send("t");
+  const ServedForEver served(server);
   const pid_t supervisor = supervisor_of(server, "bad");
   kill(supervisor, SIGSTOP);
   server.signal(SIGINT);
   expect_equal("exit code", server.wait_exit(3 + kSlack), 0);
-  expect(!is_running(supervisor) && !is_running(worker), "both are killed");
+  expect(!is_running(supervisor) && !is_running(served.worker), "both are killed");
 }
 
 // Who is traced is not gone before its tracer has looked, whatever kills it.

@@ -245,22 +245,18 @@ void a_drain() {
 void connections_in_a_drain() {
   Watched watched({stubborn()});
   Server& server = watched.server;
-  Client client(server.address("bad"));
-  const pid_t worker = pid_serving(client);
-  client.send("t");
+  const ServedForEver served(server);
   expect_equal("recycle", server.request("POST", "/v1/pools/bad/recycle").status, 200);
-  watched.until("the worker is killed", 1 + 1 + kSlack, [&] { return !is_running(worker); });
+  watched.until("the worker is killed", 1 + 1 + kSlack, [&] { return !is_running(served.worker); });
   server.wait_for_log("generation 1 has ended");
 }
 
 void workers_without_a_supervisor() {
   Watched watched({stubborn()});
   Server& server = watched.server;
-  Client client(server.address("bad"));
-  const pid_t worker = pid_serving(client);
-  client.send("t");
+  const ServedForEver served(server);
   kill(supervisor_of(server, "bad"), SIGKILL);
-  watched.until("the worker is killed", 1 + 1 + kSlack, [&] { return !is_running(worker); });
+  watched.until("the worker is killed", 1 + 1 + kSlack, [&] { return !is_running(served.worker); });
   server.wait_for_log("workers of generation 1 are not done in time: ended");
   server.wait_for_log("generation 1 has ended");
 }
@@ -278,13 +274,7 @@ void a_configuration() {
   slow.listen = "\"slow.test:0\"";
   server.write_config(config_of({slow}));
   server.signal(SIGHUP);
-  pid_t loader = 0;
-  server.wait_until("it is being loaded", kPatience, [&] {
-    for (pid_t pid : children_of(server.pid()))
-      if (title_of(pid).starts_with("preforkd: loading")) loader = pid;
-    return loader != 0;
-  });
-  kill(loader, SIGSTOP);
+  kill(server.wait_for_process("preforkd: loading"), SIGSTOP);
   const Answer another = server.request("POST", "/v1/reload");
   expect_equal("another reload", another.status, 409);
   int looks = 0;

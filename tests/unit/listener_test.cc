@@ -14,18 +14,13 @@
 #include "base/backlog.h"
 #include "base/resolve.h"
 #include "daemon/socket_store.h"
+#include "tests/unit/listener_test.h"
 #include "tests/unit/unit_test.h"
 
 using namespace preforkd;
+using namespace preforkd::unit;
 
 namespace {
-
-ListenAddress parsed(const std::string& text) {
-  std::string error;
-  auto address = parse_listen_address(text, error);
-  CU_ASSERT_FATAL(address.has_value());
-  return *address;
-}
 
 std::string error_of_opening(const std::string& text) {
   try {
@@ -178,14 +173,6 @@ void gives_up_for_all_copies() {
 
 // --- inherited -----------------------------------------------------------------------------------
 
-UniqueFd bare_listen_socket() {
-  UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  SocketAddress address = resolve(parsed("127.0.0.1:0"));
-  CU_ASSERT_EQUAL_FATAL(bind(fd.get(), address.get(), address.length), 0);
-  CU_ASSERT_EQUAL_FATAL(listen(fd.get(), 5), 0);
-  return fd;
-}
-
 void adopts_what_listens() {
   Listener listener = Listener::adopt(bare_listen_socket(), "echo");
   CU_ASSERT(fcntl(listener.fd(), F_GETFL) & O_NONBLOCK);
@@ -195,26 +182,6 @@ void adopts_what_listens() {
   CU_ASSERT_EQUAL(queued_on(listener.fd())->limit, 5);
   CU_ASSERT_EQUAL(connect_error(listener.address()), 0);
 }
-
-PoolSettings pool(std::vector<std::string> listen, const TcpOptions& tcp = {}) {
-  PoolSettings settings;
-  settings.listen = std::move(listen);
-  settings.tcp = tcp;
-  return settings;
-}
-
-// As if systemd had started us with a store; nobody hears what is put there.
-class SocketStore {
- public:
-  SocketStore() {
-    setenv("NOTIFY_SOCKET", "@preforkd-test-nobody", 1);
-    setenv("FDSTORE", "8", 1);
-  }
-  ~SocketStore() {
-    unsetenv("NOTIFY_SOCKET");
-    unsetenv("FDSTORE");
-  }
-};
 
 // Of the only pool that there is.
 Listeners listeners_of(const PoolSettings& only, const Listeners& own, const Listeners& others,
