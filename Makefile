@@ -37,7 +37,7 @@ IMAGES   := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/images/*.cc))
 SYSTEM   := build/system-tests $(IMAGES) $(patsubst %.cc,$(OUT)/%.so,$(wildcard tests/system/handlers/*.cc)) $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/programs/*.cc))
 PARALLEL := $(MAKE) --no-print-directory -j$(shell nproc)
 FUZZERS  := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/fuzz/*.cc))
-BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc))
+BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc)) $(OUT)/bench/bare-dynamic
 
 # Debian packages: what every target needs, and what some need besides. What is missing is installed.
 FOR_all   := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev nlohmann-json3-dev
@@ -122,7 +122,10 @@ $(OUT)/threads: $(patsubst %,$(OUT)/%.o,tests/unit/main tests/unit/shm_threads_t
 # Runs the programs of any variant, and is of none itself.
 build/system-tests: $(patsubst %.cc,build/driver/%.o,$(wildcard tests/system/*.cc tests/soak/*.cc base/*.cc))
 	$(CXX) -o $@ $^ -lcunit -lcurl -pthread
-$(BENCHES): $(OUT)/bench/%: $(OUT)/bench/%.o $(OUT)/base.a
+# Bare twice: as little as a process can be, and linked as what loads handlers.
+$(OUT)/bench/bare-dynamic: $(OUT)/bench/bare.o $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) $(STATIC_$(BUILD)) -o $@ $^ -pthread
+$(filter-out %/bare-dynamic,$(BENCHES)): $(OUT)/bench/%: $(OUT)/bench/%.o $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ $(if $(filter %/bare,$@),-static,) -pthread
 
 $(OUT)/tests/fuzz/reports: $(patsubst %,$(OUT)/daemon/%.o,acting_as close_apart file_step generation generation_orphans generation_reports launch listener session signal_scope socket_path)

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "base/system_call.h"
+
 namespace preforkd {
 
 using Nanoseconds = uint64_t;
@@ -18,6 +20,13 @@ constexpr Nanoseconds kNever = ~uint64_t{0};  // a deadline that does not come
 inline Nanoseconds monotonic_now() {
   timespec t{};
   clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<uint64_t>(t.tv_sec) * kSecond + static_cast<uint64_t>(t.tv_nsec);
+}
+
+// The same past libc and the vdso, of which a fresh process has no page yet (base/system_call.h).
+inline Nanoseconds monotonic_now_of_kernel() {
+  timespec t{};
+  system_call(SYS_clock_gettime, CLOCK_MONOTONIC, &t);
   return static_cast<uint64_t>(t.tv_sec) * kSecond + static_cast<uint64_t>(t.tv_nsec);
 }
 

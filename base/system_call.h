@@ -16,15 +16,16 @@ inline long as_argument(const volatile void* pointer) { return reinterpret_cast<
 // The result, or -errno.
 template <class... Arguments>
 inline long system_call(long number, Arguments... arguments) {
-  static_assert(sizeof...(Arguments) <= 5);
+  static_assert(sizeof...(Arguments) <= 6);
 #if defined(__x86_64__)
-  const long a[5] = {as_argument(arguments)...};
+  const long a[6] = {as_argument(arguments)...};
   register long r10 asm("r10") = a[3];
   register long r8 asm("r8") = a[4];
+  register long r9 asm("r9") = a[5];
   long result;
   asm volatile("syscall"
                : "=a"(result)
-               : "a"(number), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10), "r"(r8)
+               : "a"(number), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10), "r"(r8), "r"(r9)
                : "rcx", "r11", "memory");
   return result;
 #else

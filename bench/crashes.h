@@ -160,9 +160,19 @@ class LivingWorkers {
 
 inline constexpr int kKilled = 500, kKillRounds = 9;
 
-inline void kill_idle(const std::string& build, Report& report) {
-  Preforkd preforkd(build, {.min = kKilled, .max = 2 * kKilled});
-  Samples below, forks, replaced;
+// A kind of worker, and the bare process that is linked as its supervisor is: dynamically where handlers are loaded.
+struct KilledKind {
+  const char* name;
+  PoolShape shape;
+  const char* bare;
+};
+
+inline void kill_idle(const std::string& build, const KilledKind& kind, Report& report) {
+  Preforkd preforkd(build, kind.shape);
+  Samples below, forks, alike, replaced;
+  auto bare = [&](const char* program, const char* what) {
+    return measure({build + "/bench/" + program, what, std::to_string(kKilled)}).at("all_ms");
+  };
   auto on_pool = [&] {
     LivingWorkers workers(preforkd);
     const Nanoseconds began = monotonic_now();
@@ -174,25 +184,37 @@ inline void kill_idle(const std::string& build, Report& report) {
   };
   for (int round = 0; round < kKillRounds; round++) {
     if (round % 2) on_pool();
-    forks.push_back(
-        measure({build + "/bench/bare", "forks", std::to_string(kKilled)}).at("all_ms"));
+    forks.push_back(bare("bare", "forks"));
     if (round % 2 == 0) on_pool();
-    replaced.push_back(
-        measure({build + "/bench/bare", "replace", std::to_string(kKilled)}).at("all_ms"));
+    alike.push_back(bare(kind.bare, "forks"));
+    replaced.push_back(bare(kind.bare, "replace"));
     progress(
-        text("crashes: below min for %.1f ms after %d were killed, bare forks %.1f ms, bare "
-             "deaths and forks %.1f ms",
-             below.back(), kKilled, forks.back(), replaced.back()));
+        text("crashes: %s: below min for %.1f ms after %d were killed, bare forks %.1f ms, "
+             "of %s %.1f ms, deaths and forks of %s %.1f ms",
+             kind.name, below.back(), kKilled, forks.back(), kind.bare, alike.back(), kind.bare,
+             replaced.back()));
   }
   const Samples ratio = ratios(below, forks);
-  report.add({text("below min after %d idle workers were killed at once, ms", kKilled),
-              summary(below, 1), text("%d bare forks: ", kKilled) + summary(forks, 1),
-              summary(ratio, 2), "≤ 2", reached_if(median(ratio) <= 2)});
-  report.note(text("killed-idle: as many bare processes that are killed, each of which is replaced "
-                   "when it is reaped, "
-                   "take ") +
-              summary(replaced, 1) + " ms, " + summary(ratios(replaced, forks), 2) +
-              " of bare forks; preforkd " + summary(ratios(below, replaced), 2) + " of that.");
+  report.add(
+      {text("%s: below min after %d idle workers were killed at once, ms", kind.name, kKilled),
+       summary(below, 1), text("%d bare forks: ", kKilled) + summary(forks, 1), summary(ratio, 2),
+       "≤ 2", reached_if(median(ratio) <= 2)});
+  report.note(
+      text("killed-idle, %s: forks of as many bare processes that are linked as this kind's "
+           "supervisor is (%s) take ",
+           kind.name, kind.bare) +
+      summary(alike, 1) + " ms, " + summary(ratios(alike, forks), 2) +
+      " of bare forks; killing them, and replacing each when it is reaped, " +
+      summary(replaced, 1) + " ms, " + summary(ratios(replaced, forks), 2) +
+      " of bare forks; preforkd " + summary(ratios(below, alike), 2) + " and " +
+      summary(ratios(below, replaced), 2) + " of these.");
+}
+
+inline void kill_idle(const std::string& build, Report& report) {
+  PoolShape many{.min = kKilled, .max = 2 * kKilled};
+  kill_idle(build, {"handler", many, "bare-dynamic"}, report);
+  many.program = "/bin/cat";
+  kill_idle(build, {"program", many, "bare"}, report);
 }
 
 // 16 clients that all end by reset, and meanwhile a random worker is killed every 50 ms.

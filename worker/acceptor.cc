@@ -8,6 +8,7 @@
 
 #include "base/backlog.h"
 #include "base/error.h"
+#include "worker/signals.h"
 
 namespace preforkd {
 namespace {
@@ -29,16 +30,19 @@ Acceptor::Acceptor(const std::vector<int>& listen_sockets) : sockets_(listen_soc
 
 void Acceptor::register_for_wake() {
   if (registered_) return;
-  if (!epoll_.is_open()) epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
-  if (!epoll_.is_open()) throw SysError("epoll_create1", errno);
+  if (!epoll_.is_open()) {
+    const long made = system_call(SYS_epoll_create1, EPOLL_CLOEXEC);
+    if (made < 0) throw SysError("epoll_create1", static_cast<int>(-made));
+    epoll_.reset(static_cast<int>(made));
+  }
   for (size_t i = 0; i < sockets_.size(); ++i) {
     epoll_event event{};
     event.events = EPOLLIN | EPOLLEXCLUSIVE;
     event.data.u64 = i;
-    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, sockets_[i], &event) < 0) {
-      const int error = errno;
+    if (const long error =
+            -system_call(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_ADD, sockets_[i], &event)) {
       epoll_.reset();  // with those that are in it: whoever tries again begins anew
-      throw SysError("epoll_ctl add listen socket", error);
+      throw SysError("epoll_ctl add listen socket", static_cast<int>(error));
     }
   }
   registered_ = true;
@@ -60,15 +64,19 @@ std::optional<Accepted> Acceptor::try_accept(uint64_t which) {
     for (;;) {
       Accepted accepted;
       accepted.peer.length = sizeof accepted.peer.storage;
-      accepted.fd.reset(
-          accept4(listen_socket, accepted.peer.get(), &accepted.peer.length, SOCK_CLOEXEC));
-      if (accepted.fd.is_open()) return accepted;
+      const auto got = static_cast<int>(system_call(
+          SYS_accept4, listen_socket, accepted.peer.get(), &accepted.peer.length, SOCK_CLOEXEC));
+      if (got >= 0) {
+        accepted.fd.reset(got);
+        return accepted;
+      }
       // The client gave up while it waited, or a pending network error (accept(2)): try the next one.
-      if (errno == EINTR || errno == ECONNABORTED || errno == EPROTO) continue;
-      if (is_shortage(errno))
-        short_of_ = errno;
-      else if (errno != EAGAIN && !is_of_the_network(errno))
-        broken_ = errno;
+      const int error = -got;
+      if (error == EINTR || error == ECONNABORTED || error == EPROTO) continue;
+      if (is_shortage(error))
+        short_of_ = error;
+      else if (error != EAGAIN && !is_of_the_network(error))
+        broken_ = error;
       break;
     }
   }
@@ -78,8 +86,9 @@ std::optional<Accepted> Acceptor::try_accept(uint64_t which) {
 void Acceptor::wait(const sigset_t& unblocked, int timeout_ms) {
   register_for_wake();
   epoll_event event;
-  const int events = epoll_pwait(epoll_.get(), &event, 1, timeout_ms, &unblocked);
-  if (events < 0 && errno != EINTR) throw SysError("epoll_pwait", errno);
+  const long events = system_call(SYS_epoll_pwait, epoll_.get(), &event, 1, timeout_ms, &unblocked,
+                                  kKernelSetSize);
+  if (events < 0 && events != -EINTR) throw SysError("epoll_pwait", static_cast<int>(-events));
   if (events > 0) next_ = event.data.u64;  // its wake-up is ours alone
 }
 

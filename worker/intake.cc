@@ -142,7 +142,7 @@ bool Intake::wait_to_start() {
 
 void Intake::started() {
   if (death_signal_ != kSupervisorDied) set_parent_death_signal(kSupervisorDied);
-  seat_.started(monotonic_now());
+  seat_.started(monotonic_now_of_kernel());
 }
 
 std::optional<Accepted> Intake::next() {

@@ -95,7 +95,7 @@ class Intake {
   Acceptor acceptor_;
   sigset_t unblocked_{};  // in the wait
   int death_signal_ = 0;  // what the supervisor's death sends now
-  const Nanoseconds began_at_ = monotonic_now();
+  const Nanoseconds began_at_ = monotonic_now_of_kernel();
   uint64_t recycle_from_ = 0;  // connections after which it asks to be replaced; 0 = never
   uint64_t recycle_at_ = 0;    // connections after which it leaves, replaced or not
   bool on_trial_;              // until it has seen that it is not

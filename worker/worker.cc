@@ -23,7 +23,7 @@ Worker::Worker(const WorkerPlan& plan, uint32_t slot)
   // The supervisor is not dumpable; a worker may be, so that a handler's crash leaves a core.
   system_call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
   if (plan.is_limited) live_within(plan.settings.process.limits);
-  if (plan.leads_group()) setpgid(0, 0);
+  if (plan.leads_group()) system_call(SYS_setpgid, 0, 0);
 }
 
 int Worker::run() {
