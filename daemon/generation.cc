@@ -99,7 +99,8 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool
 
 Generation::~Generation() {
   close_ends();
-  for (auto* timer : {&repeat_timer_, &orphan_timer_, &kill_timer_, &start_timer_, &drain_timer_})
+  for (auto* timer : {&repeat_timer_, &orphan_timer_, &kill_timer_, &start_timer_, &drain_timer_,
+                      &put_off_timer_})
     loop_.cancel(*timer);
 }
 
@@ -297,6 +298,7 @@ void Generation::supervisor_died(int status, Nanoseconds patience) {
   close_ends();
   for (auto* timer : {&repeat_timer_, &kill_timer_, &start_timer_, &drain_timer_})
     loop_.cancel(*timer);
+  say_put_off();
   if (left_out_ > 0) say_left_out();
   if (auto failure = child_.failure()) owner_->on_failed_launch(number_, *failure);
   state_ = State::kOrphaned;

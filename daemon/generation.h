@@ -77,6 +77,8 @@ class Generation {
   // The same over an upgrade in place: what to write down, and the same generation from that. `sockets` are
   // those that the record names.
   GenerationRecord record() const;
+  // What was put off, as many states were said one after the other, is said now: it is not in the record.
+  void say_put_off();
   Generation(EventLoop& loop, GenerationOwner& owner, std::string pool,
              const GenerationRecord& record, Listeners sockets, std::shared_ptr<LogPipe> log_pipe);
   ~Generation();
@@ -144,6 +146,7 @@ class Generation {
   bool is_dead() const;
   void believe(Report report);
   bool is_within_budget(ReportType type);
+  void put_off(const Report& report);
   void say_left_out();
   void disbelieve(pid_t sender);
   void take_ill();
@@ -192,11 +195,13 @@ class Generation {
   std::string unclaimed_;  // a report that nobody vouches for; "": none
   Budget budget_{kReportsAtOnce, kReportsPerSecond};
   Budget lines_{kLinesAtOnce, kLinesPerSecond}, states_{kStatesAtOnce, kStatesPerSecond};
+  // The last of a pool's states that are beyond their budget: one of them holds, so it waits for room.
+  std::optional<Report> put_off_;
   uint64_t left_out_ = 0;
   Nanoseconds say_left_out_at_ = 0;   // not before
   Nanoseconds drain_until_ = kNever;  // then it is killed, with its workers
   EventLoop::TimerId repeat_timer_{}, orphan_timer_{}, kill_timer_{}, start_timer_{},
-      drain_timer_{}, reports_timer_{};
+      drain_timer_{}, reports_timer_{}, put_off_timer_{};
   Nanoseconds orphans_until_ = kNever;  // then TERM, and a second later KILL
   bool orphans_termed_ = false;
   // Of the daemon's children: those that left its session and are its own; those of others, in a look that takes

@@ -17,6 +17,12 @@ constexpr Nanoseconds kUntilDead = 1 * kSecond;
 constexpr Nanoseconds kReportsAgain = 100 * kMillisecond;
 constexpr int kMostAtOnce = 64;  // reports read before others have their turn
 
+// Of these the last one holds.
+bool is_state(ReportType type) {
+  return type == ReportType::kFailed || type == ReportType::kDegraded ||
+         type == ReportType::kRecovered || type == ReportType::kReady;
+}
+
 }  // namespace
 
 void Generation::watch_reports() {
@@ -94,10 +100,13 @@ void Generation::believe(Report report) {
   last_heard_ = monotonic_now();
   report.text[sizeof report.text - 1] = '\0';
   report.event = event_of_supervisor(report.event);
+  if (report.type == ReportType::kReady && state_ == State::kStarting) state_ = State::kServing;
   if (!is_within_budget(report.type)) {
+    if (is_state(report.type)) return put_off(report);
     left_out_ += 1 + (report.type == ReportType::kLog ? report.number : 0);
     return;
   }
+  if (is_state(report.type)) left_out_ += std::exchange(put_off_, std::nullopt).has_value();
   if (left_out_ > 0 && last_heard_ >= say_left_out_at_) say_left_out();
   switch (report.type) {
     case ReportType::kAck:
@@ -106,9 +115,6 @@ void Generation::believe(Report report) {
     case ReportType::kPreloaded:
       preloaded_ = true;
       loop_.cancel(start_timer_);
-      break;
-    case ReportType::kReady:
-      if (state_ == State::kStarting) state_ = State::kServing;
       break;
     case ReportType::kQuiet:
     case ReportType::kDrained:
@@ -126,17 +132,25 @@ void Generation::believe(Report report) {
 
 // What makes a line in the log is bounded: the lines themselves, and the few kinds that change a pool's state.
 bool Generation::is_within_budget(ReportType type) {
-  switch (type) {
-    case ReportType::kLog:
-      return lines_.take(last_heard_);
-    case ReportType::kFailed:
-    case ReportType::kDegraded:
-    case ReportType::kRecovered:
-    case ReportType::kReady:
-      return states_.take(last_heard_);
-    default:
-      return true;
-  }
+  if (type == ReportType::kLog) return lines_.take(last_heard_);
+  return !is_state(type) || states_.take(last_heard_);
+}
+
+void Generation::put_off(const Report& report) {
+  left_out_ += put_off_.has_value();
+  put_off_ = report;
+  if (put_off_timer_.second != 0) return;
+  put_off_timer_ = loop_.after(kSecond / kStatesPerSecond, [this] {
+    put_off_timer_ = {};
+    if (put_off_) states_.take(monotonic_now());
+    say_put_off();
+  });
+}
+
+void Generation::say_put_off() {
+  loop_.cancel(put_off_timer_);
+  if (const auto report = std::exchange(put_off_, std::nullopt))
+    owner_->on_report(number_, *report);
 }
 
 void Generation::say_left_out() {

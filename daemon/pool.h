@@ -46,6 +46,7 @@ class Pool final : private GenerationOwner {
   // them by that.
   using ListenerIndex = std::function<size_t(const std::shared_ptr<Listener>&)>;
   PoolRecord record(const ListenerIndex& index) const;
+  void say_put_off();  // before that is written down (daemon/generation.h)
   Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan, LogLevel log_level,
        const PoolRecord& record, const Listeners& all);
   void go_on();  // after that: what was due

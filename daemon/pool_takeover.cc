@@ -3,6 +3,10 @@
 
 namespace preforkd {
 
+void Pool::say_put_off() {
+  for (const auto& g : generations_) g->say_put_off();
+}
+
 PoolRecord Pool::record(const ListenerIndex& index) const {
   auto indices = [&index](const Listeners& listeners) {
     std::vector<size_t> found;

@@ -104,6 +104,7 @@ void Daemon::exec_next_image(const Rehearsal& rehearsed) {
   if (!old_image.is_open()) throw SysError("open /proc/self/exe", errno);
   log_notice("upgrading: executing " +
              paths_.daemon);  // (it may wait for who writes it: so before)
+  for (const auto& pool : pools_) pool->say_put_off();
   DaemonRecord state = record(rehearsed.asked_by);
   state.old_image = old_image.get();
   UniqueFd document = make_document(to_json(state));
