@@ -64,8 +64,8 @@ std::optional<Accepted> Acceptor::try_accept(uint64_t which) {
     for (;;) {
       Accepted accepted;
       accepted.peer.length = sizeof accepted.peer.storage;
-      const auto got = static_cast<int>(system_call(
-          SYS_accept4, listen_socket, accepted.peer.get(), &accepted.peer.length, SOCK_CLOEXEC));
+      const auto got = static_cast<int>(system_call(SYS_accept4, listen_socket, accepted.peer.get(),
+                                                    &accepted.peer.length, SOCK_CLOEXEC));
       if (got >= 0) {
         accepted.fd.reset(got);
         return accepted;
@@ -86,8 +86,8 @@ std::optional<Accepted> Acceptor::try_accept(uint64_t which) {
 void Acceptor::wait(const sigset_t& unblocked, int timeout_ms) {
   register_for_wake();
   epoll_event event;
-  const long events = system_call(SYS_epoll_pwait, epoll_.get(), &event, 1, timeout_ms, &unblocked,
-                                  kKernelSetSize);
+  const long events =
+      system_call(SYS_epoll_pwait, epoll_.get(), &event, 1, timeout_ms, &unblocked, kKernelSetSize);
   if (events < 0 && events != -EINTR) throw SysError("epoll_pwait", static_cast<int>(-events));
   if (events > 0) next_ = event.data.u64;  // its wake-up is ours alone
 }
