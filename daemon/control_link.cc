@@ -24,7 +24,7 @@ constexpr Nanoseconds kLongLife = 10 * kSecond;
 constexpr Nanoseconds kStuckTooLong = 5 * kSecond;  // stopped by a signal, or told to end
 constexpr Nanoseconds kHungUp = 1 * kSecond;        // its death is on its way, or not
 constexpr Nanoseconds kPingAgain = 1 * kSecond;
-constexpr Nanoseconds kSilence = 5 * kSecond;  // after a ping
+constexpr int kSilence = 5;  // seconds after a ping
 constexpr Nanoseconds kRequestsAgain = 100 * kMillisecond;
 constexpr Nanoseconds kQuiet = 1 * kSecond;             // for control to pass on an answer
 constexpr Nanoseconds kLongestQuestion = 60 * kSecond;  // then who waits is not waited for
@@ -118,11 +118,17 @@ void ControlLink::look_at_socket() {
 }
 
 void ControlLink::ping() {
-  ping_timer_ = loop_.after(kSilence, [this] {
+  wait_for_pong(kSilence);
+  push(bytes_of(Ping{}));
+}
+
+// One by one: while the daemon stands still (a machine that is paused) control does, too.
+void ControlLink::wait_for_pong(int seconds) {
+  ping_timer_ = loop_.after(kSecond, [this, seconds] {
     ping_timer_ = {};
+    if (seconds > 1) return wait_for_pong(seconds - 1);
     kill("has been silent for 5 s");
   });
-  push(bytes_of(Ping{}));
 }
 
 void ControlLink::close_ends() {

@@ -95,6 +95,7 @@ class ControlLink {
   void read_requests();
   void take(Request request, std::string bytes);
   void ping();
+  void wait_for_pong(int seconds);
   void close_ends();
   void renew_soon();
   void renew_when_quiet();

@@ -13,7 +13,9 @@ namespace preforkd {
 namespace {
 
 constexpr Nanoseconds kRepeat = 1 * kSecond;
-constexpr Nanoseconds kSilence = 5 * kSecond;
+// Counted, not measured: while the daemon stands still (a machine that is paused) its supervisors do, too.
+constexpr int kRepeatedInVain = 5;
+constexpr Nanoseconds kStoppedTooLong = 5 * kSecond;
 constexpr Nanoseconds kUntilDead = 1 * kSecond;
 constexpr Nanoseconds kUntilExecuted = 5 * kSecond;
 constexpr Nanoseconds kBeyondDrain = 5 * kSecond;
@@ -151,7 +153,7 @@ void Generation::order(Order order, OnDone on_done) {
   }
   order.number = next_order_++;
   replace_older(order, on_done);
-  if (outstanding_.empty()) last_heard_ = monotonic_now();  // silence counts from here
+  if (outstanding_.empty()) repeated_in_vain_ = 0;  // silence counts from here
   outstanding_.emplace(order.number, Outstanding{order, std::move(on_done)});
   send(order);
   if (repeat_timer_.second == 0) repeat_timer_ = loop_.after(kRepeat, [this] { repeat_orders(); });
@@ -189,7 +191,7 @@ void Generation::note_ack(uint32_t number) {
 void Generation::repeat_orders() {
   repeat_timer_ = {};
   if (outstanding_.empty() || !has_supervisor()) return;
-  if (preloaded_ && monotonic_now() - last_heard_ >= kSilence) {
+  if (preloaded_ && ++repeated_in_vain_ >= kRepeatedInVain) {
     log({LogLevel::kError, pool_, 0,
          "supervisor " + std::to_string(child_.pid) + " has been silent for 5 s: killed",
          Event::kSupervisorSilent});
@@ -279,7 +281,7 @@ void Generation::supervisor_stopped(bool stopped) {
          "supervisor " + std::to_string(child_.pid) + " was stopped by a signal",
          Event::kSupervisorSilent});
   told_stopped_ = true;
-  kill_after(kSilence, "has been stopped for 5 s");
+  kill_after(kStoppedTooLong, "has been stopped for 5 s");
 }
 
 void Generation::kill_after(Nanoseconds delay, const std::string& why) {

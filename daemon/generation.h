@@ -133,6 +133,8 @@ class Generation {
   static constexpr uint32_t kReportsAtOnce = 2000, kReportsPerSecond = 1000;
   static constexpr Nanoseconds kReportCosts =
       20 * kMicrosecond;  // of a processor; dearer ones count more
+  // That a machine stood still meanwhile is in the time that a look took, too, and is nobody's fault.
+  static constexpr Nanoseconds kDearest = 10 * kMillisecond;
   static constexpr uint32_t kLinesAtOnce = 200, kLinesPerSecond = 300;
   static constexpr uint32_t kStatesAtOnce = 20, kStatesPerSecond = 2;
 
@@ -192,7 +194,8 @@ class Generation {
   std::map<uint32_t, Outstanding> outstanding_;  // by order number
   uint32_t next_order_ = 1;
   Nanoseconds last_heard_ = 0;
-  std::string unclaimed_;  // a report that nobody vouches for; "": none
+  int repeated_in_vain_ = 0;  // orders, since it was last heard of
+  std::string unclaimed_;     // a report that nobody vouches for; "": none
   Budget budget_{kReportsAtOnce, kReportsPerSecond};
   Budget lines_{kLinesAtOnce, kLinesPerSecond}, states_{kStatesAtOnce, kStatesPerSecond};
   // The last of a pool's states that are beyond their budget: one of them holds, so it waits for room.

@@ -56,7 +56,7 @@ void Generation::read_reports() {
 pid_t Generation::sender_of(const std::string& report) {
   const Nanoseconds began = processor_time();
   const pid_t sender = reports_.sender_of(report);
-  budget_.take_more((processor_time() - began) / kReportCosts);
+  budget_.take_more(std::min(processor_time() - began, kDearest) / kReportCosts);
   return sender;
 }
 
@@ -98,6 +98,7 @@ void Generation::take_ill() {
 
 void Generation::believe(Report report) {
   last_heard_ = monotonic_now();
+  repeated_in_vain_ = 0;
   report.text[sizeof report.text - 1] = '\0';
   report.event = event_of_supervisor(report.event);
   if (report.type == ReportType::kReady && state_ == State::kStarting) state_ = State::kServing;

@@ -22,7 +22,7 @@ constexpr Nanoseconds kLongestPause = 10 * kSecond;
 constexpr Nanoseconds kLongLife = 10 * kSecond;
 constexpr Nanoseconds kStuckTooLong = 5 * kSecond;  // told to end
 constexpr Nanoseconds kHungUp = 1 * kSecond;        // its death is on its way, or not
-constexpr Nanoseconds kSilence = 5 * kSecond;       // after a ping
+constexpr int kSilence = 5;                         // seconds after a ping
 constexpr Nanoseconds kRest = 1 * kSecond;          // between two pings
 constexpr Nanoseconds kPongsAgain = 1 * kSecond;
 constexpr Nanoseconds kLastWords = 1 * kSecond;
@@ -192,11 +192,17 @@ void LogLink::stir() {
   stirred_ = true;
   if (!news_.is_open() || closing_ || renewing_ || ping_timer_.second || rest_timer_.second) return;
   stirred_ = false;
-  ping_timer_ = loop_.after(kSilence, [this] {
+  wait_for_pong(kSilence);
+  push({bytes_of(LogSignal{LogNews::kPing})});
+}
+
+// As ControlLink: while the daemon stands still the log process does, too.
+void LogLink::wait_for_pong(int seconds) {
+  ping_timer_ = loop_.after(kSecond, [this, seconds] {
     ping_timer_ = {};
+    if (seconds > 1) return wait_for_pong(seconds - 1);
     kill("has been silent for 5 s");
   });
-  push({bytes_of(LogSignal{LogNews::kPing})});
 }
 
 void LogLink::watch_pongs() {

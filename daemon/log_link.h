@@ -109,6 +109,7 @@ class LogLink {
   void stir();
   void rest();
   void read_pongs();
+  void wait_for_pong(int seconds);
   void watch_pongs();
   void take_back_unread();
   void close_ends();

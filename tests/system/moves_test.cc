@@ -389,7 +389,7 @@ void a_supervisor_dies_meanwhile() {
   server.wait_for("/state", "degraded", "bob");
   const pid_t first = server.supervisor("bob");
   kill(first, SIGKILL);
-  server.wait_until("another one is there", kPatience, [&] {
+  server.wait_until("another one is there", kPatience, [&, &server = stage.server] {
     const pid_t now = supervisor_of(server, "bob");
     return now > 0 && now != first;
   });

@@ -103,6 +103,32 @@ void nothing_is_left_unsaid_before_an_upgrade() {
   CU_ASSERT(s.generation->state() == Generation::State::kServing);
 }
 
+// While the daemon stands still (a machine that is paused) its supervisors do, too: what it hears nothing of then is
+// no silence of theirs.
+void a_pause_is_no_silence() {
+  unit::Child supervisor([] { return pause() != 0; });
+  EventLoop loop;
+  Heard heard;
+  auto [orders, to_obey] = Channel::make_pair();
+  auto [reports, to_report] = make_message_pipe();
+  GenerationRecord record;
+  record.number = 1;
+  record.pid = supervisor.pid();
+  record.orders = orders.release();
+  record.reports = reports.release();
+  record.state = static_cast<int>(Generation::State::kServing);
+  record.preloaded = true;
+  Generation generation(loop, heard, "alice", record, {}, nullptr);
+  generation.order({});
+  const timespec longer_than_any_silence{6, 0};
+  nanosleep(&longer_than_any_silence, nullptr);
+  for (int i = 0; i < 3; ++i) loop.turn(false);
+  siginfo_t dead{};
+  CU_ASSERT_EQUAL(
+      waitid(P_PID, static_cast<id_t>(supervisor.pid()), &dead, WEXITED | WNOHANG | WNOWAIT), 0);
+  CU_ASSERT_EQUAL(dead.si_pid, 0);
+}
+
 }  // namespace
 
 void add_generation_tests() {
@@ -112,6 +138,7 @@ void add_generation_tests() {
        what_was_put_off_is_no_news_after_what_came_later},
       {"last words are heard before the death", last_words_are_heard_before_the_death},
       {"nothing is left unsaid before an upgrade", nothing_is_left_unsaid_before_an_upgrade},
+      {"a pause is no silence", a_pause_is_no_silence},
   };
   unit::add_suite("generation", kTests);
 }
