@@ -30,6 +30,9 @@ void skip(const std::string& reason);
 // Whether the programs under test have the sanitizers in them, which need descriptors and system calls of
 // their own.
 bool are_sanitized();
+// How much longer something may take that is measured by whole programs: each sanitized one takes most of a second to
+// start where processes are dear.
+inline double slowness() { return are_sanitized() ? 3 : 1; }
 // THOROUGH=1, as `make more` has it: every case of thousands, where a share of them is what each change can wait for.
 bool are_thorough();
 

@@ -114,7 +114,7 @@ void expect_changes(Server& server, int count, const std::string& during) {
               slowest);
   expect_equal(during + ": changes done " + trouble, done, count);
   // (Far above what it takes, for loaded machines, and far below the 11 s, or never, of places without owners.)
-  expect(slowest < 6, during + ": none is kept waiting");
+  expect(slowest < 6 * slowness(), during + ": none is kept waiting");
 }
 
 // With so many workers an answer about them is larger than what the kernel takes for who does not read it.

@@ -36,7 +36,7 @@ void expect_at_once(const std::string& what, Action action) {
   const Nanoseconds began = monotonic_now();
   action();
   const double seconds = static_cast<double>(monotonic_now() - began) / 1e9;
-  expect(seconds < kAtOnce, what + " takes " + std::to_string(seconds) + " s");
+  expect(seconds < kAtOnce * slowness(), what + " takes " + std::to_string(seconds) + " s");
 }
 
 // While a configuration is being loaded, everything else is done as ever.

@@ -141,7 +141,7 @@ void Watched::look() {
 void Watched::expect_never_held_up(std::source_location where) {
   if (took_.empty()) return;
   std::sort(took_.begin(), took_.end());
-  expect(took_.back() < kHeldUp,
+  expect(took_.back() < kHeldUp * slowness(),
          std::to_string(took_.size()) + " orders: half within " +
              std::to_string(took_[took_.size() / 2]) + " s, the worst after " +
              std::to_string(took_.back()) + " s",

@@ -167,7 +167,8 @@ void a_sockets_folder() {
   watched.until_log_has(
       "ready: 1 of 2 pools running; bad is degraded: bind unix:" + dir + no_answer, kSlack);
   int looks = 0;
-  watched.until("it is tried again and again", kPatience, [&] { return ++looks > 20; });
+  watched.until("it is tried again and again", kPatience * slowness(),
+                [&] { return ++looks > 20; });
   expect(children_of(server.pid()).size() < 8, "without a child for each try");
   hung.reset();
   server.wait_for("/state", "running", "bad", 4 * kPatience);
