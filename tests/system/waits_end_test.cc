@@ -43,7 +43,8 @@ void a_takeover() {
   watched.until("the upgrade is answered", kTakeover + kSlack,
                 [&] { return upgrade.has_answer(); });
   const double took = to_seconds(monotonic_now() - began);
-  expect(took < kTakeover + slowness(), "the old image is back after " + std::to_string(took) + " s");
+  expect(took < kTakeover + slowness(),
+         "the old image is back after " + std::to_string(took) + " s");
   expect_contains("the answer", upgrade.read_line(), " 409 ");
   watched.is_on_its_own(false);
   watched.until("it goes on", kPatience, [] { return true; });
