@@ -77,10 +77,10 @@ class Generation {
   // The same over an upgrade in place: what to write down, and the same generation from that. `sockets` are
   // those that the record names.
   GenerationRecord record() const;
-  // What was put off, as many states were said one after the other, is said now: it is not in the record.
-  void say_put_off();
   Generation(EventLoop& loop, GenerationOwner& owner, std::string pool,
              const GenerationRecord& record, Listeners sockets, std::shared_ptr<LogPipe> log_pipe);
+  // Before that is written down: a state that was put off, as many were said one after the other, is said now.
+  void say_put_off();
   ~Generation();
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;

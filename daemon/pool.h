@@ -46,10 +46,10 @@ class Pool final : private GenerationOwner {
   // them by that.
   using ListenerIndex = std::function<size_t(const std::shared_ptr<Listener>&)>;
   PoolRecord record(const ListenerIndex& index) const;
-  void say_put_off();  // before that is written down (daemon/generation.h)
   Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan, LogLevel log_level,
        const PoolRecord& record, const Listeners& all);
-  void go_on();  // after that: what was due
+  void go_on();        // after that: what was due
+  void say_put_off();  // before that is written down (daemon/generation.h)
   ~Pool();
 
   // Starts the first generation. `trouble`: why it will not serve, or not all addresses, as far as is known; or "". It
