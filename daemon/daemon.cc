@@ -76,7 +76,8 @@ void Daemon::speak_through_log() {
 
 void Daemon::open_sockets(std::vector<InheritedSocket> inherited,
                           const std::vector<std::string>& troubles) {
-  std::vector<std::string> errors, cannot_listen;
+  std::vector<std::string> errors;
+  std::vector<NotHad> not_had;
   inherited_ = std::move(inherited);
   std::map<std::string, EffectiveUser> users;
   for (size_t i = 0; i < users_.size(); ++i) users.emplace(settings_.pools[i].name, users_[i]);
@@ -89,9 +90,9 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited,
   for (size_t i = 0; i < users_.size(); ++i) {
     opened_.push_back(
         open_listeners(settings_.pools[i], users_[i], stored[settings_.pools[i].name], opening));
-    cannot_listen.push_back(listen_at_start(opened_.back(), settings_.pools[i]));
+    not_had.push_back(listen_at_start(opened_.back(), settings_.pools[i]));
   }
-  note_troubles(troubles, cannot_listen, errors);
+  note_troubles(troubles, not_had, errors);
   for (const auto& unused : free) unstore_socket(*unused);
   for (const auto& left : inherited_)
     if (left.fd.is_open())
@@ -124,15 +125,15 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited,
   throw std::runtime_error(errors.back());
 }
 
-// By pool: what is wrong with its files, and with its addresses. Where no pool is well, the start has failed of that.
+// By pool: what is wrong with its files, and with its addresses. Where no pool serves, or will when an address comes (a
+// standby has it later), the start has failed of that.
 void Daemon::note_troubles(const std::vector<std::string>& files,
-                           const std::vector<std::string>& addresses,
-                           std::vector<std::string>& errors) {
-  bool any_is_well = false;
+                           const std::vector<NotHad>& addresses, std::vector<std::string>& errors) {
+  bool any_may_serve = false;
   std::vector<std::string> all;
   for (size_t i = 0; i < users_.size(); ++i) {
-    const std::string &file = files[i], &address = addresses[i];
-    any_is_well |= file.empty() && address.empty();
+    const std::string &file = files[i], &address = addresses[i].reason;
+    any_may_serve |= file.empty() && addresses[i].may_come;
     if (!file.empty()) all.push_back(file);
     if (!address.empty()) all.push_back("pool " + settings_.pools[i].name + ": " + address);
     std::string& trouble = troubles_.emplace_back();
@@ -141,7 +142,7 @@ void Daemon::note_troubles(const std::vector<std::string>& files,
                 " may have changed it), or give the pool another and reload";
     if (!address.empty()) trouble += (file.empty() ? "" : "; ") + not_served(address);
   }
-  if (!any_is_well) errors.insert(errors.end(), all.begin(), all.end());
+  if (!any_may_serve) errors.insert(errors.end(), all.begin(), all.end());
 }
 
 void Daemon::start_pools() {

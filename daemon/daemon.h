@@ -33,8 +33,8 @@ class Daemon final : private PoolOwner {
   // The start-up sequence, in this order. Each throws SysError or ConfigError.
   void catch_signals();
   void start_log();  // from here on log() speaks through preforkd-log
-  // `troubles`: by pool, why it cannot run, or "". As long as one pool is well, another's trouble, with its addresses
-  // too, is that pool's alone: it starts degraded.
+  // `troubles`: by pool, why it cannot run, or "". As long as one pool is well, or lacks nothing but an address that may
+  // be had later, another's trouble, with its addresses too, is that pool's alone: it starts degraded.
   void open_sockets(std::vector<InheritedSocket> inherited,
                     const std::vector<std::string>& troubles);
   void start_pools();
@@ -118,7 +118,11 @@ class Daemon final : private PoolOwner {
   void end_reload(OnReloaded on_done, const std::string& refusal, const std::string& recycled = "");
 
   // Addresses that get another user: daemon/moves.cc.
-  static std::string listen_at_start(const Listeners& opened, const PoolSettings& pool);
+  struct NotHad {          // at the start
+    std::string reason;    // "": all addresses are had
+    bool may_come = true;  // somebody else has what is missing, or this machine has not (yet)
+  };
+  static NotHad listen_at_start(const Listeners& opened, const PoolSettings& pool);
   static std::string not_served(const std::string& reason);
   void begin_moves(const Listeners& before);
   void wait_for_addresses();
@@ -141,8 +145,8 @@ class Daemon final : private PoolOwner {
   DaemonRecord record(uint32_t asked_by) const;
   void taken_over(const DaemonRecord& record);
 
-  void note_troubles(const std::vector<std::string>& files,
-                     const std::vector<std::string>& addresses, std::vector<std::string>& errors);
+  void note_troubles(const std::vector<std::string>& files, const std::vector<NotHad>& addresses,
+                     std::vector<std::string>& errors);
   void speak_through_log();
   std::unique_ptr<Pool> make_pool(PoolPlan plan);
   std::unique_ptr<ControlLink> make_link(ControlLink::Kind kind, UniqueFd socket);

@@ -20,14 +20,16 @@
 // done then). One that began after that waits for nothing that has failed before. An upgrade: refused until they have moved. A stop: they do not move any more. The new generation's
 // supervisor dies: its successor begins on trial, too. The old one says nothing, or is stopped: kLongestMove.
 //
-// At a start the same is done, once, for what cannot be had then, as long as another pool is well (Daemon::open_sockets).
+// At a start the same is done, once, for what cannot be had then (Daemon::open_sockets).
 //
 // A SIGKILL of the daemon after prepare leaves nothing. After commit: the old socket is out of the store, its generation
 // finishes and lets go of it, the new generation ends without having served; the next daemon opens the
 // address. After listen, before it is stored: its generation drains, and the next daemon opens the address.
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
 #include "daemon/socket_store.h"
@@ -43,9 +45,12 @@ constexpr Nanoseconds kFailedAfter = kSecond;
 }  // namespace
 
 // At the start. Of sockets that were stored for another user: nobody is there any more who could serve what waits.
-// The reason why one of them cannot be listened on, or "".
-std::string Daemon::listen_at_start(const Listeners& opened, const PoolSettings& pool) {
-  std::string reason;
+Daemon::NotHad Daemon::listen_at_start(const Listeners& opened, const PoolSettings& pool) {
+  NotHad all;
+  auto note = [&all](const std::exception& e, bool may_come) {
+    all.reason += (all.reason.empty() ? "" : "; ") + std::string(e.what());
+    all.may_come &= may_come;
+  };
   for (const auto& listener : opened) {
     if (listener->is_listening()) continue;
     const bool was_stored = listener->before() != nullptr, was_there = listener->outlives_us();
@@ -60,11 +65,13 @@ std::string Daemon::listen_at_start(const Listeners& opened, const PoolSettings&
         log({LogLevel::kWarning, pool.name, 0,
              "the socket of " + listener->address() +
                  " was shut down by a process that had it: it listens again"});
+    } catch (const SysError& e) {
+      note(e, e.error() == EADDRINUSE || e.error() == EADDRNOTAVAIL);
     } catch (const std::exception& e) {
-      reason += (reason.empty() ? "" : "; ") + std::string(e.what());
+      note(e, false);
     }
   }
-  return reason;
+  return all;
 }
 
 std::string Daemon::not_served(const std::string& reason) {

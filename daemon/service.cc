@@ -32,7 +32,8 @@ std::string first_line(const std::string& text) {
 }  // namespace
 
 // READY as soon as every pool has had its chance (timeouts.start): one that cannot run, or hangs, does not keep the
-// others waiting. A start after which none runs has failed: it is better to say so than to be there for nobody.
+// others waiting. A start after which none runs has failed: it is better to say so than to be there for nobody. (But
+// where an address alone is missing, as on a standby: that may come at any time.)
 void Daemon::notify_state() {
   if (phase_ == Phase::kFinishing) return notify_.status(stopping_text());
   if (pools_.size() != settings_.pools.size() || links_.empty() || phase_ != Phase::kRunning ||
@@ -52,8 +53,9 @@ void Daemon::notify_state() {
   if (!refusal_.empty()) status += "; " + first_line(refusal_);
   if (said_ready_) return notify_.status(status);
   if (starting > 0) return notify_.status("Starting: " + status);
-  const bool serves =
-      std::any_of(pools_.begin(), pools_.end(), [](auto& p) { return p->has_workers(); });
+  const bool serves = std::any_of(pools_.begin(), pools_.end(), [](const auto& p) {
+    return p->has_workers() || p->awaits_address();
+  });
   if (!serves && !pools_.empty() && reloads_asked_ == 0) return fail_start(status);
   said_ready_ = true;
   extend_until(0);

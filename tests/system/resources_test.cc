@@ -23,14 +23,8 @@ namespace {
 
 // --- addresses and rights ------------------------------------------------------------------------
 
-void port_in_use() {
+void control_port_in_use() {
   TakenPort port;
-  {
-    Server server({PoolText{.name = "late", .listen = port.quoted()}}, {.wait_until_ready = false});
-    expect_refused_start(
-        server, 71,
-        "preforkd: error: pool late: bind " + port.address() + ": Address already in use\n");
-  }
   Server web(
       "control = { web = " + port.quoted() +
           "; }; pools = ( { name = \"a\"; listen = [ \"127.0.0.1:0\" ]; handler = \"echo\"; } );",
@@ -313,7 +307,7 @@ void full_dev_shm() {
 
 Suite resources_suite() {
   return {"resources",
-          {{"a port in use", port_in_use},
+          {{"control.web in use", control_port_in_use},
            {"no right to a port", no_right_to_a_port},
            {"no right to a path", no_right_to_a_path},
            {"no right to the runtime directory", no_right_to_the_runtime_directory},

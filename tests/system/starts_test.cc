@@ -2,6 +2,7 @@
 // that one is degraded with the reason, and serves when it is put right. Where no pool is well, the start has failed.
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -233,7 +234,7 @@ void a_socket_of_systemds() {
 void all_of_them() {
   if (!can_attack()) return;
   const Files of;
-  TakenPort port, other;
+  const std::string other = "unix:/no-such-folder/bob", hers = "unix:/no-such-folder/alice";
   fs::remove(of.handler());
   PoolText bobs = bobs_pool();
   bobs.serves = "handler = \"no_such\";";
@@ -247,16 +248,60 @@ void all_of_them() {
     server.wait_until_ready();
   }
   bobs = bobs_pool();
-  bobs.listen = other.quoted();
+  bobs.listen = "\"" + other + "\"";
   {
     Server server({of.pool(), bobs}, {.wait_until_ready = false});
-    expect_refused_start(server, 71, "error: pool bob: bind " + other.address() + ": Address");
+    expect_refused_start(server, 71, "error: pool bob: bind " + other + ": No such file");
     expect_contains("the other reason", server.log(), "handler: load " + of.handler());
   }
   of.put_right();
-  Server server({of.pool("", port.quoted()), bobs}, {.wait_until_ready = false});
-  expect_refused_start(server, 71, "error: pool bob: bind " + other.address() + ": Address");
-  expect_contains("the other reason", server.log(), "error: pool alice: bind " + port.address());
+  Server server({of.pool("", "\"" + hers + "\""), bobs}, {.wait_until_ready = false});
+  expect_refused_start(server, 71, "error: pool bob: bind " + other + ": No such file");
+  expect_contains("the other reason", server.log(), "error: pool alice: bind " + hers);
+}
+
+// A standby, whose address comes when it takes over; or somebody else has it yet.
+void nothing_but_an_address() {
+  for (const bool is_elsewhere : {true, false}) {
+    TakenPort port;
+    const std::string address =
+        is_elsewhere ? "192.0.2.7:" + std::to_string(port.number()) : port.address();
+    const std::string reason =
+        "bind " + address + ": " +
+        (is_elsewhere ? "Cannot assign requested address" : "Address already in use");
+    Server server({PoolText{.name = "late", .listen = "\"" + address + "\""}},
+                  {.wait_until_ready = false});
+    server.wait_for_log("ready: 0 of 1 pools running; late is degraded: " + reason);
+    server.wait_for_log("error: pool late: degraded: " + reason);
+    const Json late = server.pool("late");
+    expect_equal("the state", late["state"], "degraded");
+    expect_contains("the reason", late["reason"], reason);
+    if (!is_elsewhere) {
+      port.free();
+      server.wait_for("/state", "running", "late");
+      expect(Client(address).echoes("hello\n"), "it serves");
+    }
+    server.signal(SIGTERM);
+    expect_equal("exit code", server.wait_exit(), 0);
+  }
+}
+
+// What another pool's user has broken does not keep this one from waiting.
+void an_address_and_another_pools_handler() {
+  if (!can_attack()) return;
+  const Files of;
+  TakenPort port;
+  fs::remove(of.handler());
+  PoolText bobs = bobs_pool();
+  bobs.listen = port.quoted();
+  Server server({of.pool(), bobs}, {.wait_until_ready = false});
+  server.wait_for_log("ready: 0 of 2 pools running; alice is degraded: ");
+  expect_contains("the log", server.log(), "bob is degraded: bind " + port.address());
+  port.free();
+  server.wait_for("/state", "running", "bob");
+  expect(Client(port.address()).echoes("hello\n"), "bob serves");
+  of.put_right();
+  expect_alice(server);
 }
 
 }  // namespace
@@ -269,7 +314,9 @@ Suite starts_suite() {
            {"a port", a_port},
            {"a handler and a port", a_handler_and_a_port},
            {"a socket of systemd's", a_socket_of_systemds},
-           {"all of them", all_of_them}}};
+           {"all of them", all_of_them},
+           {"nothing but an address", nothing_but_an_address},
+           {"an address, and another pool's handler", an_address_and_another_pools_handler}}};
 }
 
 }  // namespace preforkd::system_test
