@@ -1,8 +1,10 @@
-// The system tests: system-tests [SUITE [TEST]], or --lane 2/3: of every three suites the second. Exit status 0 when all that was asked for ran and held.
+// The system tests: system-tests [SUITE [TEST]], or --lane FOLDER: those suites that no other lane with the same folder
+// takes. Exit status 0 when all that was asked for ran and held.
 #include <CUnit/Basic.h>
 #include <curl/curl.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 
 #include <cstdio>
 #include <cstring>
@@ -50,19 +52,36 @@ void add(const Suite& suite, const char* only) {
       this_run().tests[CU_add_test(added, test.name, run_current)] = test.run;
 }
 
-// Of every `of` suites the `number`th.
-struct Lane {
-  size_t number = 1, of = 1;
+// Lanes run side by side and share one folder. Whoever makes a suite's folder within it runs that suite: so none waits
+// for a lane that happened to get the long ones.
+class Lane {
+ public:
+  Lane() = default;  // all of them
+  explicit Lane(const char* folder) : folder_(folder) {}
 
-  bool has(size_t suite) const { return suite % of == number - 1; }
+  bool takes(const char* suite) const {
+    if (folder_.empty()) return true;
+    const std::string taken = folder_ + "/" + suite;
+    if (mkdir(taken.c_str(), 0700) == 0) return true;
+    if (errno == EEXIST) return false;
+    throw SysError("mkdir " + taken, errno);
+  }
+
+ private:
+  std::string folder_;
 };
 
-Lane lane_from(const char* text) {
-  Lane lane;
-  if (std::sscanf(text, "%zu/%zu", &lane.number, &lane.of) != 2 || lane.number == 0 ||
-      lane.number > lane.of)
-    throw std::runtime_error("--lane takes NUMBER/OF");
-  return lane;
+// One suite, as a whole of its own. Whether all of it ran and held.
+bool run(const Suite& suite, const char* only_test) {
+  if (CU_initialize_registry() != CUE_SUCCESS) throw std::runtime_error(CU_get_error_msg());
+  this_run().tests.clear();
+  add(suite, only_test);
+  CU_basic_set_mode(CU_BRM_VERBOSE);
+  CU_basic_run_tests();
+  const bool good =
+      CU_get_number_of_tests_run() == this_run().tests.size() && CU_get_number_of_failures() == 0;
+  CU_cleanup_registry();
+  return good;
 }
 
 int run_all(const char* only, const char* only_test, const Lane& lane) {
@@ -71,18 +90,16 @@ int run_all(const char* only, const char* only_test, const Lane& lane) {
     throw SysError("become child subreaper", errno);
   signal(SIGPIPE, SIG_IGN);
   curl_global_init(CURL_GLOBAL_DEFAULT);
-  if (CU_initialize_registry() != CUE_SUCCESS) throw std::runtime_error(CU_get_error_msg());
   const bool on_request = only && std::strcmp(only, "soak") == 0;
-  const std::vector<Suite> suites = on_request ? std::vector{soak_suite()} : all_suites();
-  for (size_t i = 0; i < suites.size(); ++i)
-    if (lane.has(i) && (!only || std::strcmp(only, suites[i].name) == 0)) add(suites[i], only_test);
-  if (this_run().tests.empty()) throw std::runtime_error("no suite or test is called so");
   this_run().deadline = monotonic_now() + (on_request ? kTimeForSoak : kTimeForAll);
-  CU_basic_set_mode(CU_BRM_VERBOSE);
-  CU_basic_run_tests();
-  bool all_ran = CU_get_number_of_tests_run() == this_run().tests.size();
-  bool good = all_ran && CU_get_number_of_failures() == 0;
-  CU_cleanup_registry();
+  bool good = true;
+  size_t ran = 0;
+  for (const Suite& suite : on_request ? std::vector{soak_suite()} : all_suites())
+    if ((!only || std::strcmp(only, suite.name) == 0) && lane.takes(suite.name)) {
+      good = run(suite, only_test) && good;
+      ran += this_run().tests.size();
+    }
+  if (only && ran == 0) throw std::runtime_error("no suite or test is called so");
   return good ? 0 : 1;
 }
 
@@ -94,7 +111,7 @@ int main(int argc, char** argv) {
   try {
     std::setvbuf(stdout, nullptr, _IOLBF, 0);  // so that it stands beside what goes to stderr
     if (argc == 3 && std::strcmp(argv[1], "--lane") == 0)
-      return run_all(nullptr, nullptr, lane_from(argv[2]));
+      return run_all(nullptr, nullptr, Lane(argv[2]));
     return run_all(argc > 1 ? argv[1] : nullptr, argc > 2 ? argv[2] : nullptr, {});
   } catch (const std::exception& e) {
     std::fprintf(stderr, "system-tests: %s\n", e.what());
