@@ -18,6 +18,7 @@
 
 #include "base/clock.h"
 #include "tests/soak/crowd.h"
+#include "tests/soak/figures_watch.h"
 #include "tests/soak/pool_watch.h"
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
@@ -406,6 +407,48 @@ void supervisor_kills() {
   nobody_loses(printed("%d supervisors killed", count), one_after_the_other, "theirs finish");
 }
 
+// Control is killed each second, and meanwhile all else that can be: what the next one says is never less.
+void control_kills() {
+  const int count = times(150);
+  std::string seen;
+  auto one_each_second = [&](World& w, Crowd&) {
+    FiguresWatch watch(w.server);
+    std::minstd_rand random(1);
+    for (int i = 0; i < count; ++i) {
+      kill(w.server.wait_for_process("preforkd: control"), SIGKILL);
+      const Nanoseconds next = monotonic_now() + kSecond;
+      while (monotonic_now() < next) {
+        switch (random() % 4) {
+          case 0:
+            kill(w.server.wait_for_process("preforkd: supervisor"), SIGKILL);
+            break;
+          case 1:
+            w.server.request("POST", "/v1/pools/echo/recycle");
+            break;
+          case 2:
+            w.server.request("POST", "/v1/reload");
+            break;
+          case 3:
+            w.server.request("PATCH", "/v1/pools/echo/limits", R"({"min_spare": 5})");
+            break;
+        }
+        const timespec pause = to_timespec(random() % (300 * kMillisecond));
+        nanosleep(&pause, nullptr);
+      }
+    }
+    watch.stop();
+    for (const std::string& fall : watch.falls()) expect(false, "a counter fell: " + fall);
+    expect(watch.controls() > count / 2, printed("%d controls were seen", watch.controls()));
+    seen = printed("%lu answers of %d controls: no counter ever fell", watch.answers(),
+                   watch.controls());
+  };
+  nobody_loses(
+      printed(
+          "control killed each second, %d times, while supervisors are killed and generations come",
+          count),
+      one_each_second, seen);
+}
+
 void throughput() {
   const int pairs = std::max(5, times(10));
   World& w = world();
@@ -504,6 +547,7 @@ Suite soak_suite() {
                     {"limits", limits},
                     {"workers killed", worker_kills},
                     {"supervisors killed", supervisor_kills},
+                    {"control killed", control_kills},
                     {"upgrades", upgrades},
                     {"throughput", throughput},
                     {"daemon killed", daemon_kills},
