@@ -27,7 +27,7 @@ TOGETHER_release := -Wl,-z,max-page-size=65536,-Ttext=0x10000
 # (Nor may AddressSanitizer, as that user, look for leaks, or read its options from /proc/self/environ.)
 UNREADABLE = chmod $(if $(filter asan,$(BUILD)),755,711) $@
 
-FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region daemon/workforce daemon/supervisor
+FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region base/range_set daemon/workforce daemon/supervisor
 PROGRAMS := preforkd preforkd-supervisor preforkd-supervisor-static preforkd-control preforkd-log preforkctl
 MAINS    := daemon/main.cc daemon/supervisor_main.cc daemon/without_handlers.cc worker/libpreforkd.cc control/main.cc control/preforkctl.cc log/main.cc
 FOLDERS  := base shm conf systemd worker daemon control log

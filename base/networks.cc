@@ -6,11 +6,12 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <utility>
 
 namespace preforkd {
 namespace {
 
-constexpr int kNone = -1;
+constexpr unsigned kMappedBits = 96;  // of ::ffff:0:0/96
 
 int bits_of(const IpAddress& address) { return address.v6 ? 128 : 32; }
 
@@ -37,11 +38,10 @@ std::optional<IpAddress> parse_ip(std::string_view text) {
   return std::nullopt;
 }
 
-int longest_match(const std::vector<Network>& networks, const IpAddress& address) {
-  int longest = kNone;
-  for (const Network& network : networks)
-    if (network.contains(address)) longest = std::max<int>(longest, network.prefix);
-  return longest;
+uint64_t word_of(const uint8_t* bytes, size_t count) {
+  uint64_t word = 0;
+  for (size_t i = 0; i < count; ++i) word = word << 8 | bytes[i];
+  return word;
 }
 
 }  // namespace
@@ -71,9 +71,8 @@ std::optional<IpAddress> ip_of(const SocketAddress& address) {
 }
 
 uint64_t source_of(const IpAddress& address) {
-  uint64_t source = 0;
-  for (size_t i = 0; i < (address.v6 ? 8 : 4); ++i) source = source << 8 | address.bytes[i];
-  return address.v6 ? source : source | uint64_t{0xffff} << 32;
+  const Number128 number = number_of(address);
+  return address.v6 ? number.high : number.low;
 }
 
 bool Network::contains(const IpAddress& one) const {
@@ -121,14 +120,22 @@ std::vector<Network> parse_networks(const std::vector<std::string>& texts) {
   return networks;
 }
 
-bool contains(const std::vector<Network>& networks, const IpAddress& address) {
-  return longest_match(networks, address) != kNone;
+Number128 number_of(const IpAddress& address) {
+  if (!address.v6) return {0, uint64_t{0xffff} << 32 | word_of(address.bytes.data(), 4)};
+  return {word_of(address.bytes.data(), 8), word_of(address.bytes.data() + 8, 8)};
 }
 
-bool AccessList::lets_in(const IpAddress& address) const {
-  const int allowed = longest_match(allow, address), denied = longest_match(deny, address);
-  if (allowed == kNone && denied == kNone) return allow.empty();
-  return allowed > denied;
+FlatSet flat_set(const std::vector<Network>& allow, const std::vector<Network>& deny,
+                 bool otherwise) {
+  std::vector<Block> blocks;
+  blocks.reserve(1 + allow.size() + deny.size());
+  // Of what networks of IPv6 say around it, nothing is true of IPv4.
+  blocks.push_back({number_of(IpAddress{}), kMappedBits, otherwise});
+  for (const auto* networks : {&allow, &deny})
+    for (const Network& n : *networks)
+      blocks.push_back({number_of(n.address), n.address.v6 ? n.prefix : kMappedBits + n.prefix,
+                        networks == &allow});
+  return flatten(std::move(blocks), otherwise);
 }
 
 }  // namespace preforkd

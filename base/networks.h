@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/address.h"
+#include "base/range_set.h"
 
 namespace preforkd {
 
@@ -41,14 +42,29 @@ std::optional<Network> parse_network(std::string_view text, std::string& error);
 
 // Those of a list that parse.
 std::vector<Network> parse_networks(const std::vector<std::string>& texts);
-bool contains(const std::vector<Network>& networks, const IpAddress& address);
+
+// An address's place in a RangeSet: an IPv4 address is ::ffff:0:0/96's, which no client has.
+Number128 number_of(const IpAddress& address);
+// The addresses that are let in, of which the longest prefix decides; of equal ones, denied is; where none matches,
+// `otherwise`. No network of IPv6 matches an IPv4 address.
+FlatSet flat_set(const std::vector<Network>& allow, const std::vector<Network>& deny,
+                 bool otherwise);
 
 // Who may connect: the longest prefix that matches decides; where none does, everybody may if nobody is
 // allowed by name.
-struct AccessList {
-  std::vector<Network> allow, deny;
+class AccessList {
+ public:
+  AccessList() : AccessList({}, {}) {}
+  AccessList(const std::vector<Network>& allow, const std::vector<Network>& deny)
+      : flat_(flat_set(allow, deny, allow.empty())) {}
 
-  bool lets_in(const IpAddress& address) const;
+  bool lets_in(const IpAddress& address) const {
+    return RangeSet(flat_.data()).contains(number_of(address));
+  }
+  const FlatSet& flat() const { return flat_; }
+
+ private:
+  FlatSet flat_;
 };
 
 }  // namespace preforkd

@@ -59,6 +59,7 @@ struct PoolShape {
   std::string handler = "echo", settings = "";
   std::string program = "";  // instead of the handler
   std::string serve = "";  // or this: a program that accepts by itself, quoted, with its arguments
+  std::string more = "";   // other keys of the pool
 };
 
 class Preforkd {
@@ -115,7 +116,8 @@ class Preforkd {
                         << "  workers = { min = " << shape.min << "; max = " << shape.max
                         << "; min_spare = " << shape.min_spare
                         << "; max_spare = " << shape.max_spare
-                        << "; shrink_after = " << shape.shrink_after << "; }; } );\n";
+                        << "; shrink_after = " << shape.shrink_after << "; };\n"
+                        << shape.more << "} );\n";
     return path;
   }
 

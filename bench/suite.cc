@@ -11,6 +11,7 @@
 #include <string>
 
 #include "bench/crashes.h"
+#include "bench/networks.h"
 #include "bench/preload.h"
 #include "bench/report.h"
 #include "bench/rest.h"
@@ -25,19 +26,13 @@ struct Benchmark {
   void (*run)(const std::string& build, Report& report);
 };
 constexpr Benchmark kBenchmarks[] = {
-    {"burst", burst},
-    {"throughput", throughput},
-    {"program", program},
-    {"serve", serve},
-    {"idle", idle},
-    {"memory", memory},
-    {"spell", spell},
-    {"held-wave", held_wave},
-    {"short-wave", short_wave},
-    {"crashes", crashes},
-    {"crash-drip", crash_drips},
-    {"killed-idle", kill_idle},
-    {"killed-resets", kill_under_resets},
+    {"burst", burst},           {"throughput", throughput},
+    {"program", program},       {"serve", serve},
+    {"networks", networks},     {"idle", idle},
+    {"memory", memory},         {"spell", spell},
+    {"held-wave", held_wave},   {"short-wave", short_wave},
+    {"crashes", crashes},       {"crash-drip", crash_drips},
+    {"killed-idle", kill_idle}, {"killed-resets", kill_under_resets},
 };
 
 int usage() {

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
-#include <set>
 
 #include "base/networks.h"
 #include "base/program_environment.h"
@@ -57,11 +56,14 @@ void check_access(const PoolSettings& pool, const KeyLines& lines, Problems& pro
   if (pool.proxy_protocol && pool.trusted.empty() && !lines.wrong("trusted"))
     problems.add(lines.of("proxy_protocol"),
                  "trusted: missing; with proxy_protocol it says which proxies are believed");
-  const auto networks = parse_networks(pool.allow);
-  const std::set<Network> allowed(networks.begin(), networks.end());
+  auto allowed = parse_networks(pool.allow);
+  std::sort(allowed.begin(), allowed.end());
+  auto is_allowed = [&](const Network& network) {
+    return std::binary_search(allowed.begin(), allowed.end(), network);
+  };
   std::string ignored;
   for (const std::string& denied : pool.deny)
-    if (auto network = parse_network(denied, ignored); network && allowed.contains(*network))
+    if (auto network = parse_network(denied, ignored); network && is_allowed(*network))
       problems.add(lines.of("access.deny"), "access.deny: " + quote(denied) + " is allowed, too");
   if (!pool.saturation_message.empty() && pool.saturation_queue > pool.backlog)
     problems.add(lines.of("saturation.queue"), "saturation.queue: expected at most " +

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -31,6 +32,8 @@ using nlohmann::ordered_json;
 
 // A configuration is not a gigabyte from /dev/zero.
 constexpr size_t kLargestFile = size_t{16} << 20;
+// Of arrays that may have more elements, nobody asks on which line each is (and the daemon would be sent all these).
+constexpr double kMostLines = 4096;
 
 // What stands there, for "expected ..., not ...".
 std::string describe(const Setting& setting) {
@@ -68,6 +71,9 @@ std::string element_path(const std::string& path, size_t index) {
 
 // Settings travel as JSON, whose strings are UTF-8.
 bool is_utf8(const std::string& text) {
+  const bool is_ascii = std::all_of(text.begin(), text.end(),
+                                    [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+  if (is_ascii) return true;  // as all of 65,536 networks
   auto kept = ordered_json(text).dump(-1, ' ', false, ordered_json::error_handler_t::ignore);
   return ordered_json::parse(kept) == text;
 }
@@ -248,7 +254,8 @@ bool Reader::read(const Setting& setting, const Key& key, KeyLines& lines,
     } else if (!acceptable(element, key, element.c_str())) {
       good = false;
     } else {
-      lines.keys[element_path(path, value.size())] = {element.getSourceLine()};
+      if (key.most <= kMostLines)
+        lines.keys[element_path(path, value.size())] = {element.getSourceLine()};
       value.push_back(element.c_str());
     }
   }
@@ -278,11 +285,11 @@ bool Reader::read(const Setting& setting, const Key& key, KeyLines& lines, Envir
 }
 
 bool Reader::acceptable(const Setting& setting, const Key& key, const std::string& text) {
-  std::string path = path_of(key.section, key.name);
-  if (!is_utf8(text)) return not_utf8(setting, path);
+  if (!is_utf8(text)) return not_utf8(setting, path_of(key.section, key.name));
   std::string complaint = key.complaint(text);
   if (complaint.empty()) return true;
-  problems_.add(setting.getSourceLine(), path + ": " + quote(text) + ": " + complaint);
+  problems_.add(setting.getSourceLine(),
+                path_of(key.section, key.name) + ": " + quote(text) + ": " + complaint);
   return false;
 }
 

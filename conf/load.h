@@ -22,7 +22,7 @@ struct KeyLines {
   };
   unsigned first = 1;  // where the group begins
   // By the path of conf/keys.h ("listen", "workers.min"); an element of an array also as
-  // "listen[0]", a variable as "environment.HOME".
+  // "listen[0]" (but not of a list of networks), a variable as "environment.HOME".
   std::map<std::string, Key, std::less<>> keys;
 
   bool has(std::string_view path) const { return keys.find(path) != keys.end(); }

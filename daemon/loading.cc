@@ -18,6 +18,8 @@ namespace {
 // Of 16 MiB, the largest file, with every default written out.
 constexpr size_t kMostText = size_t{256} << 20;
 constexpr Nanoseconds kEndGrace = 1 * kSecond;
+// A longer line is the result, which may have megabytes, and is read once, at its end.
+constexpr size_t kLongestStep = 64 * 1024;
 
 }  // namespace
 
@@ -97,7 +99,7 @@ void Loading::read_lines() {
 void Loading::take_line(const std::string& line) {
   std::optional<Step> step;
   try {
-    step = step_from_json(line);
+    if (line.size() <= kLongestStep) step = step_from_json(line);
   } catch (const std::exception&) {  // not JSON: it has a reason to end, and this is it
   }
   if (!step) {

@@ -191,7 +191,7 @@ int take_over(const Options& options, int argc, char** argv) {
   DaemonRecord record = read_record(document);
   if (options.crashed) record.failure = "the new binary crashed, ended or hung when it took over";
   const bool is_new = record.failure.empty();
-  if (is_new) arm_fall_back(record.old_image, document, argv);
+  if (is_new) arm_fall_back(record, document, argv);
   std::unique_ptr<Daemon> daemon;
   try {
     std::vector<std::string> errors;

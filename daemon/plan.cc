@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "base/document.h"
+#include "conf/network_lists.h"
 #include "conf/pool_json.h"
 #include "daemon/supervisor_args.h"
 #include "shm/region.h"
@@ -25,6 +26,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   auto [reports, to_report] = make_message_pipe();
   settings.limits = incarnation.limits;
   UniqueFd document = make_document(pool_to_json(settings));
+  const UniqueFd networks = make_network_lists(plan.settings);
 
   SupervisorArgs args;
   args.generation = incarnation.number;
@@ -42,7 +44,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   what.executable = paths.supervisor_for(settings);
   what.argv = args.to_argv("preforkd: supervisor " + settings.name);
   what.descriptors = {to_obey.get(), to_report.get(), document.get(), segment.read_write.get(),
-                      kTrustedFile};
+                      kTrustedFile,  networks.get()};
   what.trusted_file = file_of_handler(settings);
   Listeners sockets = plan.listeners;  // its own ones first
   std::stable_partition(sockets.begin(), sockets.end(), is_its_own);
@@ -69,6 +71,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
 
 PoolSettings settings_for_supervisor(const Paths& paths, const PoolSettings& settings) {
   PoolSettings given = settings;
+  for (auto* list : {&given.allow, &given.deny, &given.trusted}) *list = {};
   if (given.handler.empty()) return given;
   given.handler = paths.handler_file(given.handler);
   if (!given.process.working_directory.empty())

@@ -46,7 +46,8 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
                                               const Paths& paths, const PoolPlan& plan,
                                               const Incarnation& incarnation);
 
-// As a supervisor gets them, which may run elsewhere: with the path of the handler's file.
+// As a supervisor gets them, which may run elsewhere: with the path of the handler's file; and without the lists of
+// networks, which it has from a file of their own.
 PoolSettings settings_for_supervisor(const Paths& paths, const PoolSettings& settings);
 
 // The file of its handler, which its user may not be able to reach (Launch::trusted_file): opened as the daemon's user only

@@ -15,10 +15,11 @@ inline constexpr int kWithoutChannel = 69;  // EX_UNAVAILABLE of sysexits.h
 enum SupervisorFd : int {
   kOrdersFd = 3,    // a Channel from the daemon; --check: not there
   kReportsFd = 4,   // an Outbox to it; --check: not there
-  kSettingsFd = 5,  // the pool's settings as JSON (conf/pool_json.h)
+  kSettingsFd = 5,  // the pool's settings as JSON (conf/pool_json.h), without its lists of networks
   kSegmentFd = 6,   // the pool's shared memory, read-write; --check: not there
   kHandlerFd = 7,   // the handler's file, opened by the daemon; not there for a program
-  kFirstListenFd = 8,
+  kNetworksFd = 8,  // the pool's lists of networks (conf/network_lists.h); --check: not there
+  kFirstListenFd = 9,
 };
 
 struct SupervisorArgs {

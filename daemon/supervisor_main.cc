@@ -81,13 +81,14 @@ int check(const PoolSettings& settings) {
 
 // Of each of its workers: all but the slot and the pid.
 ServingWorker as_serving_worker(const SupervisorArgs& args) {
-  return {.layout = shm::kLayoutVersion,
+  return {.version = kServingVersion,
           .pid = 0,
           .supervisor = getpid(),
           .slot = 0,
           .capacity = args.capacity,
           .segment = kSegmentFd,
           .settings = kSettingsFd,
+          .networks = kNetworksFd,
           .first_listen = kFirstListenFd,
           .listen_sockets = args.listen_sockets,
           .log_level = args.log_level};
@@ -146,9 +147,11 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
     set_process_title("preforkd: supervisor " + settings.name, "preforkd-superv");
     set_log_level(static_cast<LogLevel>(args.log_level));
     // 2. The pool's shared memory; mapped, the descriptor is not needed, and workers could truncate it. (A program
-    // that accepts by itself maps it again.)
+    // that accepts by itself maps it again.) And its lists of networks, in the same way.
     const shm::Mapping& mapping = memory.make(kSegmentFd, args.capacity);
     if (settings.serve.empty()) close(kSegmentFd);
+    const NetworkLists lists(kNetworksFd);
+    if (settings.serve.empty()) close(kNetworksFd);
     OwnMemory own;
     auto& board = *std::pmr::polymorphic_allocator<>(&own).new_object<shm::Scoreboard>(
         mapping, settings.name, args.generation, getpid(), settings.starting, monotonic_now());
@@ -171,8 +174,10 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
       serving =
           std::make_unique<ServingProgram>(settings.serve, args.folder, as_serving_worker(args));
     // 5. Log lines go to the daemon from here on, the handler's preload's included.
-    WorkerPlan plan{
-        {settings, mapping, listen_sockets, getpid()}, handler.get(), program.get(), serving.get()};
+    WorkerPlan plan{{settings, mapping, listen_sockets, getpid(), GateRules(settings, lists)},
+                    handler.get(),
+                    program.get(),
+                    serving.get()};
     Supervisor supervisor(plan, board, daemon, args);
     log_target = &supervisor;
     set_log_sink([](const LogLine& line) { log_target->send_log(line); });

@@ -117,6 +117,8 @@ struct {
 } fall_back_to;
 constexpr int kFailures[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGALRM};
 constexpr unsigned kPatienceSeconds = 1;  // from one step to the next
+// Of settings, which are read in the first step: a second more for so many bytes. (Lists of networks have megabytes.)
+constexpr size_t kReadInOneSecond = size_t{1} << 20;
 
 // Everything that it needs was prepared before; there is no more to do than to execute it.
 void on_failure(int) {
@@ -131,12 +133,12 @@ void on_exit() {
 
 }  // namespace
 
-void arm_fall_back(int old_image, int document, char** argv) {
+void arm_fall_back(const DaemonRecord& record, int document, char** argv) {
   static std::string number;
   static std::string option = "--takeover";
   static std::string crashed = "--crashed";
   number = std::to_string(document);
-  fall_back_to.image = old_image;
+  fall_back_to.image = record.old_image;
   char* arguments[] = {argv[0], option.data(), number.data(), crashed.data(), nullptr};
   std::copy(std::begin(arguments), std::end(arguments), fall_back_to.argv);
   struct sigaction action {};
@@ -145,7 +147,7 @@ void arm_fall_back(int old_image, int document, char** argv) {
   for (int number_of : kFailures) sigaction(number_of, &action, nullptr);
   fall_back_to.armed = true;
   std::atexit(on_exit);
-  alarm(kPatienceSeconds);
+  alarm(kPatienceSeconds + static_cast<unsigned>(record.settings.size() / kReadInOneSecond));
 }
 
 void has_taken_a_step() {

@@ -141,9 +141,9 @@ void keep_over_exec(const DaemonRecord& record, bool keep);
 void rehearse(const DaemonRecord& record);
 
 // In the image that takes over, from its first step until disarm_fall_back(): a crash (SIGSEGV, SIGABRT, ...), an
-// exit() or a second without a step execute the old image again, with the same document: until the end of it there is no
+// exit() or a second without a step (more for long settings) execute the old image again, with the same document: until the end of it there is no
 // loop that would do what is asked.
-void arm_fall_back(int old_image, int document, char** argv);
+void arm_fall_back(const DaemonRecord& record, int document, char** argv);
 void has_taken_a_step();
 void disarm_fall_back();
 // The same when it fails with a reason. Returns only if even that fails.

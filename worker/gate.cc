@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/log.h"
+#include "base/networks.h"
 #include "base/proxy_protocol.h"
 #include "shm/admissions.h"
 
@@ -94,19 +95,19 @@ std::optional<ProxyHeader> read_proxy_header(int fd, Nanoseconds deadline, std::
 
 }  // namespace
 
-GateRules::GateRules(const PoolSettings& settings)
-    : access{parse_networks(settings.allow), parse_networks(settings.deny)},
-      trusted(parse_networks(settings.trusted)),
+GateRules::GateRules(const PoolSettings& settings, const NetworkLists& lists)
+    : access(lists.access()),
+      trusted(lists.trusted()),
       proxy_protocol(settings.proxy_protocol),
       per_source(settings.per_source),
-      let_all_in(access.allow.empty() && access.deny.empty() && !proxy_protocol &&
-                 per_source == 0) {}
+      let_all_in(access.has_all() && !proxy_protocol && per_source == 0) {}
 
 std::optional<Rejection> GateRules::rejects(const SocketAddress& connected) const {
   const auto address = ip_of(connected);
   if (!address) return std::nullopt;
-  if (proxy_protocol && !contains(trusted, *address)) return Rejection::kUntrusted;
-  if (!proxy_protocol && !access.lets_in(*address)) return Rejection::kDenied;
+  const RangeSet& wanted = proxy_protocol ? trusted : access;
+  if (!wanted.contains(number_of(*address)))
+    return proxy_protocol ? Rejection::kUntrusted : Rejection::kDenied;
   return std::nullopt;
 }
 
@@ -126,7 +127,7 @@ bool Gate::lets_in(Accepted& connection) {
   if (rules_.proxy_protocol && !read_header(connection)) return false;
   const auto client = ip_of(connection.peer);
   if (!client) return true;
-  if (rejected || (rules_.proxy_protocol && !rules_.access.lets_in(*client)))
+  if (rejected || (rules_.proxy_protocol && !rules_.access.contains(number_of(*client))))
     return refuse(connection, Rejection::kDenied, "access is denied");
   if (rules_.per_source) {
     admitted_ = shm::admit(mapping_, slot_, source_of(*client), rules_.per_source);

@@ -14,9 +14,9 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <vector>
 
-#include "base/networks.h"
+#include "base/range_set.h"
+#include "conf/network_lists.h"
 #include "conf/settings.h"
 #include "shm/region.h"
 #include "shm/rejection.h"
@@ -25,15 +25,15 @@
 
 namespace preforkd {
 
-// Made of a pool's settings, once, in the supervisor.
+// Made of a pool's settings, once, in the supervisor. The lists are borrowed: what the settings say of networks does not
+// count (who has a NetworkLists has settings without).
 struct GateRules {
-  AccessList access;
-  std::vector<Network> trusted;
+  RangeSet access, trusted;
   bool proxy_protocol = false;
   uint32_t per_source = 0;  // 0: no limit
   bool let_all_in = false;
 
-  explicit GateRules(const PoolSettings& settings);
+  GateRules(const PoolSettings& settings, const NetworkLists& lists);
 
   // Step 1. `connected` is the address that the kernel knows.
   std::optional<Rejection> rejects(const SocketAddress& connected) const;

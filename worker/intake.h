@@ -45,8 +45,7 @@ struct IntakePlan {
   const shm::Mapping& mapping;
   const std::vector<int>& listen_sockets;
   pid_t supervisor;
-
-  GateRules gate{settings};
+  GateRules gate;
 
   int nudge_signal() const { return settings.handler.empty() ? SIGURG : SIGUSR1; }
 };

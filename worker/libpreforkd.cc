@@ -37,13 +37,16 @@ class Self {
   explicit Self(const ServingWorker& worker)
       : settings_(pool_from_json(read_document(worker.settings))),
         mapping_(worker.segment, worker.capacity),
+        lists_(worker.networks),
         listen_sockets_(numbers(worker)),
-        plan_{settings_, mapping_, listen_sockets_, worker.supervisor},
+        plan_{settings_, mapping_, listen_sockets_, worker.supervisor,
+              GateRules(settings_, lists_)},
         intake_(plan_, worker.slot) {
     for (int fd : listen_sockets_)
       if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) throw SysError("listen socket", errno);
     // Nothing fails from here on: whoever tries again after a failure finds these still open.
     close(worker.settings);
+    close(worker.networks);
     close(worker.segment);
     set_log_level(static_cast<LogLevel>(worker.log_level));
   }
@@ -99,6 +102,7 @@ class Self {
   const pid_t pid_ = getpid();
   const PoolSettings settings_;
   const shm::Mapping mapping_;
+  const NetworkLists lists_;
   const std::vector<int> listen_sockets_;
   const IntakePlan plan_;
   Intake intake_;
@@ -128,7 +132,7 @@ Self& expect_self() {
   if (!worker) throw NotAWorker("this process was not started by preforkd, as `serve` of a pool");
   if (worker->pid != getpid())
     throw NotAWorker("this is not the process that preforkd started, but a child of it");
-  if (worker->layout != shm::kLayoutVersion)
+  if (worker->version != kServingVersion)
     throw NotAWorker(
         "libpreforkd is of another version than the preforkd that started this process");
   if (!self()) {

@@ -12,7 +12,6 @@
 
 #include "base/exec_strings.h"
 #include "base/program_environment.h"
-#include "shm/layout.h"
 #include "worker/program.h"
 #include "worker/signals.h"
 
@@ -36,8 +35,8 @@ std::string search_path(const char* name, const std::string& folder) {
 
 std::string ServingWorker::to_text() const {
   std::string text;
-  for (int64_t number : {int64_t{layout}, int64_t{pid}, int64_t{supervisor}, int64_t{slot},
-                         int64_t{capacity}, int64_t{segment}, int64_t{settings},
+  for (int64_t number : {int64_t{version}, int64_t{pid}, int64_t{supervisor}, int64_t{slot},
+                         int64_t{capacity}, int64_t{segment}, int64_t{settings}, int64_t{networks},
                          int64_t{first_listen}, int64_t{listen_sockets}, int64_t{log_level}})
     text += (text.empty() ? "" : " ") + std::to_string(number);
   return text;
@@ -45,10 +44,10 @@ std::string ServingWorker::to_text() const {
 
 std::optional<ServingWorker> ServingWorker::from_text(const char* text) {
   ServingWorker w{};
-  const int read = std::sscanf(text, "%u %d %d %u %u %d %d %d %u %d", &w.layout, &w.pid,
+  const int read = std::sscanf(text, "%u %d %d %u %u %d %d %d %d %u %d", &w.version, &w.pid,
                                &w.supervisor, &w.slot, &w.capacity, &w.segment, &w.settings,
-                               &w.first_listen, &w.listen_sockets, &w.log_level);
-  if (read != 10 || w.slot >= w.capacity) return std::nullopt;
+                               &w.networks, &w.first_listen, &w.listen_sockets, &w.log_level);
+  if (read != 11 || w.slot >= w.capacity) return std::nullopt;
   return w;
 }
 
@@ -93,6 +92,7 @@ std::string ServingProgram::become(uint32_t slot) const {
   const int last_listen = worker.first_listen + static_cast<int>(worker.listen_sockets) - 1;
   fcntl(worker.segment, F_SETFD, 0);
   fcntl(worker.settings, F_SETFD, 0);
+  fcntl(worker.networks, F_SETFD, 0);
   for (int fd = worker.first_listen; fd <= last_listen; ++fd) fcntl(fd, F_SETFD, 0);
   dup2(2, 1);
   // What the library takes into its hands stays blocked (worker/intake.h), and SIGPIPE ignored; the rest is as

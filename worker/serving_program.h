@@ -2,10 +2,10 @@
 // The program goes on as the worker that it was started as: in the same slot, with a start ticket taken, as a process
 // group of its own.
 //
-// Handed on by inheritance: descriptor 1 becomes the log; the pool's segment, its settings as a JSON document, and its
-// listen sockets stay open under the numbers that they have; and one variable says what they are:
+// Handed on by inheritance: descriptor 1 becomes the log; the pool's segment, its settings as a JSON document, its
+// lists of networks and its listen sockets stay open under the numbers that they have; and one variable says what they are:
 //
-//   PREFORKD_WORKER=LAYOUT PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS FIRST_LISTEN LISTEN_SOCKETS LOG_LEVEL
+//   PREFORKD_WORKER=VERSION PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS NETWORKS FIRST_LISTEN LISTEN_SOCKETS LOG_LEVEL
 //
 // (numbers; PID is the worker's own: a child that inherits the variable is told that it is another process). A program
 // can do to the segment whatever a handler can, and no more.
@@ -18,13 +18,18 @@
 #include <string>
 #include <vector>
 
+#include "shm/layout.h"
+
 namespace preforkd {
 
+// Of all that is handed on: the segment's layout, and what the variable and its descriptors mean.
+inline constexpr uint32_t kServingVersion = 1u << 16 | shm::kLayoutVersion;
+
 struct ServingWorker {
-  uint32_t layout;  // shm::kLayoutVersion of who wrote it
+  uint32_t version;  // kServingVersion of who wrote it
   pid_t pid, supervisor;
   uint32_t slot, capacity;
-  int segment, settings, first_listen;
+  int segment, settings, networks, first_listen;
   uint32_t listen_sockets;
   int log_level;
 

@@ -90,6 +90,93 @@ void reloaded() {
   expect(!ask(other, "pid").empty(), "127.0.0.2 is not");
 }
 
+// --- as many networks as there may be
+
+// 127.16.0.0/15, in pairs: the first of each is let in, the second is not.
+std::string of_pair(unsigned i, unsigned second) {
+  return "127." + std::to_string(16 + (i >> 15)) + "." + std::to_string(i >> 7 & 255) + "." +
+         std::to_string(2 * (i & 127) + second);
+}
+constexpr unsigned kMany = 65536;
+const std::string kIn = of_pair(kMany - 1, 0), kOut = of_pair(kMany - 1, 1);
+
+// A line for each, as a list that somebody else makes has them.
+template <class Entry>
+std::string many(const std::string& key, Entry entry) {
+  std::string text = key + " = [\n";
+  for (unsigned i = 0; i < kMany; ++i) text += (i ? ",\n\"" : "\"") + entry(i) + "\"";
+  return text + "\n];\n";
+}
+// `last` is the last one that is denied.
+std::string many_lists(const std::string& last = kOut) {
+  return "access = {\n" + many("allow", [](unsigned i) { return of_pair(i, 0) + "/31"; }) +
+         many("deny", [&](unsigned i) { return i == kMany - 1 ? last : of_pair(i, 1); }) + "};\n";
+}
+
+void expect_in(Server& server, const std::string& source, const std::string& greeting = "") {
+  Client client = from(source, server.address());
+  client.send(greeting + "hello\n");
+  expect(!client.read_line().empty(), source + " is let in");
+}
+void expect_out(Server& server, const std::string& source, const std::string& greeting = "") {
+  Client client = from(source, server.address());
+  client.send(greeting);
+  expect(client.is_ended(), source + " is not let in");
+}
+void expect_first_and_last(Server& server) {
+  for (const unsigned i : {0u, kMany / 2, kMany - 1}) {
+    expect_in(server, of_pair(i, 0));
+    expect_out(server, of_pair(i, 1));
+  }
+  for (const char* nobodys : {"127.15.255.254", "127.18.0.0"}) expect_out(server, nobodys);
+  expect_rejected(server, "denied", 5);
+}
+
+void many_networks_and_a_handler() {
+  PoolText text{.more = many_lists()};
+  Server server({text});
+  expect_first_and_last(server);
+  text.listen = "\"" + server.address() + "\"";
+  server.write_config(config_of({text}));
+  expect_equal("reload", server.ctl({"reload"}).code, 0);
+  const pid_t before = server.supervisor();
+  expect_equal("reload as it is", server.ctl({"reload"}).code, 0);
+  expect_equal("its supervisor", server.supervisor(), before);
+  text.more = many_lists(kIn);  // one network is another
+  server.write_config(config_of({text}));
+  expect_equal("reload", server.ctl({"reload"}).code, 0);
+  expect_in(server, kOut);
+  expect_out(server, kIn);
+}
+
+void many_networks_and_a_program() {
+  Server server({PoolText{.serves = "program = [ \"/bin/cat\" ];", .more = many_lists()}});
+  expect_first_and_last(server);
+}
+
+// Its workers have the lists from a file, trusted proxies too.
+void many_networks_and_a_serving_program() {
+  if (are_sanitized()) return skip("no interpreter with sanitizers");
+  const TestFolder scripts;
+  const std::string script = scripts.write("echo.py", R"(import preforkd
+preforkd.serve(lambda connection: connection.sendall(connection.recv(100)))
+)");
+  const std::string serves = "serve = [ \"python3\", \"" + script + "\" ];";
+  {
+    Server server({PoolText{.serves = serves, .more = many_lists()}});
+    expect_first_and_last(server);
+  }
+  Server server({PoolText{.serves = serves,
+                          .more = "proxy_protocol = true;\n" +
+                                  many("trusted", [](unsigned i) { return of_pair(i, 0); }) +
+                                  "access = { deny = [ \"192.0.2.9\" ]; };"}});
+  expect_in(server, kIn, "PROXY TCP4 192.0.2.1 198.51.100.2 4242 443\r\n");
+  expect_out(server, kIn, "PROXY TCP4 192.0.2.9 198.51.100.2 4242 443\r\n");
+  expect_rejected(server, "denied", 1);
+  expect_out(server, kOut, "PROXY TCP4 192.0.2.1 198.51.100.2 4242 443\r\n");
+  expect_rejected(server, "untrusted", 1);
+}
+
 void per_source() {
   Server server(
       {PoolText{.serves = kDiary, .workers = "min = 8; max = 16;", .more = "per_source = 3;"}});
@@ -484,6 +571,9 @@ Suite access_suite() {
   return {"access",
           {{"networks", networks},
            {"a list is reloaded", reloaded},
+           {"many networks and a handler", many_networks_and_a_handler},
+           {"many networks and a program", many_networks_and_a_program},
+           {"many networks and a program that serves", many_networks_and_a_serving_program},
            {"per source", per_source},
            {"a burst from one source", a_burst_from_one_source},
            {"PROXY headers", proxy_headers},
