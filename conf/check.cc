@@ -40,6 +40,8 @@ void check_server(const PoolSettings& pool, const KeyLines& lines, Problems& pro
   if (!pool.program.empty() && !lines.wrong("program") && !pool.program[0].starts_with('/'))
     problems.add(lines.of("program[0]"),
                  "program: " + quote(pool.program[0]) + ": expected an absolute path");
+  if (!program && lines.has("success") && pool.success != PoolSettings().success)
+    problems.add(lines.of("success"), "success: is for a pool with a program");
   if (!pool.serve.empty() && pool.serve[0].empty())
     problems.add(lines.of("serve[0]"), "serve: \"\": expected a program");
 }

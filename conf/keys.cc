@@ -126,6 +126,8 @@ constexpr Key kKeys[] = {
    "a shared object: the name of one that is installed, or a path"},
   {kPool, kStrings, "program", &Pool::program, kAlternative, 1, kMaxArguments, fine,
    "a program that speaks on its stdin and stdout"},
+  {kPool, kStatuses, "success", &Pool::success, kOptional, 1, kHighestStatus + 1, fine,
+   "exit statuses with which program has served its connection"},
   {kPool, kStrings, "serve", &Pool::serve, kAlternative, 1, kMaxArguments, fine,
    "a program that accepts by itself"},
   {kPool, kGroup, "settings", &Pool::settings, kOptional, 0, 0, fine,
@@ -281,6 +283,8 @@ std::string expectation(const Key& key) {
       return "a string";
     case Type::kStrings:
       return "an array of " + number(key.least) + " to " + number(key.most) + " strings";
+    case Type::kStatuses:
+      return "an array of " + number(key.least) + " to " + number(key.most) + " exit statuses";
     case Type::kInteger:
       return "an integer" + range;
     case Type::kSeconds:

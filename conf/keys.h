@@ -42,19 +42,19 @@ enum class Type {
   kInteger,
   kSeconds,      // a float; an integer will do
   kLimit,        // an integer, "unlimited" (or -1), or "": it stays as it is
+  kStatuses,     // an array, or a list, of exit statuses
   kGroup,        // any group, kept as the text of a JSON object
   kEnvironment,  // a group of strings
 };
 
 // Where a value lives: a member of one of the structs that Target knows.
-using Field =
-    std::variant<std::string ControlSettings::*, std::vector<std::string> ControlSettings::*,
-                 std::string Settings::*, std::string PoolSettings::*,
-                 std::vector<std::string> PoolSettings::*, uint32_t PoolSettings::*,
-                 Nanoseconds PoolSettings::*, bool PoolSettings::*, uint32_t Limits::*,
-                 Nanoseconds Limits::*, bool TcpOptions::*, uint32_t TcpOptions::*,
-                 std::string ProcessSettings::*, Environment ProcessSettings::*,
-                 int32_t ProcessSettings::*, ResourceLimit ResourceLimits::*>;
+using Field = std::variant<
+    std::string ControlSettings::*, std::vector<std::string> ControlSettings::*,
+    std::string Settings::*, std::string PoolSettings::*, std::vector<std::string> PoolSettings::*,
+    std::vector<uint32_t> PoolSettings::*, uint32_t PoolSettings::*, Nanoseconds PoolSettings::*,
+    bool PoolSettings::*, uint32_t Limits::*, Nanoseconds Limits::*, bool TcpOptions::*,
+    uint32_t TcpOptions::*, std::string ProcessSettings::*, Environment ProcessSettings::*,
+    int32_t ProcessSettings::*, ResourceLimit ResourceLimits::*>;
 
 enum class Presence {
   kOptional,
@@ -68,7 +68,7 @@ struct Key {
   std::string_view name;
   Field field;
   Presence presence;
-  double least, most;  // of a number; of kStrings, how many
+  double least, most;  // of a number; of kStrings and kStatuses, how many
   // Of a string, of each of kStrings, or of each name in kEnvironment: what is wrong with it, or "".
   std::string (*complaint)(const std::string&);
   std::string_view help;
@@ -115,6 +115,8 @@ const SectionRow* find_section(Section parent, std::string_view name);
 
 // As messages name it: "control.web", "workers.min"; keys of a pool itself are bare: "listen".
 std::string path_of(Section section, std::string_view name);
+
+inline constexpr uint32_t kHighestStatus = 255;  // that a process can exit with
 
 // "an integer from 1 to 65536".
 std::string expectation(const Key& key);

@@ -99,6 +99,7 @@ class Reader {
   bool read(const Setting& setting, const Key& key, KeyLines& lines, std::string& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines,
             std::vector<std::string>& value);
+  bool read(const Setting& setting, const Key& key, KeyLines& lines, std::vector<uint32_t>& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, bool& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, int32_t& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, ResourceLimit& value);
@@ -258,6 +259,26 @@ bool Reader::read(const Setting& setting, const Key& key, KeyLines& lines,
         lines.keys[element_path(path, value.size())] = {element.getSourceLine()};
       value.push_back(element.c_str());
     }
+  }
+  return good;
+}
+
+bool Reader::read(const Setting& setting, const Key& key, KeyLines&, std::vector<uint32_t>& value) {
+  if (!setting.isArray() && !setting.isList()) return unexpected(setting, key);
+  const std::string path = path_of(key.section, key.name);
+  if (setting.getLength() < key.least || setting.getLength() > key.most) {
+    problems_.add(setting.getSourceLine(), path + ": expected " + expectation(key) + ", not " +
+                                               std::to_string(setting.getLength()));
+    return false;
+  }
+  value.clear();
+  bool good = true;
+  for (int i = 0; i < setting.getLength(); ++i) {
+    const auto number = integer(setting[i]);
+    if (number && *number >= 0 && *number <= kHighestStatus)
+      value.push_back(static_cast<uint32_t>(*number));
+    else
+      good = unexpected(setting[i], path, "an exit status, 0 to 255");
   }
   return good;
 }

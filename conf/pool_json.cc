@@ -47,7 +47,9 @@ bool take(const ordered_json& json, std::string& value) {
   value = json.get<std::string>();
   return true;
 }
-bool take(const ordered_json& json, std::vector<std::string>& value) {
+template <class Element>
+bool take(const ordered_json& json, std::vector<Element>& value) {
+  value.clear();
   bool good = json.is_array();
   for (const ordered_json& element : json) good = good && take(element, value.emplace_back());
   return good;

@@ -55,6 +55,11 @@ std::string value_text(const Key&, const std::vector<std::string>& value, const 
   for (const std::string& element : value) out += (out.size() > 1 ? ", " : " ") + quote(element);
   return out + " ]";
 }
+std::string value_text(const Key&, const std::vector<uint32_t>& value, const std::string&) {
+  std::string out = "[";
+  for (uint32_t element : value) out += (out.size() > 1 ? ", " : " ") + integer_text(element);
+  return out + " ]";
+}
 
 std::string value_text(const Key&, bool value, const std::string&) {
   return value ? "true" : "false";

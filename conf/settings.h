@@ -35,7 +35,9 @@ struct PoolSettings {
   std::vector<std::string> program;  // the path, then its arguments
   std::vector<std::string>
       serve;  // a program that accepts by itself: a name or a path, then its arguments
-  std::string settings = "{}";           // the handler's own settings, as a JSON object
+  std::vector<uint32_t> success = {
+      0};                       // exit statuses with which `program` has served its connection
+  std::string settings = "{}";  // the handler's own settings, as a JSON object
   std::vector<std::string> allow, deny;  // networks whose clients are let in, or not
   uint32_t per_source = 0;               // connections at once from one address; 0 = no limit
   bool proxy_protocol = false;           // each connection begins with a PROXY header

@@ -33,7 +33,10 @@ struct PoolView {
   double busy_now = 0;     // busy by total
   std::array<double, std::size(kWindows)> busy_over{};
 
-  uint64_t accepted() const { return reading.figures.served + reading.figures.failed + active; }
+  uint64_t accepted() const {
+    const shm::Figures& f = reading.figures;
+    return f.served + f.failed + f.aborted + active;
+  }
 };
 
 PoolView make_view(const PoolFacts& facts, Reading reading, const Utilization& utilization,

@@ -40,6 +40,7 @@ constexpr Column kPoolColumns[] = {
     {"QUEUED", true, "{t:backlog/queued}"},
     {"SERVED", true, "{t:connections/served}"},
     {"FAILED", true, "{t:connections/failed}"},
+    {"ABORTED", true, "{t:connections/aborted}"},
     {"UTIL", true, "{%:utilization/10s}"},
     {"P99", true, "{u:service_time_us/p99}"},
     {"LISTEN", false, "{t:listen}"},  // last: it may be long, and then only it leaves the screen
@@ -49,9 +50,9 @@ constexpr Column kWorkerColumns[] = {
     {"SLOT", true, "{t:slot}"},         {"PID", true, "{t:pid}"},
     {"GEN", true, "{t:generation}"},    {"STATE", false, "{t:state}"},
     {"FOR", true, "{s:state_seconds}"}, {"SERVED", true, "{t:served}"},
-    {"FAILED", true, "{t:failed}"},     {"BUSY", true, "{s:busy_seconds}"},
-    {"AGE", true, "{s:age_seconds}"},   {"PEER", false, "{t:peer}"},
-    {"NOTE", false, "{t:note}"},  // last: it may be long
+    {"FAILED", true, "{t:failed}"},     {"ABORTED", true, "{t:aborted}"},
+    {"BUSY", true, "{s:busy_seconds}"}, {"AGE", true, "{s:age_seconds}"},
+    {"PEER", false, "{t:peer}"},        {"NOTE", false, "{t:note}"},  // last: it may be long
 };
 
 constexpr Column kDecisionColumns[] = {
@@ -79,7 +80,8 @@ constexpr Line kPoolLines[] = {
     {"queued", "{t:backlog/queued} of at most {t:backlog/limit}"},
     {"connections",
      "{t:connections/accepted} accepted: {t:connections/served} served, "
-     "{t:connections/failed} failed, {t:connections/active} active; "
+     "{t:connections/failed} failed, {t:connections/aborted} aborted, "
+     "{t:connections/active} active; "
      "{t:connections/rejected} rejected"},
     {"utilization",
      "{%:utilization/now} now, {%:utilization/1s} in 1 s, {%:utilization/10s} in 10 s, "

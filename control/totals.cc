@@ -15,7 +15,7 @@ struct RecordHeader {
   uint32_t size;
 };
 constexpr uint64_t kMagic = 0x6c61746f'746b6670;  // "pfktotal"
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
 static_assert(std::is_trivially_copyable_v<shm::Figures>);
 
 }  // namespace
@@ -51,9 +51,9 @@ std::optional<shm::Figures> unpack_totals(std::string_view bytes) {
 void raise_to(shm::Figures& floor, const shm::Figures& seen) {
   using shm::Figures;
   static constexpr uint64_t Figures::*kMembers[] = {
-      &Figures::served,    &Figures::failed,    &Figures::forked,   &Figures::retired,
-      &Figures::crashed,   &Figures::timed_out, &Figures::recycled, &Figures::busy_ns,
-      &Figures::worker_ns, &Figures::at_max_ns, &Figures::max_us};
+      &Figures::served,  &Figures::failed,    &Figures::aborted,   &Figures::forked,
+      &Figures::retired, &Figures::crashed,   &Figures::timed_out, &Figures::recycled,
+      &Figures::busy_ns, &Figures::worker_ns, &Figures::at_max_ns, &Figures::max_us};
   for (auto member : kMembers) floor.*member = std::max(floor.*member, seen.*member);
   for (size_t i = 0; i < kRejections; ++i)
     floor.rejected[i] = std::max(floor.rejected[i], seen.rejected[i]);

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "daemon/program_end.h"
 #include "daemon/quick_fork.h"
 #include "shm/tickets.h"
 #include "worker/signals.h"
@@ -162,8 +163,7 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
       else if (step == shm::StartingStep::kWaitsForTicket)
         shm::pass_on_wake_up(board_.segment().tickets.start);
     }
-    bool served = plan_.program && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    board_.fold(slot, death.ending, served, now);
+    board_.fold(slot, death.ending, outcome_of(slot, status), now);
     told_ -= record.told_to_leave;
     worn_ -= record.worn;
     ending_ -= record.ending != 0;
@@ -175,6 +175,16 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
 void Workforce::note_stopped(Record& record, Nanoseconds at) {
   stopped_ += (at != 0) - (record.stopped_at != 0);
   record.stopped_at = at;
+}
+
+// What the connection that it had in hand counts as. Of a client that has ended it, a program learns by an error, or by
+// SIGPIPE; what ends by another signal, or because it was ordered to, has not ended of that.
+Outcome Workforce::outcome_of(uint32_t slot, int status) const {
+  if (!plan_.program) return Outcome::kFailed;
+  if (is_success(status, plan_.settings.success)) return Outcome::kServed;
+  const bool aborted =
+      ended_by_itself(status) && records_[slot].ending == 0 && board_.last_words(slot).client_ended;
+  return aborted ? Outcome::kAborted : Outcome::kFailed;
 }
 
 // What a death was: as ordered, as usual, or abnormal.
@@ -194,7 +204,7 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status, const ru
     death.ending = shm::Ending::kTimedOut;
     // A worker that does not get through `start` is as bad as one that crashes in it.
     death.abnormal = last.state == WorkerState::kStarting && record.ending != shm::kEndAny;
-  } else if (was_program && (!signaled || code == SIGPIPE)) {
+  } else if (was_program && ended_by_itself(status)) {
     death.ending = shm::Ending::kRecycled;  // whether it succeeded is the connection's matter
   } else if (!signaled && code == 0 && !last.active && may_leave &&
              !(plan_.serving && last.begun == 0 && last.state != WorkerState::kRetiring)) {

@@ -121,6 +121,7 @@ class Workforce {
   Nanoseconds check_connection(uint32_t slot, Nanoseconds now);
   void tell_slow(uint32_t slot, uint64_t number, Nanoseconds took);
   void note_stopped(Record& record, Nanoseconds at);
+  Outcome outcome_of(uint32_t slot, int status) const;
   Death judge(uint32_t slot, pid_t pid, int status, const rusage& usage);
   Loss loss_of(uint32_t slot, const shm::Scoreboard::Last& last, const Death& death,
                bool was_program);

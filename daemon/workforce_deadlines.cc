@@ -28,7 +28,7 @@ std::string in_hand_text(const shm::Slot& slot) {
 
 bool Workforce::in_hand(uint32_t slot, uint64_t number) const {
   const shm::Slot& s = board_.slot(slot);
-  uint64_t done = s.served.load() + s.failed.load();
+  uint64_t done = s.served.load() + s.failed.load() + s.aborted.load();
   return number == shm::kEndAny || (s.begun.load() == number && done < number);
 }
 

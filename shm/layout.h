@@ -15,7 +15,7 @@
 //   Gone         sums over the workers that are gone, twice; the supervisor's
 //   Bits[]       who is idle, who is busy; a bit has one owner, a word has 64
 //   Admission[]  whose connection each worker has, where sources are limited
-//   Slot[]       the truth about each worker; one writer each
+//   Slot[]       the truth about each worker; one writer each (but for `client_ended`)
 //   Decision[]   why the pool grew and shrank; a ring, the supervisor's
 //
 // Everything is fixed-width and lock-free. Groups with different writers lie in different pairs of
@@ -41,7 +41,7 @@ static_assert(Long::is_always_lock_free && sizeof(Long) == 8);
 static_assert(sizeof(sem_t) == 32, "the layout below is that of glibc on 64-bit Linux");
 
 inline constexpr uint64_t kMagic = 0x6d687364'6b667270;  // "prfkdshm"
-inline constexpr uint32_t kLayoutVersion = 3;
+inline constexpr uint32_t kLayoutVersion = 4;
 inline constexpr size_t kLine = 128;
 inline constexpr uint32_t kDecisions = 256;      // entries of the ring; a power of two
 inline constexpr uint32_t kMinCapacity = 1024;   // slots
@@ -122,7 +122,7 @@ struct alignas(kLine) Tickets {
 // sums as plain integers in private memory, and copies them here whole.
 template <class Number>
 struct TotalsOf {
-  Number served, failed;                                 // connections
+  Number served, failed, aborted;                        // connections; shm/outcome.h
   Number rejected[kRejections];                          // connections; by shm/rejection.h
   Number forked, retired, crashed, timed_out, recycled;  // workers; timed_out: connections ended
   Number busy_ns;                                        // time spent serving
@@ -174,15 +174,20 @@ struct alignas(kLine) Slot {
   Long end;        // the number of the connection that must end now; kEndAny: whatever it does
   Word leave;      // 1: leave at your next wait (recycling: the replacement is there)
   Word writer;     // debug builds: who is writing this slot (shm/scoreboard.h)
-  uint8_t reserved1[88];
+  // Of a program's connection: that its client had ended it (client_end_of()), or 0. Written by who held that connection to
+  // its end, after the program; the supervisor looks at it when it folds the slot. It may come late, when the slot is
+  // another worker's: so it says whose connection it is about, and of any other it says nothing.
+  Long client_ended;
+  uint8_t reserved1[80];
 
-  // The worker's part. `served` and `failed` lie before `begun`, and readers read them in that order:
-  // 0 ≤ begun − served − failed ≤ 1 then holds for what they saw, and figures never fall.
+  // The worker's part. `served`, `failed` and `aborted` lie before `begun`, and readers read them in that order:
+  // 0 ≤ begun − served − failed − aborted ≤ 1 then holds for what they saw, and figures never fall.
   alignas(kLine) Word state;  // WorkerState
   Word starting_step;         // StartingStep, while state is starting
   Long since;  // CLOCK_MONOTONIC of the last change of state, or of the connection's begin
   Long served;
   Long failed;
+  Long aborted;
   Long begun;  // connections taken; the number of the current or last one
   Long busy_ns;
   Long max_us;
@@ -193,12 +198,15 @@ struct alignas(kLine) Slot {
   Long
       extended_until;  // CLOCK_MONOTONIC: the connection in hand may take until then; 0: as configured
   Word rejected[kRejections];  // connections that it turned away; shm/rejection.h
-  uint8_t reserved3[12];
+  uint8_t reserved3[4];
 
   alignas(kLine) Word histogram[kHistogramBuckets];
   alignas(kLine) Long note[kNoteWords];  // what it is doing with the connection in hand; shm/note.h
 };
 inline constexpr uint64_t kEndAny = ~uint64_t{0};
+constexpr uint64_t client_end_of(uint32_t worker, uint64_t connection) {
+  return uint64_t{worker} << 32 | static_cast<uint32_t>(connection);
+}
 enum class StartingStep : uint32_t { kForked = 0, kWaitsForTicket, kHasTicket };
 
 // One decision and what it was made from. `sequence` is its number (from 1), 0 while it is written.
@@ -216,14 +224,15 @@ struct Decision {
 
 static_assert(sizeof(Header) == 128 && sizeof(Doorbell) == 128 && sizeof(Published) == 128);
 static_assert(sizeof(Shared) == 128 && sizeof(Tickets) == 128);
-static_assert(sizeof(Totals) == 2576 && offsetof(Totals, histogram) == 136);
+static_assert(sizeof(Totals) == 2584 && offsetof(Totals, histogram) == 144);
 static_assert(sizeof(Totals) == sizeof(TotalsOf<uint64_t>));
 static_assert(offsetof(Gone, totals) == 128 && sizeof(Gone) == 5376);
 static_assert(sizeof(Bits) == 16 && sizeof(Admission) == 16 && sizeof(Decision) == 72);
 static_assert(offsetof(Slot, state) == 128 && offsetof(Slot, since) == 136);
 static_assert(offsetof(Slot, served) == 144 && offsetof(Slot, failed) == 152);
-static_assert(offsetof(Slot, begun) == 160 && offsetof(Slot, peer) == 184);
-static_assert(offsetof(Slot, extended_until) == 216 && offsetof(Slot, rejected) == 224);
+static_assert(offsetof(Slot, client_ended) == 32 && offsetof(Slot, aborted) == 160);
+static_assert(offsetof(Slot, begun) == 168 && offsetof(Slot, peer) == 192);
+static_assert(offsetof(Slot, extended_until) == 224 && offsetof(Slot, rejected) == 232);
 static_assert(offsetof(Slot, histogram) == 256);
 static_assert(offsetof(Slot, note) == 1536 && sizeof(Slot) == 1664);
 

@@ -46,6 +46,7 @@ void add_totals(Snapshot& s, const Totals& t, Nanoseconds now) {
   Figures& f = s.figures;
   f.served = value(t.served);
   f.failed = value(t.failed);
+  f.aborted = value(t.aborted);
   for (size_t i = 0; i < kRejections; ++i) f.rejected[i] = value(t.rejected[i]);
   f.forked = value(t.forked);
   f.retired = value(t.retired);
@@ -74,7 +75,8 @@ void add_slot(Snapshot& s, const Slot& slot, uint32_t index, Nanoseconds now) {
   w.forked_at = value(slot.forked_at);
   w.served = value(slot.served);
   w.failed = value(slot.failed);
-  w.active = value(slot.begun) > w.served + w.failed;
+  w.aborted = value(slot.aborted);
+  w.active = value(slot.begun) > w.served + w.failed + w.aborted;
   w.busy_ns = value(slot.busy_ns) + (w.active ? elapsed(now, w.since) : 0);
   w.max_us = value(slot.max_us);
   w.peer = load_peer(slot);
@@ -88,6 +90,7 @@ void add_slot(Snapshot& s, const Slot& slot, uint32_t index, Nanoseconds now) {
   Figures& f = s.figures;
   f.served += w.served;
   f.failed += w.failed;
+  f.aborted += w.aborted;
   for (size_t i = 0; i < kRejections; ++i) f.rejected[i] += value(slot.rejected[i]);
   f.busy_ns += w.busy_ns;
   f.worker_ns += elapsed(now, w.forked_at);
@@ -101,6 +104,7 @@ void add_slot(Snapshot& s, const Slot& slot, uint32_t index, Nanoseconds now) {
 Figures& Figures::operator+=(const Figures& o) {
   served += o.served;
   failed += o.failed;
+  aborted += o.aborted;
   for (size_t i = 0; i < kRejections; ++i) rejected[i] += o.rejected[i];
   forked += o.forked;
   retired += o.retired;

@@ -2,8 +2,8 @@
 // descriptor, so that a segment that shrank is a short read and never a SIGBUS, and everything read is
 // bounded: a hostile worker can make the figures of its own pool wrong, and nothing else.
 //
-// Consistency: workers write while this reads. Each slot's `served` and `failed` are read before its
-// `begun` (lower addresses first), so begun − served − failed is 0 or 1 and no sum ever falls. The edition
+// Consistency: workers write while this reads. Each slot's `served`, `failed` and `aborted` are read before its
+// `begun` (lower addresses first), so begun less those three is 0 or 1 and no sum ever falls. The edition
 // of the totals (shm/layout.h) is read before and after; if the supervisor folded a slot in meanwhile, all
 // is read again. (At most 100 times: a worker that scribbles over it must not keep control busy.)
 #pragma once
@@ -28,7 +28,7 @@ namespace preforkd::shm {
 // keep the sums of those that are over. (`worker_ns`, `busy_ns` and `at_max_ns` include what is still
 // going on at the moment of reading.)
 struct Figures {
-  uint64_t served = 0, failed = 0;               // connections
+  uint64_t served = 0, failed = 0, aborted = 0;  // connections
   std::array<uint64_t, kRejections> rejected{};  // connections, by reason
   uint64_t forked = 0, retired = 0, crashed = 0, timed_out = 0, recycled = 0;
   uint64_t busy_ns = 0, worker_ns = 0, at_max_ns = 0;
@@ -43,7 +43,7 @@ struct WorkerView {
   WorkerState state = WorkerState::kEmpty;
   bool waits_for_start_ticket = false;
   Nanoseconds since = 0, forked_at = 0;
-  uint64_t served = 0, failed = 0, busy_ns = 0, max_us = 0;
+  uint64_t served = 0, failed = 0, aborted = 0, busy_ns = 0, max_us = 0;
   bool active = false;  // has a connection in hand
   PeerWords peer{};     // of the current connection, or of the last one
   NoteWords note{};     // likewise

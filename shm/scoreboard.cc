@@ -60,6 +60,7 @@ uint32_t Scoreboard::prepare(Nanoseconds now) {
   s.forked_at.store(now);
   s.end.store(0);
   s.leave.store(0);
+  s.client_ended.store(0);
   s.since.store(now);
   s.starting_step.store(static_cast<uint32_t>(StartingStep::kForked));
   s.state.store(static_cast<uint32_t>(WorkerState::kStarting));
@@ -163,14 +164,20 @@ Scoreboard::Last Scoreboard::last_words(uint32_t index) const {
   Last last;
   last.state = static_cast<WorkerState>(s.state.load());
   last.begun = s.begun.load();
-  last.active = last.begun > s.served.load() + s.failed.load();
+  last.active = last.begun > s.served.load() + s.failed.load() + s.aborted.load();
+  last.client_ended =
+      last.active && s.client_ended.load() == client_end_of(s.pid.load(), last.begun);
   last.recycle = s.recycle.load() != 0;
   last.since = s.since.load();
   last.peer = load_peer(s);
   return last;
 }
 
-void Scoreboard::add_up(const Slot& s, const Last& last, bool in_hand_served, Nanoseconds now) {
+void Scoreboard::note_client_ended(uint32_t index, pid_t worker, uint64_t connection) const {
+  slot(index).client_ended.store(client_end_of(static_cast<uint32_t>(worker), connection));
+}
+
+void Scoreboard::add_up(const Slot& s, const Last& last, Outcome in_hand, Nanoseconds now) {
   uint64_t measured = 0;
   for (uint32_t b = 0; b < kHistogramBuckets; ++b) {
     const uint64_t count = s.histogram[b].load(std::memory_order_relaxed);
@@ -181,8 +188,9 @@ void Scoreboard::add_up(const Slot& s, const Last& last, bool in_hand_served, Na
   const bool unmeasured = last.active && measured < last.begun;
   const uint64_t in_hand_ns = unmeasured && now > last.since ? now - last.since : 0;
   const uint64_t forked_at = s.forked_at.load();
-  sums_.served += s.served.load() + (last.active && in_hand_served);
-  sums_.failed += s.failed.load() + (last.active && !in_hand_served);
+  sums_.served += s.served.load() + (last.active && in_hand == Outcome::kServed);
+  sums_.failed += s.failed.load() + (last.active && in_hand == Outcome::kFailed);
+  sums_.aborted += s.aborted.load() + (last.active && in_hand == Outcome::kAborted);
   for (size_t i = 0; i < kRejections; ++i) sums_.rejected[i] += s.rejected[i].load();
   sums_.busy_ns += s.busy_ns.load() + in_hand_ns;
   sums_.worker_ns += now > forked_at ? now - forked_at : 0;
@@ -204,7 +212,7 @@ void Scoreboard::publish_sums(uint32_t passed_over) {
   gone.edition.store(edition_of(edition_, passed_over));
 }
 
-void Scoreboard::fold(uint32_t index, Ending ending, bool in_hand_served, Nanoseconds now) {
+void Scoreboard::fold(uint32_t index, Ending ending, Outcome in_hand, Nanoseconds now) {
   Slot& s = slot(index);
   s.writer.store(0);  // the dead write no more, whatever they were doing
   SlotWriter writer(s);
@@ -212,7 +220,7 @@ void Scoreboard::fold(uint32_t index, Ending ending, bool in_hand_served, Nanose
   bits.idle.fetch_and(~bit_of(index));
   bits.busy.fetch_and(~bit_of(index));
 
-  add_up(s, last_words(index), in_hand_served, now);
+  add_up(s, last_words(index), in_hand, now);
   switch (ending) {
     case Ending::kRetired:
       ++sums_.retired;
@@ -234,6 +242,7 @@ void Scoreboard::fold(uint32_t index, Ending ending, bool in_hand_served, Nanose
   s.state.store(static_cast<uint32_t>(WorkerState::kEmpty));
   s.served.store(0);
   s.failed.store(0);
+  s.aborted.store(0);
   s.begun.store(0);
   s.busy_ns.store(0);
   s.max_us.store(0);

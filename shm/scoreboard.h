@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/limits.h"
 #include "shm/decision.h"
+#include "shm/outcome.h"
 #include "shm/peer.h"
 #include "shm/region.h"
 
@@ -82,12 +83,17 @@ class Scoreboard {
     PeerWords peer{};
     bool active = false;  // had a connection in hand
     bool recycle = false;
+    bool client_ended = false;  // ... which its client had ended, as who held it says
     uint64_t begun = 0;
     Nanoseconds since = 0;
   };
   Last last_words(uint32_t slot) const;
-  // Folds and frees the slot. A connection in hand counts as `in_hand_served` or as failed.
-  void fold(uint32_t slot, Ending ending, bool in_hand_served, Nanoseconds now);
+  // Called in another process than the supervisor: by whoever holds a program's connection until that has ended, and has
+  // found that its client had ended it (worker/client_end.h). To be called before the fold; what comes later does nothing,
+  // whoever has the slot then. `worker`: the program's pid.
+  void note_client_ended(uint32_t slot, pid_t worker, uint64_t connection) const;
+  // Folds and frees the slot. `in_hand`: what a connection that it has in hand counts as.
+  void fold(uint32_t slot, Ending ending, Outcome in_hand, Nanoseconds now);
 
   // --- for control ---
   void record(Action action, Reason reason, uint32_t count, const Counts& counts, uint32_t queued,
@@ -96,7 +102,7 @@ class Scoreboard {
   void set_at_max(bool at_max, Nanoseconds now);
 
  private:
-  void add_up(const Slot& slot, const Last& last, bool in_hand_served, Nanoseconds now);
+  void add_up(const Slot& slot, const Last& last, Outcome in_hand, Nanoseconds now);
   void publish_sums(uint32_t passed_over);
   void set_alive(uint32_t slot, bool alive);
   void publish_scan_words();

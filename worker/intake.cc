@@ -262,8 +262,8 @@ preforkd_connection Intake::describe(const Accepted& connection) const {
           connection.local.length};
 }
 
-void Intake::done(bool served) {
-  seat_.done(monotonic_now(), served);
+void Intake::done(Outcome outcome) {
+  seat_.done(monotonic_now(), outcome);
   gate_.left();
 }
 

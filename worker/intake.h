@@ -72,7 +72,8 @@ class Intake {
   std::optional<Accepted> next();
   void begin(Accepted& connection);  // it is in hand, and counted; its addresses are complete
   preforkd_connection describe(const Accepted& connection) const;
-  void done(bool served);  // before it is closed: a client that has seen the end finds it counted
+  void done(
+      Outcome outcome);  // before it is closed: a client that has seen the end finds it counted
 
   // What whoever serves may say meanwhile (preforkd/handler.h). Without a connection the first two do nothing.
   void note(std::string_view text);

@@ -1,6 +1,7 @@
 // libpreforkd.so: the functions of preforkd/serve.h. One worker in a process, whose Intake this is; nothing is thrown
 // out of here, and nothing is left behind in the heap that a caller would have to free.
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <preforkd/serve.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 #include "base/log.h"
 #include "base/program_environment.h"
 #include "conf/pool_json.h"
+#include "worker/client_end.h"
 #include "worker/host.h"
 #include "worker/intake.h"
 #include "worker/serving_program.h"
@@ -30,6 +32,17 @@ struct NotAWorker : std::runtime_error {
 
 // What the structure had when serve.h was made: programs that were compiled then have room for no more.
 constexpr size_t kDescribed = 48;
+
+// Whether what listens there has accepted this one: of TCP the host may be any.
+bool is_at(const SocketAddress& local, const SocketAddress& listening) {
+  if (local.storage.ss_family != listening.storage.ss_family) return false;
+  if (local.storage.ss_family == AF_UNIX) return to_string(local) == to_string(listening);
+  // (IPv6 has its port at the same place.)
+  auto port = [](const SocketAddress& a) {
+    return reinterpret_cast<const sockaddr_in*>(&a.storage)->sin_port;
+  };
+  return local.storage.ss_family != 0 && port(local) == port(listening);
+}
 
 // The worker that this process was started as.
 class Self {
@@ -69,12 +82,12 @@ class Self {
     is_in_hand_ = true;
     static_assert(sizeof described == kDescribed, "it would be written past its end: see serve.h");
     described = intake_.describe(connection_);
-    described.fd = connection_.fd.release();  // the caller's
+    described.fd = fd_ = connection_.fd.release();  // the caller's
     return true;
   }
   void done(bool served) {
     if (!is_in_hand_) return;
-    intake_.done(served);
+    intake_.done(served || is_still_open() ? outcome_of(served, fd_) : Outcome::kFailed);
     is_in_hand_ = false;
     peer_.clear();
     local_.clear();
@@ -94,6 +107,14 @@ class Self {
     return all;
   }
 
+  // The caller may have closed it, and have another one by its number: one of ours has the address of a listen socket.
+  bool is_still_open() const {
+    const SocketAddress local = local_address(fd_);
+    for (int listening : listen_sockets_)
+      if (is_at(local, local_address(listening))) return true;
+    return false;
+  }
+
   const char* text_of(const SocketAddress& address, std::string& text) const {
     if (is_in_hand_ && text.empty()) text = to_string(address);
     return text.c_str();
@@ -107,6 +128,7 @@ class Self {
   const IntakePlan plan_;
   Intake intake_;
   Accepted connection_;
+  int fd_ = -1;  // of the one in hand; the caller's
   std::string peer_, local_;
   bool is_started_ = false, is_in_hand_ = false, is_over_ = false;
 };

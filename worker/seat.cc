@@ -132,7 +132,7 @@ void Seat::extend(Nanoseconds until) {
   extended_ = true;
 }
 
-void Seat::done(Nanoseconds now, bool served) {
+void Seat::done(Nanoseconds now, Outcome outcome) {
   uint64_t spent = now > began_at_ ? now - began_at_ : 0;
   uint64_t us = spent / kMicrosecond;
   shm::SlotWriter writer(slot_);
@@ -143,10 +143,17 @@ void Seat::done(Nanoseconds now, bool served) {
   slot_.busy_ns.store(busy_ns_, kRelaxed);
   if (us > max_us_) slot_.max_us.store(max_us_ = us, kRelaxed);
   // Last, and seq_cst: after this the connection is not in hand any more (see `end` above).
-  if (served)
-    slot_.served.store(++served_);
-  else
-    slot_.failed.store(++failed_);
+  switch (outcome) {
+    case Outcome::kServed:
+      slot_.served.store(++served_);
+      break;
+    case Outcome::kFailed:
+      slot_.failed.store(++failed_);
+      break;
+    case Outcome::kAborted:
+      slot_.aborted.store(++aborted_);
+      break;
+  }
   if (segment_.published.ring_on.load() & shm::kRingOnCompleted) shm::ring(segment_.doorbell);
 }
 

@@ -24,6 +24,7 @@
 #include <string_view>
 
 #include "base/clock.h"
+#include "shm/outcome.h"
 #include "shm/peer.h"
 #include "shm/region.h"
 #include "shm/rejection.h"
@@ -42,11 +43,11 @@ class Seat {
   void receive(Nanoseconds now, const shm::PeerWords& peer);
   void reject(Rejection reason);                            // counts
   void begin(Nanoseconds now, const shm::PeerWords& peer);  // idle, busy or retiring → busy
-  void note(std::string_view text);         // what it does with the connection in hand
-  void extend(Nanoseconds until);           // the supervisor ends that one not before then
-  void done(Nanoseconds now, bool served);  // counts; the worker is busy until it says idle
-  void idle(Nanoseconds now);               // busy → idle
-  void retire(Nanoseconds now);             // idle or busy → retiring
+  void note(std::string_view text);             // what it does with the connection in hand
+  void extend(Nanoseconds until);               // the supervisor ends that one not before then
+  void done(Nanoseconds now, Outcome outcome);  // counts; the worker is busy until it says idle
+  void idle(Nanoseconds now);                   // busy → idle
+  void retire(Nanoseconds now);                 // idle or busy → retiring
 
   bool is_one_too_many();                // above max, and there was a ticket: leave when done
   bool may_retire();                     // takes a retire ticket, if there is one
@@ -60,7 +61,9 @@ class Seat {
 
   uint64_t begun() const { return begun_; }
   bool is_busy() const { return busy_; }
-  bool is_serving() const { return begun_ > served_ + failed_; }  // has a connection in hand
+  bool is_serving() const {
+    return begun_ > served_ + failed_ + aborted_;
+  }  // has a connection in hand
   bool is_retiring() const { return state_ == WorkerState::kRetiring; }
   // Others, busy at this worker's last begin(), itself included.
   uint32_t busy_seen() const { return busy_seen_; }
@@ -81,7 +84,7 @@ class Seat {
   bool busy_ = false;
   bool noted_ = false, extended_ = false;  // the slot says something of the connection in hand
   bool asked_ = false;                     // to be replaced
-  uint64_t begun_ = 0, served_ = 0, failed_ = 0, busy_ns_ = 0, max_us_ = 0;
+  uint64_t begun_ = 0, served_ = 0, failed_ = 0, aborted_ = 0, busy_ns_ = 0, max_us_ = 0;
   Nanoseconds began_at_ = 0;
   uint32_t busy_seen_ = 0;
 };

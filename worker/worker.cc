@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/process_title.h"
+#include "worker/client_end.h"
 #include "worker/signals.h"
 
 namespace preforkd {
@@ -45,11 +46,12 @@ void Worker::serve(Accepted connection) {
   if (plan_.program) {
     system_call(SYS_prctl, PR_SET_PDEATHSIG, 0, 0, 0, 0);  // it would survive the exec
     std::string reason = plan_.program->become(connection, plan_.nudge_signal());
-    intake_.done(false);
+    intake_.done(Outcome::kFailed);
     throw std::runtime_error(reason);  // a worker that cannot become its program counts as crashed
   }
   preforkd_connection c = intake_.describe(connection);
-  intake_.done(plan_.handler->serve(c) == 0);
+  const bool served = plan_.handler->serve(c) == 0;
+  intake_.done(outcome_of(served, c.fd));
 }
 
 }  // namespace preforkd

@@ -32,7 +32,8 @@ void counted_by_source() {
   shm::end_admission(pool.mapping, 0);
   CU_ASSERT_TRUE(pool.admit(4, kHere, 2));
   CU_ASSERT_FALSE(pool.admit(0, kHere, 2));
-  pool.board.fold(1, shm::Ending::kCrashed, false, kSecond);  // the supervisor has reaped it
+  pool.board.fold(1, shm::Ending::kCrashed, Outcome::kFailed,
+                  kSecond);  // the supervisor has reaped it
   CU_ASSERT_TRUE(pool.admit(0, kHere, 2));
 }
 
@@ -43,7 +44,7 @@ void died_pending() {
   pool.mapping.admission(0).state.store(1);
   CU_ASSERT_TRUE(pool.admit(1, kHere, 2));
   CU_ASSERT_FALSE(pool.admit(2, kHere, 2));
-  pool.board.fold(0, shm::Ending::kCrashed, false, kSecond);
+  pool.board.fold(0, shm::Ending::kCrashed, Outcome::kFailed, kSecond);
   CU_ASSERT_TRUE(pool.admit(2, kHere, 2));
 }
 

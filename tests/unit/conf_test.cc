@@ -189,6 +189,8 @@ void types_and_ranges() {
 }
 
 void pools() {
+  const std::string sshd =
+      "pools = ( { name = \"a\"; listen = [ \"*:1\" ]; program = [ \"/sshd\" ]; ";
   const std::string none = "f:1: pools: expected at least one pool";
   expect_errors({
       {"", none},
@@ -204,6 +206,17 @@ void pools() {
       {"pools = ( { name = \"a\";\n listen = [ ];\n program = [ ]; } );",
        "f:2: listen: expected an array of 1 to 64 strings, not 0\n"
        "f:3: program: expected an array of 1 to 4096 strings, not 0"},
+      {pool("success = [ 0 ];"), ""},
+      {pool("success = [ 1 ];"), "f:1: success: is for a pool with a program"},
+      {sshd + "success = [ ]; } );",
+       "f:1: success: expected an array of 1 to 256 exit statuses, not 0"},
+      {sshd + "success = 0; } );",
+       "f:1: success: expected an array of 1 to 256 exit statuses, not 0"},
+      {sshd + "success = [ 256 ]; } );",
+       "f:1: success: expected an exit status, 0 to 255, not 256"},
+      {sshd + "success = ( 0, -1, \"x\" ); } );",
+       "f:1: success: expected an exit status, 0 to 255, not -1\n"
+       "f:1: success: expected an exit status, 0 to 255, not \"x\""},
       {pool("program = [ \"/bin/cat\" ];"),
        "f:1: program: a pool has a handler, a program or serve: one of them"},
       {"pools = ( { name = \"a\"; listen = [ \"*:1\" ];\n handler = \"\"; } );",
@@ -407,6 +420,14 @@ void what_is_right() {
   CU_ASSERT_EQUAL_FATAL(settings.pools.size(), 2);
   CU_ASSERT(settings.pools[1].program == (std::vector<std::string>{"/bin/cat", "-u"}));
 
+  CU_ASSERT(settings.pools[1].success == std::vector<uint32_t>{0});
+  const std::string sshd =
+      "pools = ( { name = \"a\"; listen = [ \"*:1\" ]; program = [ \"/sshd\" ]; ";
+  CU_ASSERT(good(sshd + "success = [ 0, 255 ]; } );").settings.pools[0].success ==
+            (std::vector<uint32_t>{0, 255}));
+  CU_ASSERT(good(sshd + "success = ( 7L ); } );").settings.pools[0].success ==
+            std::vector<uint32_t>{7});
+
   PoolSettings p = good(pool(R"(backlog = 128L; workers = { shrink_after = 2; min = 0; };
       timeouts = { connection = 1.5; drain = 1e-9; start = 315360000; };
       settings = { z = 1; a = ( 1.0, "x", [ true ], { } ); big = 5000000000L; n = { e = ( ); }; };)"))
@@ -488,6 +509,7 @@ void printed_reads_back() {
     PoolSettings &a = settings.pools[0], &b = settings.pools[1];
     a.handler = "h" + hard_text(random);
     b.program = {"/" + hard_text(random), hard_text(random), ""};
+    b.success = {255, 0, 7};
     a.settings = good(pool("settings = { t = " + quote(hard_text(random)) + "; f = ( " +
                            float_text(hard_number(random)) + ", { i = " +
                            integer_text(static_cast<int64_t>(random() * 4294967296ULL * 2)) +

@@ -247,6 +247,7 @@ void writes_metrics() {
   view.active = 1;
   auto& f = view.reading.figures;
   f.served = 3;
+  f.aborted = 2;
   f.histogram[histogram_bucket(15)] = 1;   // below 16 µs
   f.histogram[histogram_bucket(16)] = 1;   // not below
   f.histogram[kHistogramBuckets - 1] = 1;  // above every bound that is shown
@@ -258,7 +259,8 @@ void writes_metrics() {
   const std::string label = R"(pool="a\"b\\c\nd")";
   const std::string name = "preforkd_service_time_seconds";
   for (const auto& text : {old, open}) {
-    expect_part(text, "preforkd_connections_accepted_total{" + label + "} 4\n");
+    expect_part(text, "preforkd_connections_accepted_total{" + label + "} 6\n");
+    expect_part(text, "preforkd_connections_aborted_total{" + label + "} 2\n");
     expect_part(text, name + "_bucket{" + label + ",le=\"1.6e-05\"} 1\n");
     expect_part(text, name + "_bucket{" + label + ",le=\"3.2e-05\"} 2\n");
     expect_part(text, name + "_bucket{" + label + ",le=\"+Inf\"} 3\n");

@@ -66,7 +66,7 @@ void keeps_figures_over_generations() {
   Pools pools;
   FakeSegment one(1), two(2);
   one.worker(0, WorkerState::kIdle, 10, false);
-  one.worker(1, WorkerState::kBusy, 5, true);
+  one.worker(1, WorkerState::kBusy, 5, true, 2);
   CU_ASSERT(learn(pools, ControlNews::kDaemon, daemon_news()));
   CU_ASSERT(learn_segment(pools, one, 1));  // the segment may come before the pool that names it
   CU_ASSERT(pools.shown().empty());
@@ -76,17 +76,19 @@ void keeps_figures_over_generations() {
 
   PoolView view = view_of(*pool);
   CU_ASSERT(view.total == 2 && view.idle == 1 && view.busy == 1 && view.active == 1);
-  CU_ASSERT(view.accepted() == 16 && view.reading.figures.served == 15);
+  CU_ASSERT(view.accepted() == 18 && view.reading.figures.served == 15);
+  CU_ASSERT(view.reading.figures.aborted == 2);
   CU_ASSERT(!pool->closing(1).has_value());
 
   CU_ASSERT(learn(pools, ControlNews::kPool, pool_news(kFirstOver)));
   view = view_of(*pool);
-  CU_ASSERT(view.total == 0 && view.active == 0 && view.accepted() == 16);
+  CU_ASSERT(view.total == 0 && view.active == 0 && view.accepted() == 18);
   CU_ASSERT(view.reading.figures.failed == 1 && view.reading.figures.crashed == 1);
   CU_ASSERT(view.reading.figures.retired == 1);
   auto closing = pool->closing(1);
   CU_ASSERT_FATAL(closing.has_value());
-  CU_ASSERT(closing->generation == 1 && closing->totals.served == 15);
+  CU_ASSERT(closing->generation == 1 && closing->totals.served == 15 &&
+            closing->totals.aborted == 2);
   pool->closing_sent(1);
   CU_ASSERT(!pool->closing(1).has_value());
 
@@ -97,7 +99,7 @@ void keeps_figures_over_generations() {
                   pack_totals(closing->totals)));
   CU_ASSERT(pool->segments().size() == 1 && pool->segments().contains(2));
   view = view_of(*pool);
-  CU_ASSERT(view.accepted() == 17 && view.reading.figures.failed == 1 && view.total == 1);
+  CU_ASSERT(view.accepted() == 19 && view.reading.figures.failed == 1 && view.total == 1);
 
   two.worker(0, WorkerState::kIdle, 0, false);  // a reading that went back is not believed
   CU_ASSERT(view_of(*pool).reading.figures.served == 16);
@@ -113,11 +115,13 @@ void packs_totals() {
   shm::Figures figures;
   figures.served = 1;
   figures.max_us = 2;
+  figures.aborted = 4;
   figures.histogram.back() = 3;
   std::string bytes = pack_totals(figures);
   auto back = unpack_totals(bytes);
   CU_ASSERT_FATAL(back.has_value());
-  CU_ASSERT(back->served == 1 && back->max_us == 2 && back->histogram.back() == 3);
+  CU_ASSERT(back->aborted == 4 && back->served == 1 && back->max_us == 2 &&
+            back->histogram.back() == 3);
   CU_ASSERT(!unpack_totals("") && !unpack_totals(bytes + "x") && !unpack_totals(bytes.substr(1)));
   for (size_t i : {0, 8, 12}) {
     std::string wrong = bytes;

@@ -51,11 +51,12 @@ class FakeSegment {
     return *reinterpret_cast<shm::Slot*>(static_cast<char*>(base_) + shm::slots_offset(kCapacity) +
                                          i * sizeof(shm::Slot));
   }
-  void worker(uint32_t i, WorkerState state, uint64_t served, bool active) {
+  void worker(uint32_t i, WorkerState state, uint64_t served, bool active, uint64_t aborted = 0) {
     slot(i).state = static_cast<uint32_t>(state);
     slot(i).pid = 100 + i;
     slot(i).served = served;
-    slot(i).begun = served + active;
+    slot(i).aborted = aborted;
+    slot(i).begun = served + aborted + active;
     slot(i).histogram[histogram_bucket(100)] = static_cast<uint32_t>(served);
     slot(i).max_us = served ? 100 : 0;
   }

@@ -68,6 +68,7 @@ void fields_of_a_slot() {
   // Readers depend on it: the counts of what is over come before the count of what was begun.
   CU_ASSERT(offsetof(Slot, served) < offsetof(Slot, begun));
   CU_ASSERT(offsetof(Slot, failed) < offsetof(Slot, begun));
+  CU_ASSERT(offsetof(Slot, aborted) < offsetof(Slot, begun));
   CU_ASSERT_EQUAL(offsetof(Slot, served) / 64, offsetof(Slot, begun) / 64);
 }
 
@@ -208,6 +209,7 @@ Fields declared_fields() {
           FIELD(Gone, totals),
           FIELD(Totals, served),
           FIELD(Totals, failed),
+          FIELD(Totals, aborted),
           FIELD(Totals, rejected),
           FIELD(Totals, forked),
           FIELD(Totals, retired),
@@ -230,11 +232,13 @@ Fields declared_fields() {
           FIELD(Slot, end),
           FIELD(Slot, leave),
           FIELD(Slot, writer),
+          FIELD(Slot, client_ended),
           FIELD(Slot, state),
           FIELD(Slot, starting_step),
           FIELD(Slot, since),
           FIELD(Slot, served),
           FIELD(Slot, failed),
+          FIELD(Slot, aborted),
           FIELD(Slot, begun),
           FIELD(Slot, busy_ns),
           FIELD(Slot, max_us),

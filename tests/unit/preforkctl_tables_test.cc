@@ -81,8 +81,9 @@ void test_status_table() {
       status_table(Json::parse(status_of(kPool))),
       "preforkd 0.1.0, pid 4242, up 12.3 s, reloads 0\n"
       "\n"
-      "NAME  STATE    WORKERS  IDLE  BUSY  LIMITS  QUEUED  SERVED  FAILED  UTIL  P99  LISTEN\n"
-      "echo  running        6     4     2   4–256       0     118       0   10%    -  "
+      "NAME  STATE    WORKERS  IDLE  BUSY  LIMITS  QUEUED  SERVED  FAILED  ABORTED  UTIL  P99  "
+      "LISTEN\n"
+      "echo  running        6     4     2   4–256       0     117       0        1   10%    -  "
       "127.0.0.1:7007, [::1]:7007\n");
   expect_text(status_table(Json::parse(status_of(""))),
               "preforkd 0.1.0, pid 4242, up 12.3 s, reloads 0\nno pools\n");
@@ -95,7 +96,7 @@ void test_pool_details() {
            "echo\n  state         running\n",
            "workers       6: 0 starting, 4 idle, 2 busy, 0 retiring\n",
            "queued        0 of at most 4096\n",
-           "connections   120 accepted: 118 served, 0 failed, 2 active; 0 rejected\n",
+           "connections   120 accepted: 117 served, 0 failed, 1 aborted, 2 active; 0 rejected\n",
            "utilization   33% now, 20% in 1 s, 10% in 10 s, 5% in 60 s\n",
            "lifetime      9 forked, 3 retired, 0 crashed, 0 timed out, 0 recycled\n",
            "service time  p50 80 µs, p90 120 µs, p99 -, max 900 µs\n",
@@ -120,14 +121,16 @@ void test_degraded() {
 
 void test_workers_table() {
   const char* list = R"([
-    {"slot":0,"pid":99,"generation":1,"state":"idle","state_seconds":3.5,"served":20,"failed":0,
+    {"slot":0,"pid":99,"generation":1,"state":"idle","state_seconds":3.5,"served":20,"failed":0,"aborted":0,
      "busy_seconds":0.0032,"age_seconds":4000,"peer":null,"later":{"a":[1]}},
     {"slot":10,"pid":123456,"generation":1,"state":"retiring","state_seconds":0.00008,"served":2000,
-     "failed":1,"busy_seconds":61,"age_seconds":273600,"peer":"[::1]:4711","note":"GET /x"}])";
+     "failed":1,"aborted":3,"busy_seconds":61,"age_seconds":273600,"peer":"[::1]:4711","note":"GET /x"}])";
   const char* table =
-      "SLOT     PID  GEN  STATE       FOR  SERVED  FAILED    BUSY    AGE  PEER        NOTE\n"
-      "   0      99    1  idle      3.5 s      20       0  3.2 ms  1h 6m  -           -\n"
-      "  10  123456    1  retiring  80 µs    2000       1   1m 1s  3d 4h  [::1]:4711  GET /x\n";
+      "SLOT     PID  GEN  STATE       FOR  SERVED  FAILED  ABORTED    BUSY    AGE  PEER        "
+      "NOTE\n"
+      "   0      99    1  idle      3.5 s      20       0        0  3.2 ms  1h 6m  -           -\n"
+      "  10  123456    1  retiring  80 µs    2000       1        3   1m 1s  3d 4h  [::1]:4711  GET "
+      "/x\n";
   expect_text(workers_table(Json::parse(list)), table);
   expect_text(workers_table(Json{{"pool", "echo"}, {"workers", Json::parse(list)}}), table);
   expect_text(workers_table(Json::array()), "no workers\n");

@@ -37,7 +37,7 @@ inline constexpr char kPool[] = R"({"name":"echo","state":"running","generation"
   "workers":{"total":6,"starting":0,"idle":4,"busy":2,"retiring":0},
   "limits":{"min":4,"max":256,"min_spare":2,"max_spare":8,"shrink_after":2.5},
   "backlog":{"queued":0,"limit":4096},
-  "connections":{"accepted":120,"served":118,"failed":0,"rejected":0,"active":2},
+  "connections":{"accepted":120,"served":117,"failed":0,"aborted":1,"rejected":0,"active":2},
   "utilization":{"now":0.33,"1s":0.2,"10s":0.1,"60s":0.05},
   "peak_busy":5,"seconds_at_max":0.0,
   "lifetime":{"forked":9,"retired":3,"crashed":0,"timed_out":0,"recycled":0},

@@ -58,12 +58,12 @@ void slots_are_taken_from_below() {
   for (uint32_t i = 0; i < 130; ++i) CU_ASSERT_EQUAL(pool.fork_one(), i);
   CU_ASSERT_EQUAL(pool.board.alive(), 130);
   CU_ASSERT_EQUAL(pool.segment().published.scan_words.load(), 3);
-  pool.board.fold(5, Ending::kRetired, false, kNow);
-  pool.board.fold(70, Ending::kRetired, false, kNow);
+  pool.board.fold(5, Ending::kRetired, Outcome::kFailed, kNow);
+  pool.board.fold(70, Ending::kRetired, Outcome::kFailed, kNow);
   CU_ASSERT_FALSE(pool.board.is_alive(5));
   CU_ASSERT_EQUAL(pool.fork_one(), 5);
   CU_ASSERT_EQUAL(pool.fork_one(), 70);
-  for (uint32_t i = 64; i < 130; ++i) pool.board.fold(i, Ending::kRetired, false, kNow);
+  for (uint32_t i = 64; i < 130; ++i) pool.board.fold(i, Ending::kRetired, Outcome::kFailed, kNow);
   CU_ASSERT_EQUAL(pool.segment().published.scan_words.load(), 1);
   uint32_t refused = pool.board.prepare(kNow);
   CU_ASSERT_EQUAL(refused, 64);
@@ -110,7 +110,7 @@ void bits_of_the_dead_do_not_count() {
   CU_ASSERT(pool.counts_are(0, 1, 0, 0));
   CU_ASSERT_EQUAL(pool.board.idle_longest(1000).size(), 1);
   CU_ASSERT_FALSE(pool.board.is_idle(1));
-  pool.board.fold(0, Ending::kCrashed, false, kNow);
+  pool.board.fold(0, Ending::kCrashed, Outcome::kFailed, kNow);
   CU_ASSERT(pool.counts_are(0, 0, 0, 0));
   CU_ASSERT_EQUAL(pool.mapping.bits(0).idle.load(), ~uint64_t{1});
   CU_ASSERT_EQUAL(pool.mapping.bits(0).busy.load(), ~uint64_t{1});
@@ -147,7 +147,7 @@ void no_peak_is_lost() {
       seat.begin(kNow, kPeer);
       stage->answer.store(2 * turn - 1);
       if (!unit::eventually([&] { return stage->turn.load() == 0; })) return false;
-      seat.done(kNow, true);
+      seat.done(kNow, Outcome::kServed);
       seat.idle(kNow);
       stage->answer.store(2 * turn);
     }
@@ -177,25 +177,27 @@ void folds_into_totals() {
     uint32_t slot = pool.fork_one();
     Seat seat(pool.mapping, slot);
     seat.started(kNow);
-    for (bool served : {true, false, true}) {
+    for (Outcome outcome :
+         {Outcome::kServed, Outcome::kFailed, Outcome::kServed, Outcome::kAborted}) {
       seat.begin(kNow, kPeer);
-      seat.done(kNow + 10 * kMicrosecond, served);
+      seat.done(kNow + 10 * kMicrosecond, outcome);
     }
-    pool.board.fold(slot, ending, false, kNow + kSecond);
+    pool.board.fold(slot, ending, Outcome::kFailed, kNow + kSecond);
   }
   Figures f = pool.read().figures;
   CU_ASSERT_EQUAL(f.served, 8);
   CU_ASSERT_EQUAL(f.failed, 4);
+  CU_ASSERT_EQUAL(f.aborted, 4);
   CU_ASSERT(f.retired == 1 && f.recycled == 1 && f.crashed == 1 && f.timed_out == 1);
   CU_ASSERT_EQUAL(f.forked, 4);
-  CU_ASSERT_EQUAL(f.busy_ns, 120 * kMicrosecond);
+  CU_ASSERT_EQUAL(f.busy_ns, 160 * kMicrosecond);
   CU_ASSERT_EQUAL(f.worker_ns, 4 * kSecond);
-  CU_ASSERT_EQUAL(f.histogram[10], 12);
+  CU_ASSERT_EQUAL(f.histogram[10], 16);
   CU_ASSERT_EQUAL(f.max_us, 10);
 }
 
 void a_connection_in_hand() {
-  for (bool served : {true, false}) {
+  for (Outcome outcome : {Outcome::kServed, Outcome::kFailed, Outcome::kAborted}) {
     Pool pool;
     uint32_t slot = pool.fork_one();
     Seat seat(pool.mapping, slot);
@@ -205,11 +207,11 @@ void a_connection_in_hand() {
     CU_ASSERT(last.active && last.begun == 1 && last.state == WorkerState::kBusy);
     CU_ASSERT(unit::same_text(peer_text(last.peer), "127.0.0.1:5555"));
     CU_ASSERT_EQUAL(pool.read(kNow).active, 1);
-    pool.board.fold(slot, served ? Ending::kRecycled : Ending::kCrashed, served,
-                    kNow + kMillisecond);
+    pool.board.fold(slot, Ending::kRecycled, outcome, kNow + kMillisecond);
     Snapshot s = pool.read();
-    CU_ASSERT_EQUAL(s.figures.served, served);
-    CU_ASSERT_EQUAL(s.figures.failed, !served);
+    CU_ASSERT_EQUAL(s.figures.served, outcome == Outcome::kServed);
+    CU_ASSERT_EQUAL(s.figures.failed, outcome == Outcome::kFailed);
+    CU_ASSERT_EQUAL(s.figures.aborted, outcome == Outcome::kAborted);
     CU_ASSERT_EQUAL(s.active, 0);
     CU_ASSERT_EQUAL(s.figures.busy_ns, kMillisecond);
     CU_ASSERT_EQUAL(s.figures.histogram[histogram_bucket(1000)], 1);
@@ -225,11 +227,39 @@ void measured_and_not_counted() {
   seat.started(kNow);
   seat.begin(kNow, kPeer);
   pool.mapping.slot(slot).histogram[10].fetch_add(1);
-  pool.board.fold(slot, Ending::kCrashed, false, kNow + kMillisecond);
+  pool.board.fold(slot, Ending::kCrashed, Outcome::kFailed, kNow + kMillisecond);
   Figures f = pool.read().figures;
   CU_ASSERT_EQUAL(f.failed, 1);
   CU_ASSERT_EQUAL(f.histogram[10], 1);
   CU_ASSERT_EQUAL(f.histogram[histogram_bucket(1000)], 0);
+}
+
+// What is said of a program's connection counts for that one: not for the next worker's in the same slot, however late.
+void whose_client_has_ended_it() {
+  Pool pool;
+  const uint32_t slot = pool.fork_one();
+  const auto pid = static_cast<pid_t>(pool.mapping.slot(slot).pid.load());
+  Seat seat(pool.mapping, slot);
+  seat.started(kNow);
+  pool.board.note_client_ended(slot, pid, 1);
+  CU_ASSERT_FALSE(pool.board.last_words(slot).client_ended);  // it has none in hand
+  seat.begin(kNow, kPeer);
+  CU_ASSERT_TRUE(pool.board.last_words(slot).client_ended);
+  pool.board.note_client_ended(slot, pid, 2);
+  CU_ASSERT_FALSE(pool.board.last_words(slot).client_ended);
+  pool.board.note_client_ended(slot, pid + 1, 1);
+  CU_ASSERT_FALSE(pool.board.last_words(slot).client_ended);
+  pool.board.note_client_ended(slot, pid, 1);
+  pool.board.fold(slot, Ending::kRecycled, Outcome::kAborted, kNow);
+
+  CU_ASSERT_EQUAL(pool.board.prepare(kNow), slot);
+  pool.board.forked(slot, pid + 1);
+  Seat next(pool.mapping, slot);
+  next.started(kNow);
+  next.begin(kNow, kPeer);
+  CU_ASSERT_FALSE(pool.board.last_words(slot).client_ended);
+  pool.board.note_client_ended(slot, pid, 1);  // late
+  CU_ASSERT_FALSE(pool.board.last_words(slot).client_ended);
 }
 
 // The next worker in a slot begins at nothing.
@@ -238,14 +268,15 @@ void a_folded_slot_is_clean() {
   Seat seat(pool.mapping, pool.fork_one());
   seat.started(kNow);
   seat.begin(kNow, kPeer);
-  seat.done(kNow + kSecond, true);
+  seat.done(kNow + kSecond, Outcome::kServed);
   seat.ask_for_recycling();
   pool.mapping.slot(0).leave.store(1);
   pool.mapping.slot(0).end.store(1);
-  pool.board.fold(0, Ending::kRecycled, false, kNow);
+  pool.board.fold(0, Ending::kRecycled, Outcome::kFailed, kNow);
   CU_ASSERT_EQUAL(pool.fork_one(kNow + 9), 0);
   const Slot& s = pool.mapping.slot(0);
-  CU_ASSERT(s.served == 0 && s.failed == 0 && s.begun == 0 && s.busy_ns == 0 && s.max_us == 0);
+  CU_ASSERT(s.served == 0 && s.failed == 0 && s.aborted == 0 && s.begun == 0 && s.busy_ns == 0 &&
+            s.max_us == 0);
   CU_ASSERT(s.recycle == 0 && s.leave == 0 && s.end == 0 && s.peer[0] == 0);
   CU_ASSERT(s.forked_at == kNow + 9 && s.since == kNow + 9 && s.generation == 7);
   for (const Word& bucket : s.histogram) CU_ASSERT_EQUAL(bucket.load(), 0);
@@ -318,7 +349,8 @@ bool serve_until_over(Pool& pool, uint32_t slot, Traffic& traffic, uint32_t live
   seat.started(monotonic_now());
   for (uint32_t n = 0; !traffic.over.load() && n < lives; ++n) {
     seat.begin(monotonic_now(), kPeer);
-    seat.done(monotonic_now(), n % 3 != 0);
+    constexpr Outcome kOutcomes[] = {Outcome::kServed, Outcome::kFailed, Outcome::kAborted};
+    seat.done(monotonic_now(), kOutcomes[n % 3]);
     if (n % 5 == 0) seat.idle(monotonic_now());
   }
   seat.begin(monotonic_now(), kPeer);
@@ -332,8 +364,9 @@ bool read_until_over(const Pool& pool, Traffic& traffic) {
     auto now = pool.reader.read(monotonic_now());
     if (!now) return false;
     const Figures &f = now->figures, &l = last.figures;
-    if (f.served < l.served || f.failed < l.failed || f.forked < l.forked) return false;
-    if (f.served + f.failed + now->active < l.served + l.failed + last.active) return false;
+    if (f.served < l.served || f.failed < l.failed || f.aborted < l.aborted) return false;
+    const auto ended = [](const Figures& of) { return of.served + of.failed + of.aborted; };
+    if (ended(f) + now->active < ended(l) + last.active || f.forked < l.forked) return false;
     if (f.crashed < l.crashed || f.max_us < l.max_us) return false;
     for (uint32_t b = 0; b < kHistogramBuckets; ++b)
       if (f.histogram[b] < l.histogram[b]) return false;
@@ -362,7 +395,7 @@ void read_while_all_write() {
     Scoreboard::Last last = pool.board.last_words(slot);
     CU_ASSERT_TRUE(last.active);
     folded += last.begun;
-    pool.board.fold(slot, Ending::kCrashed, false, monotonic_now());
+    pool.board.fold(slot, Ending::kCrashed, Outcome::kFailed, monotonic_now());
     workers.pop_front();
   }
   traffic->over.store(1);
@@ -370,10 +403,10 @@ void read_while_all_write() {
   for (auto& [slot, worker] : workers) {
     CU_ASSERT_TRUE(worker.ended());
     folded += pool.board.last_words(slot).begun;
-    pool.board.fold(slot, Ending::kCrashed, false, monotonic_now());
+    pool.board.fold(slot, Ending::kCrashed, Outcome::kFailed, monotonic_now());
   }
   Figures f = pool.read().figures;
-  CU_ASSERT_EQUAL(f.served + f.failed, folded);
+  CU_ASSERT_EQUAL(f.served + f.failed + f.aborted, folded);
   CU_ASSERT_EQUAL(f.crashed, f.forked);
 }
 
@@ -395,10 +428,10 @@ void died_while_folding() {
   Seat seat(pool.mapping, slot);
   seat.started(kNow);
   seat.begin(kNow, kPeer);
-  seat.done(kNow, true);
+  seat.done(kNow, Outcome::kServed);
   std::string worker(sizeof(Slot), '\0');
   std::memcpy(worker.data(), static_cast<void*>(&pool.board.slot(slot)), sizeof(Slot));
-  pool.board.fold(slot, Ending::kRetired, false, kNow);
+  pool.board.fold(slot, Ending::kRetired, Outcome::kFailed, kNow);
   CU_ASSERT_EQUAL(pool.read().figures.served, 1);
 
   // As after step 2 of Gone, and, with the edition before, as before it.
@@ -517,7 +550,7 @@ bool all_calls_come_back(Pool& pool) {
   ring(board.segment().doorbell);
   sleep_until_rung(board.segment().doorbell, ~rings(board.segment().doorbell), kNow);
   if (take_back_tickets(board.segment().tickets.retire, 10) > 10) return false;
-  board.fold(slot, Ending::kCrashed, slot % 2, kNow);
+  board.fold(slot, Ending::kCrashed, slot % 2 ? Outcome::kServed : Outcome::kFailed, kNow);
   if (board.alive() != alive_before) return false;
   if (auto s = pool.reader.read(kNow)) {
     if (s->workers.size() > pool.board.capacity()) return false;
@@ -610,7 +643,8 @@ void add_scoreboard_tests() {
       {"idle longest first", idle_longest_first},
       {"no peak is lost between two windows", no_peak_is_lost},
       {"folds into totals", folds_into_totals},
-      {"a connection in hand counts as served or failed", a_connection_in_hand},
+      {"a connection in hand counts as what it is said to be", a_connection_in_hand},
+      {"whose client has ended it", whose_client_has_ended_it},
       {"measured and not counted", measured_and_not_counted},
       {"a folded slot is clean", a_folded_slot_is_clean},
       {"time at max", time_at_max},

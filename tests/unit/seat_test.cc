@@ -69,7 +69,7 @@ void a_life() {
   CU_ASSERT_EQUAL(pool.slot().since.load(), kNow + 10);
   for (size_t i = 0; i < 3; ++i) CU_ASSERT_EQUAL(pool.slot().peer[i].load(), kPeer[i]);
 
-  seat.done(kNow + 10 + 100 * kMicrosecond, true);
+  seat.done(kNow + 10 + 100 * kMicrosecond, Outcome::kServed);
   CU_ASSERT(pool.is(WorkerState::kBusy, false, true));  // until it says idle
   CU_ASSERT_EQUAL(pool.slot().served.load(), 1);
   CU_ASSERT_EQUAL(pool.slot().busy_ns.load(), 100 * kMicrosecond);
@@ -98,7 +98,7 @@ void notes_and_extensions() {
   seat.extend(kNow + 9 * kSecond);
   seat.extend(kNow + 5 * kSecond);
   CU_ASSERT_EQUAL(pool.slot().extended_until.load(), kNow + 9 * kSecond);
-  seat.done(kNow + kSecond, true);
+  seat.done(kNow + kSecond, Outcome::kServed);
   CU_ASSERT_FALSE(seat.is_serving());
   seat.begin(kNow + kSecond, kPeer);
   CU_ASSERT(unit::same_text(noted(), ""));
@@ -106,7 +106,7 @@ void notes_and_extensions() {
   seat.extend(kNow + 5 * kSecond);
   CU_ASSERT_EQUAL(pool.slot().extended_until.load(), kNow + 5 * kSecond);
   seat.note("last words");
-  pool.board.fold(0, shm::Ending::kCrashed, false, kNow + kSecond);
+  pool.board.fold(0, shm::Ending::kCrashed, Outcome::kFailed, kNow + kSecond);
   CU_ASSERT(unit::same_text(noted(), ""));
   CU_ASSERT_EQUAL(pool.slot().extended_until.load(), 0);
 }
@@ -127,17 +127,20 @@ void figures_add_up() {
   Pool pool;
   Seat seat = pool.started();
   Nanoseconds now = kNow;
-  for (Nanoseconds us : {50u, 7u, 3000u, 7u}) {
+  for (Nanoseconds us : {50u, 7u, 3000u, 7u, 30u}) {
     seat.begin(now, kPeer);
+    CU_ASSERT_TRUE(seat.is_serving());
     now += us * kMicrosecond;
-    seat.done(now, us != 3000);
+    seat.done(now, us == 3000 ? Outcome::kFailed : us == 30 ? Outcome::kAborted : Outcome::kServed);
+    CU_ASSERT_FALSE(seat.is_serving());
   }
   seat.begin(now, kPeer);
-  seat.done(now - 1, true);  // a clock that goes back costs nothing
-  CU_ASSERT_EQUAL(pool.slot().begun.load(), 5);
+  seat.done(now - 1, Outcome::kServed);  // a clock that goes back costs nothing
+  CU_ASSERT_EQUAL(pool.slot().begun.load(), 6);
   CU_ASSERT_EQUAL(pool.slot().served.load(), 4);
   CU_ASSERT_EQUAL(pool.slot().failed.load(), 1);
-  CU_ASSERT_EQUAL(pool.slot().busy_ns.load(), 3064 * kMicrosecond);
+  CU_ASSERT_EQUAL(pool.slot().aborted.load(), 1);
+  CU_ASSERT_EQUAL(pool.slot().busy_ns.load(), 3094 * kMicrosecond);
   CU_ASSERT_EQUAL(pool.slot().max_us.load(), 3000);
   CU_ASSERT_EQUAL(pool.slot().histogram[7].load(), 2);
   CU_ASSERT_EQUAL(pool.slot().histogram[histogram_bucket(3000)].load(), 1);
@@ -149,7 +152,7 @@ void busy_to_busy_touches_no_bit() {
   Seat seat = pool.started();
   seat.begin(kNow, kPeer);
   CU_ASSERT_EQUAL(pool.rang(), 1);
-  seat.done(kNow + 1, true);
+  seat.done(kNow + 1, Outcome::kServed);
   // Whatever the bits are now, the next connection leaves them as they are, and rings for nobody.
   Bits& bits = pool.mapping.bits(0);
   bits.idle.store(0x5500);
@@ -172,7 +175,7 @@ void retiring_may_be_called_back() {
   seat.retire(kNow);
   seat.begin(kNow + 1, kPeer);  // its last accept brought a connection
   CU_ASSERT(pool.is(WorkerState::kBusy, false, true));
-  seat.done(kNow + 2, true);
+  seat.done(kNow + 2, Outcome::kServed);
   seat.retire(kNow + 3);  // from busy: draining
   CU_ASSERT(pool.is(WorkerState::kRetiring, false, false) && !seat.is_busy());
 }
@@ -244,14 +247,14 @@ void rings_when_asked_to() {
   Seat seat = pool.started();
   CU_ASSERT_EQUAL(pool.rang(), 1);
   seat.begin(kNow, kPeer);
-  seat.done(kNow, true);
+  seat.done(kNow, Outcome::kServed);
   CU_ASSERT_EQUAL(pool.rang(), 0);
   pool.published().ring_on.store(shm::kRingOnCompleted);
   pool.started();
   CU_ASSERT_EQUAL(pool.rang(), 0);
   seat.begin(kNow, kPeer);
   CU_ASSERT_EQUAL(pool.rang(), 0);
-  seat.done(kNow, false);
+  seat.done(kNow, Outcome::kFailed);
   CU_ASSERT_EQUAL(pool.rang(), 1);
   seat.ask_for_recycling();
   CU_ASSERT_EQUAL(pool.rang(), 1);
@@ -267,7 +270,7 @@ void the_peak_is_raised_and_never_lowered() {
     CU_ASSERT_EQUAL(peak.load(), i + 1);
   }
   for (Seat& seat : seats) {
-    seat.done(kNow, true);
+    seat.done(kNow, Outcome::kServed);
     seat.idle(kNow);
   }
   seats[0].begin(kNow, kPeer);
@@ -282,7 +285,7 @@ void the_tick_is_the_second() {
   const shm::Word& tick = pool.segment().shared.tick;
   seat.begin(kNow + kSecond - 1, kPeer);
   CU_ASSERT_EQUAL(tick.load(), 5000);
-  seat.done(kNow + kSecond, true);
+  seat.done(kNow + kSecond, Outcome::kServed);
   seat.begin(kNow + kSecond, kPeer);  // busy to busy ticks too
   CU_ASSERT_EQUAL(tick.load(), 5001);
 }
@@ -314,7 +317,7 @@ void orders() {
   CU_ASSERT_FALSE(seat.must_end(seat.begun()));
   slot.end.store(1);
   CU_ASSERT_TRUE(seat.must_end(seat.begun()));
-  seat.done(kNow, true);
+  seat.done(kNow, Outcome::kServed);
   seat.begin(kNow, kPeer);
   CU_ASSERT_FALSE(seat.must_end(seat.begun()));  // it was about the client before
   slot.end.store(shm::kEndAny);
@@ -371,7 +374,7 @@ void nonsense_around() {
   pool.mapping.bits(3).busy.store(~uint64_t{0});
   seat.begin(kNow, kPeer);
   CU_ASSERT_EQUAL(seat.busy_seen(), 65);
-  seat.done(kNow, true);
+  seat.done(kNow, Outcome::kServed);
   seat.idle(kNow);
   CU_ASSERT(pool.is(WorkerState::kIdle, true, false));
 }

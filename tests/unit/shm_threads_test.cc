@@ -32,7 +32,8 @@ constexpr Nanoseconds kBegan = 5000 * kSecond;
 constexpr shm::PeerWords kPeer = {2, 3, 4};
 
 struct Served {
-  uint64_t good = 0, bad = 0, busy_ns = 0;
+  uint64_t ended[3] = {}, busy_ns = 0;
+  uint64_t of(Outcome outcome) const { return ended[static_cast<size_t>(outcome)]; }
   uint64_t lives_retired = 0, lives_recycled = 0, lives_ended = 0;
 };
 
@@ -103,14 +104,16 @@ class WorkerThread {
     return is_surplus && clock_++ % 4 == 0;  // the last accept brought a connection
   }
 
-  // Eight of them in a second, each of up to 15 µs, and each eleventh fails.
+  // Eight of them in a second, each of up to 15 µs; each eleventh fails, each 13th is aborted.
   void serve(Seat& seat) {
     const Nanoseconds took = clock_++ % 16 * kMicrosecond;
-    const bool good = clock_ % 11 != 0;
+    const Outcome outcome = clock_ % 11 == 0   ? Outcome::kFailed
+                            : clock_ % 13 == 0 ? Outcome::kAborted
+                                               : Outcome::kServed;
     seat.begin(now_, kPeer);
-    seat.done(now_ + took, good);
+    seat.done(now_ + took, outcome);
     now_ += kSecond / 8;
-    ++(good ? desk_.served.good : desk_.served.bad);
+    ++desk_.served.ended[static_cast<size_t>(outcome)];
     desk_.served.busy_ns += took;
   }
 
@@ -180,7 +183,7 @@ class SupervisorThread {
     // An order that stands ends the worker with that connection; one that was taken back may.
     if (mine.ordered) CU_ASSERT_EQUAL(last.begun, mine.ordered);
     if (mine.ordered) CU_ASSERT(desk.ending == Ending::kTimedOut && desk.ended_in == mine.ordered);
-    board_.fold(desk.slot, desk.ending, false, kBegan);
+    board_.fold(desk.slot, desk.ending, Outcome::kFailed, kBegan);
     mine = {.life = mine.life + 1};
   }
 
@@ -223,7 +226,8 @@ class SupervisorThread {
     const uint64_t number = slot.begun.load();
     if (number == 0) return;
     slot.end.store(number);
-    if (slot.begun.load() == number && slot.served.load() + slot.failed.load() < number)
+    if (slot.begun.load() == number &&
+        slot.served.load() + slot.failed.load() + slot.aborted.load() < number)
       private_[i].ordered = number, ++orders_stood_;
     else
       slot.end.store(0);
@@ -283,8 +287,9 @@ Seen watch(Pool& pool, const SegmentReader& reader) {
     seen.nonsense |= reader.decisions().size() > shm::kDecisions;
     if (!snapshot) return true;
     const shm::Figures& f = snapshot->figures;
-    seen.fell |= f.served + f.failed + snapshot->active < before;
-    before = f.served + f.failed + snapshot->active;
+    const uint64_t accepted = f.served + f.failed + f.aborted + snapshot->active;
+    seen.fell |= accepted < before;
+    before = accepted;
     seen.rings += bell.take_ring();
     return pool.over && seen.rings > 0;
   });
@@ -316,8 +321,7 @@ void a_pool_of_threads() {
 
   Served sum;
   for (const Desk& desk : pool.desks) {
-    sum.good += desk.served.good;
-    sum.bad += desk.served.bad;
+    for (size_t i = 0; i < 3; ++i) sum.ended[i] += desk.served.ended[i];
     sum.busy_ns += desk.served.busy_ns;
     sum.lives_retired += desk.served.lives_retired;
     sum.lives_recycled += desk.served.lives_recycled;
@@ -326,12 +330,14 @@ void a_pool_of_threads() {
   const auto end = reader.read(kBegan);
   CU_ASSERT_FATAL(end.has_value());
   const shm::Figures& f = end->figures;
-  CU_ASSERT_EQUAL(f.served, sum.good);
-  CU_ASSERT_EQUAL(f.failed, sum.bad);
+  CU_ASSERT_EQUAL(f.served, sum.of(Outcome::kServed));
+  CU_ASSERT_EQUAL(f.failed, sum.of(Outcome::kFailed));
+  CU_ASSERT_EQUAL(f.aborted, sum.of(Outcome::kAborted));
+  CU_ASSERT(f.failed > 0 && f.aborted > 0);
   CU_ASSERT_EQUAL(f.busy_ns, sum.busy_ns);
   uint64_t in_histogram = 0;
   for (uint64_t bucket : f.histogram) in_histogram += bucket;
-  CU_ASSERT_EQUAL(in_histogram, sum.good + sum.bad);
+  CU_ASSERT_EQUAL(in_histogram, f.served + f.failed + f.aborted);
   CU_ASSERT_EQUAL(f.forked, kLives);
   CU_ASSERT_EQUAL(f.retired, sum.lives_retired);
   CU_ASSERT_EQUAL(f.recycled, sum.lives_recycled);

@@ -104,7 +104,8 @@ struct preforkd_handler {
   int (*start)(void* state);
 
   /* Serves one connection, for as long as it takes (see timeouts.connection). 0: it is counted as served.
-   * Anything else: as failed. Either way preforkd closes c->fd, and the worker goes on to the next one. */
+   * Anything else: as aborted if the client had ended it (had reset it, was out of reach, or had closed before a byte
+   * was sent to it), else as failed. Either way preforkd closes c->fd, and the worker goes on to the next one. */
   int (*serve)(void* state, const struct preforkd_connection* c);
 
   /* In a worker that leaves in an orderly way (surplus, drain, recycling), after its last connection; may be NULL. It

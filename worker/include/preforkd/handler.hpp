@@ -50,8 +50,9 @@ class Handler {
   virtual void start() {}
 
   // In a worker: one connection. When it returns, preforkd closes the connection and counts it as served. An
-  // exception closes this one connection, and it is counted as failed; the worker goes on with the next. The log says
-  // "serve 192.0.2.1:4711: what()": an error, unless it is a StreamError, which is the client's doing, and info.
+  // exception closes this one connection, and it is counted as failed, or as aborted where preforkd/handler.h says so; the
+  // worker goes on with the next. The log says "serve 192.0.2.1:4711: what()": an error, unless it is a StreamError, which
+  // is the client's doing, and info.
   virtual void serve(Stream& stream) = 0;
 
   // In a worker that leaves in an orderly way, after its last connection. An exception is logged.

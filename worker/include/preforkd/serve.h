@@ -55,8 +55,9 @@ extern "C" {
  * EBADF and the like: the program has closed descriptors of preforkd's. */
 int preforkd_accept(struct preforkd_connection* connection);
 
-/* The connection in hand is over; `served`: 0 counts it as failed, anything else as served. Call it before the
- * descriptor is closed: then a client that has seen the end of its connection finds it counted. */
+/* The connection in hand is over; `served`: 0 counts it as failed, or as aborted if the client had ended it (see `serve` in
+ * preforkd/handler.h); anything else as served. Call it before the descriptor is closed: then a client that has seen the
+ * end of its connection finds it counted, and that the client had ended it can be known. */
 void preforkd_done(int served);
 
 /* As the functions of the same name in preforkd_host (preforkd/handler.h): what is being done with the connection in
