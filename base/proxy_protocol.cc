@@ -35,6 +35,7 @@ SocketAddress address_of(int family, const void* bytes, uint16_t port) {
 
 std::optional<SocketAddress> parse_address(int family, std::string_view ip, uint16_t port) {
   uint8_t bytes[16];
+  if (ip.find('\0') != ip.npos) return std::nullopt;  // inet_pton would see what is before it
   if (inet_pton(family, std::string(ip).c_str(), bytes) != 1) return std::nullopt;
   return address_of(family, bytes, port);
 }
@@ -107,7 +108,8 @@ std::optional<ProxyHeader> parse_proxy_block(std::string_view block, std::string
   const uint8_t command = static_cast<uint8_t>(block[12]) & 0xf;
   const uint8_t family = static_cast<uint8_t>(block[13]);
   if (command > 1) return wrong(error, "expected LOCAL or PROXY");
-  if (command == 0) return ProxyHeader{};  // whatever stands there
+  if (command == 0) return ProxyHeader{{}, {}, true};  // whatever stands there
+  if (family >> 4 > 3 || (family & 0xf) > 2) return wrong(error, "of no known address family");
   const std::string_view bytes = block.substr(kProxyFixed2);
   // Address family and transport: 0x11 is TCP over IPv4, 0x21 over IPv6. What is neither cannot be a client of
   // ours; the connection's own addresses are to be used (section 2.2).

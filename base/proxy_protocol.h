@@ -12,9 +12,11 @@
 namespace preforkd {
 
 struct ProxyHeader {
-  // Nothing if the proxy speaks for itself (LOCAL: its health checks), or cannot say (UNKNOWN, UNSPEC, a Unix
-  // socket): the connection's own addresses are to be used then.
+  // Nothing if the proxy speaks for itself, or cannot say whose it is (UNKNOWN, UNSPEC, UDP, a Unix socket): the
+  // connection's own addresses are to be used then.
   std::optional<SocketAddress> source, destination;
+  // The proxy speaks for itself (LOCAL of version 2: its health checks): nobody's connection but its own, and to be accepted.
+  bool is_local = false;
 };
 
 // A header of version 2 begins with these 12 bytes, one of version 1 with "PROXY ".

@@ -124,7 +124,11 @@ bool Gate::lets_in(Accepted& connection) {
   const auto rejected = rules_.rejects(connection.peer);
   if (rejected == Rejection::kUntrusted)
     return refuse(connection, *rejected, "not one of the trusted proxies");
-  if (rules_.proxy_protocol && !read_header(connection)) return false;
+  if (rules_.proxy_protocol) {
+    const auto header = read_header(connection);
+    if (!header) return false;
+    if (header->is_local) return true;
+  }
   const auto client = ip_of(connection.peer);
   if (!client) return true;
   if (rejected || (rules_.proxy_protocol && !rules_.access.contains(number_of(*client))))
@@ -143,15 +147,18 @@ void Gate::left() {
   admitted_ = false;
 }
 
-bool Gate::read_header(Accepted& connection) {
+std::optional<ProxyHeader> Gate::read_header(Accepted& connection) {
   const Nanoseconds now = monotonic_now();
   seat_.receive(now, shm::pack_peer(connection.peer.get()));
   std::string error;
   const auto header = read_proxy_header(connection.fd.get(), now + kHeaderTime, error);
-  if (!header) return refuse(connection, Rejection::kProxyHeader, "PROXY header: " + error);
+  if (!header) {
+    refuse(connection, Rejection::kProxyHeader, "PROXY header: " + error);
+    return std::nullopt;
+  }
   if (header->source) connection.peer = *header->source;
   if (header->destination) connection.local = *header->destination;
-  return true;
+  return header;
 }
 
 bool Gate::refuse(const Accepted& connection, Rejection reason, const std::string& why) {

@@ -4,7 +4,9 @@
 //   2. The PROXY header, which replaces the addresses of the connection for all that follows, the handler and
 //      the environment included. It must be whole within 5 s: a proxy sends it at once. Meanwhile
 //      the worker is busy, so that the pool grows when many are waited for.
-//   3. `access` again, by the client's own address.
+//      LOCAL says that there is no client: it is the proxy's own connection, as for a health check. It is let in as it is,
+//      whatever `access` and `per_source` say, which are about clients, and counts as any other does.
+//   3. `access` again, by the client's own address. Where the proxy cannot say it (UNKNOWN, UNSPEC), by the proxy's.
 //   4. `per_source` (shm/admissions.h).
 //
 // Who is refused is closed, and counted by reason (shm/rejection.h); the log has one of each reason in 10 s from
@@ -15,6 +17,7 @@
 #include <optional>
 #include <string>
 
+#include "base/proxy_protocol.h"
 #include "base/range_set.h"
 #include "conf/network_lists.h"
 #include "conf/settings.h"
@@ -60,7 +63,7 @@ class Gate {
 
  private:
   bool refuse(const Accepted& connection, Rejection reason, const std::string& why);
-  bool read_header(Accepted& connection);
+  std::optional<ProxyHeader> read_header(Accepted& connection);
 
   const GateRules& rules_;
   const shm::Mapping& mapping_;

@@ -258,6 +258,30 @@ void proxy_headers() {
   expect_equal("UNKNOWN: its own", ask(unknown, "local"), server.address());
 }
 
+// The proxy's own connection is no client's: lists of clients, and how many of one may come, are not about it.
+void a_proxys_own_connection() {
+  Server server({PoolText{
+      .serves = kDiary,
+      .more = kBehindProxy + "access = { allow = [ \"192.0.2.0/24\" ]; }; per_source = 1;"}});
+  std::vector<Client> checks;
+  for (int i = 0; i < 3; ++i) {
+    checks.emplace_back(server.address()).send(version_2("", '\x20', '\0'));
+    expect_equal("LOCAL is let in", ask(checks.back(), "local"), server.address());
+    expect(shown_peer(server, checks.back()).starts_with("127.0.0.1:"), "with its own address");
+  }
+  Client unknown(server.address()), unspecified(server.address());
+  unknown.send("PROXY UNKNOWN\r\n");
+  expect(unknown.is_ended(), "a client of whom the proxy knows nothing is not");
+  expect_rejected(server, "denied", 1);
+  unspecified.send(version_2("", '\x21', '\0'));
+  expect(unspecified.is_ended(), "nor is one that comes with UNSPEC");
+  expect_rejected(server, "denied", 2);
+  checks.clear();
+  server.wait_for("/connections/served", 3);
+  expect_equal("accepted", server.pool()["connections"]["accepted"], 3);
+  expect_equal("rejected", server.pool()["connections"]["rejected"], 2);
+}
+
 void bad_headers() {
   Server server({PoolText{.serves = kDiary, .more = kBehindProxy}});
   const struct {
@@ -272,6 +296,8 @@ void bad_headers() {
       {"PROXY TCP4 " + std::string(200, '1'), "no end of line within 107 bytes", false},
       {"PROXY TCP4 192.0.2.1 198.51.100.2 4242 99999\r\n", "expected two ports", false},
       {"PROXY TCP4 192.0.2.1 198.51.100.2 4242 443\nlocal\n", "a line feed by itself", false},
+      {"PROXY TCP4 192.0.2.1\0.9 198.51.100.2 4242 443\r\n"s, "expected two addresses", false},
+      {version_2(kFromTo, '\x21', '\x41'), "of no known address family", false},
       {version_2(kFromTo.substr(0, 11)), "too short for its addresses", false},
       {version_2(kFromTo, '\x31'), "expected version 1 or 2", false},
       {version_2(std::string(60000, 'x')), "longer than 16 KiB", false},
@@ -577,6 +603,7 @@ Suite access_suite() {
            {"per source", per_source},
            {"a burst from one source", a_burst_from_one_source},
            {"PROXY headers", proxy_headers},
+           {"a proxy's own connection", a_proxys_own_connection},
            {"bad PROXY headers", bad_headers},
            {"silent PROXY headers", silent_headers},
            {"environment", environment},
