@@ -53,6 +53,8 @@ class Members {
         .take("number", into.number)
         .take("over", into.over)
         .take("supervised", into.supervised)
+        .take("ended_well", into.ended_well)
+        .take("ended_badly", into.ended_badly)
         .good();
   }
   static bool read(const json& value, Limits& into) {

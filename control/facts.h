@@ -30,6 +30,9 @@ struct PoolFacts {
     uint32_t number = 0;
     bool over = false;       // all its processes are gone
     bool supervised = true;  // its supervisor lives: slots of dead workers are cleared
+    // Of those that are over: pids of programs that had no supervisor any more when they ended, and ended of themselves:
+    // with one of the pool's `success` statuses, or with another.
+    std::vector<uint32_t> ended_well, ended_badly;
   };
   std::string name, state;
   std::string reason;  // why it is degraded

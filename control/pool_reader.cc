@@ -35,25 +35,36 @@ void PoolReader::learn(PoolFacts facts, const shm::Figures& base) {
     }
     if (named != facts.generations.end()) {
       s->second.listed = true;
-      s->second.over = named->over;
-      s->second.supervised = named->supervised;
+      s->second.facts = *named;
     }
     ++s;
   }
+  std::erase_if(lost_, [&](uint32_t number) {
+    return std::none_of(facts.generations.begin(), facts.generations.end(),
+                        [&](const auto& g) { return g.number == number; });
+  });
   facts_ = std::move(facts);
   base_ = base;
 }
 
 void PoolReader::learn_segment(uint32_t generation, UniqueFd read_only, uint64_t serial) {
-  Segment segment{shm::SegmentReader(std::move(read_only)), serial};
+  Segment segment{shm::SegmentReader(std::move(read_only)), serial, false, {}};
   if (facts_)
     for (const auto& named : facts_->generations) {
       if (named.number != generation) continue;
       segment.listed = true;
-      segment.over = named.over;
-      segment.supervised = named.supervised;
+      segment.facts = named;
     }
   segments_.insert_or_assign(generation, std::move(segment));
+}
+
+void PoolReader::lose_segment(uint32_t generation) { lost_.insert(generation); }
+
+bool PoolReader::is_whole() const {
+  return facts_ &&
+         std::all_of(facts_->generations.begin(), facts_->generations.end(), [this](const auto& g) {
+           return segments_.contains(g.number) || lost_.contains(g.number);
+         });
 }
 
 Reading PoolReader::read(Nanoseconds now) {
@@ -65,12 +76,12 @@ Reading PoolReader::read(Nanoseconds now) {
     auto snapshot = segment.reader.read(now);
     if (!snapshot) continue;
     snapshot->generation = generation;  // as the daemon says, whatever the memory does
-    if (segment.over) {
-      reading.figures += final_figures(*snapshot);
+    if (segment.facts.over) {
+      reading.figures += final_figures(*snapshot, segment.facts);
       continue;
     }
     reading.figures += snapshot->figures;
-    if (!segment.supervised) forget_the_gone(*snapshot);
+    if (!segment.facts.supervised) forget_the_gone(*snapshot);
     for (auto& worker : snapshot->workers)
       if (worker.active && worker.since && now > worker.since) unfinished_ns += now - worker.since;
     reading.living.push_back(std::move(*snapshot));
@@ -88,9 +99,10 @@ Reading PoolReader::read(Nanoseconds now) {
 std::optional<PoolReader::Closing> PoolReader::closing(Nanoseconds now) const {
   if (closing_sent_) return std::nullopt;
   for (const auto& [generation, segment] : segments_) {
-    if (!segment.over) continue;
+    if (!segment.facts.over) continue;
     Closing closing{generation, base_};
-    if (auto snapshot = segment.reader.read(now)) closing.totals += final_figures(*snapshot);
+    if (auto snapshot = segment.reader.read(now))
+      closing.totals += final_figures(*snapshot, segment.facts);
     return closing;
   }
   return std::nullopt;

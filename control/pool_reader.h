@@ -5,6 +5,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "control/facts.h"
@@ -15,10 +16,9 @@ namespace preforkd {
 
 struct Segment {
   shm::SegmentReader reader;
-  uint64_t serial;      // no two segments of this process share one
-  bool listed = false;  // the daemon has named this generation
-  bool over = false;    // ... and said that all its processes are gone
-  bool supervised = true;
+  uint64_t serial;              // no two segments of this process share one
+  bool listed = false;          // the daemon has named this generation
+  PoolFacts::Generation facts;  // ... and said this of it
 };
 
 // What one look into the memory of a pool gave.
@@ -41,6 +41,11 @@ class PoolReader {
   // A generation that was listed before and is no longer is forgotten: `base` includes it.
   void learn(PoolFacts facts, const shm::Figures& base);
   void learn_segment(uint32_t generation, UniqueFd read_only, uint64_t serial);
+  void lose_segment(uint32_t generation);  // it was sent, and could not be received
+
+  // Whether it has the memory of every generation that was named, but for what is lost: without, figures would be
+  // less than another process has shown of them.
+  bool is_whole() const;
 
   // Reads every segment, and takes a sample of the utilisation while at it.
   Reading read(Nanoseconds now);
@@ -58,6 +63,7 @@ class PoolReader {
   std::optional<PoolFacts> facts_;
   shm::Figures base_;
   std::map<uint32_t, Segment> segments_;
+  std::set<uint32_t> lost_;
   shm::Figures floor_;  // what was shown already
   uint64_t finished_floor_ = 0;
   Utilization utilization_;

@@ -31,6 +31,12 @@ std::vector<PoolReader*> Pools::shown() {
   return shown;
 }
 
+bool Pools::complete() {
+  const auto pools = shown();
+  return daemon_.pid != 0 && pools.size() == daemon_.pools.size() &&
+         std::all_of(pools.begin(), pools.end(), [](const auto* pool) { return pool->is_whole(); });
+}
+
 PoolReader* Pools::find_shown(std::string_view name) {
   for (PoolReader* pool : shown())
     if (pool->facts()->name == name) return pool;
@@ -87,6 +93,7 @@ bool Pools::learn_segment(Channel::Datagram& datagram) {
     log({LogLevel::kError, news->pool, 0,
          "receive the memory of generation " + std::to_string(news->generation) +
              ": no descriptor came with it"});
+    pools_[news->pool].lose_segment(news->generation);
     return true;
   }
   pools_[news->pool].learn_segment(news->generation, std::move(datagram.descriptor),

@@ -1,4 +1,14 @@
 // Everything that the daemon has told this process: facts about itself and its pools. Single threaded.
+//
+// A control that takes the place of another must show no figure that is less than the other has shown. It has three sources:
+// the sums of closed generations, which come with a pool's facts; the memory of all the others, which comes by itself;
+// and the facts, which say which are which. The daemon sends the memory of a generation before the facts that name it.
+// Between any two of these messages this process may look at what it has, and be asked:
+//   - facts, and not yet the memory that they name: only the closed generations would be counted. So nobody is answered
+//     before all of it is here (complete()); it may be missing for longer, as the daemon may be out of descriptors.
+//   - memory that no facts have named yet: it is counted, and belongs to no generation that is in the sums, as the daemon
+//     closes a generation, and says so, in one message: the facts that do not name it any more come with sums that include it.
+//   - killed after it has handed sums in: they are the daemon's, or lost with the pipe, and the generation is open still.
 #pragma once
 
 #include <map>
@@ -14,8 +24,8 @@ class Pools {
  public:
   const DaemonFacts& daemon() const { return daemon_; }
 
-  // Whether the daemon has said all that it says first: who it is, and what each pool is.
-  bool complete() { return daemon_.pid != 0 && shown().size() == daemon_.pools.size(); }
+  // Whether the daemon has said all that it says first: who it is, what each pool is, and where its figures are.
+  bool complete();
 
   // The pools that the daemon lists and has described, in its order.
   std::vector<PoolReader*> shown();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 #include <type_traits>
 
 namespace preforkd {
@@ -20,12 +21,19 @@ static_assert(std::is_trivially_copyable_v<shm::Figures>);
 
 }  // namespace
 
-shm::Figures final_figures(const shm::Snapshot& snapshot) {
+shm::Figures final_figures(const shm::Snapshot& snapshot, const PoolFacts::Generation& facts) {
+  const std::set<uint32_t> well(facts.ended_well.begin(), facts.ended_well.end()),
+      badly(facts.ended_badly.begin(), facts.ended_badly.end());
   shm::Figures f = snapshot.figures;
   for (const auto& worker : snapshot.workers) {
-    f.failed += worker.active;
-    f.crashed += worker.active;
-    f.retired += !worker.active;
+    const bool ended_well = well.contains(worker.pid);
+    const bool of_itself = ended_well || badly.contains(worker.pid);
+    if (!worker.active) {
+      ++f.retired;
+      continue;
+    }
+    ++(of_itself ? f.recycled : f.crashed);
+    ++(ended_well ? f.served : of_itself && worker.client_ended ? f.aborted : f.failed);
   }
   return f;
 }

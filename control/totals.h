@@ -7,13 +7,16 @@
 #include <string>
 #include <string_view>
 
+#include "control/facts.h"
 #include "shm/reader.h"
 
 namespace preforkd {
 
 // The sums at the end of a generation that nobody works in any more. What its dead left behind is
-// settled: a connection in hand has failed; a live slot without one has retired, one with has crashed.
-shm::Figures final_figures(const shm::Snapshot& snapshot);
+// settled: a live slot without a connection in hand has retired. One with has crashed, and the connection has failed; but for
+// a program of which the daemon, which has reaped it, says how it has ended: that counts as if its supervisor had
+// lived (daemon/workforce.cc).
+shm::Figures final_figures(const shm::Snapshot& snapshot, const PoolFacts::Generation& facts);
 
 std::string pack_totals(const shm::Figures& figures);
 // Nothing if it is not such a record, or one of another version.

@@ -28,10 +28,14 @@ void Daemon::reap() {
   loop_.cancel(reap_timer_);
   int reaped = 0;
   for (; reaped < kReapedAtOnce; ++reaped) {
+    // Looked at before it is reaped: whose it is says its session, for as long as it is there.
+    siginfo_t next{};
+    waitid(P_ALL, 0, &next, WEXITED | WSTOPPED | WCONTINUED | WNOHANG | WNOWAIT);
+    if (next.si_pid == 0) break;
+    const pid_t session = getsid(next.si_pid);
     int status = 0;
-    pid_t pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED);
-    if (pid < 0 && errno == EINTR) continue;
-    if (pid <= 0) break;
+    const pid_t pid = waitpid(next.si_pid, &status, WNOHANG | WUNTRACED | WCONTINUED);
+    if (pid <= 0) continue;
     // Neither: a worker whose supervisor died, or, as PID 1 of a container, a stranger.
     const bool ended = WIFEXITED(status) || WIFSIGNALED(status);
     if (rehearsal_ && rehearsal_->child.pid == pid) {
@@ -50,7 +54,9 @@ void Daemon::reap() {
                             [&](auto& link) { return link->child_changed(pid, status); }) ||
                 std::any_of(old_links_.begin(), old_links_.end(),
                             [&](auto& link) { return link->child_changed(pid, status); });
-    if (!ours && ended) log_debug("reaped " + std::to_string(pid));
+    if (ours || !ended) continue;
+    any_pool([&](Pool& pool) { return pool.orphan_ended(pid, session, status); });
+    log_debug("reaped " + std::to_string(pid));
   }
   if (reaped == kReapedAtOnce) reap_timer_ = loop_.after(0, [this] { reap(); });
   std::erase_if(old_links_, [](auto& link) { return !link->is_running(); });

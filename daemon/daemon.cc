@@ -256,9 +256,9 @@ void Daemon::greet(ControlLink& link) {
       daemon_facts(started_, reloads_, control_gid_, phase_ != Phase::kRunning, shown_pools()));
   for (const auto* pools : {&pools_, &leaving_})
     for (const auto& pool : *pools) {
-      link.tell_pool(pool_facts(*pool), pool->base());
-      for (const Generation* g : pool->all_generations())
+      for (const Generation* g : pool->all_generations())  // before they are named: control/pools.h
         link.tell_segment(pool->settings().name, g->number(), g->segment());
+      link.tell_pool(pool_facts(*pool), pool->base());
     }
 }
 

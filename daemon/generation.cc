@@ -30,6 +30,7 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, Parts parts)
       capacity_(parts.capacity),
       uid_(parts.uid),
       pool_(std::move(parts.pool)),
+      success_(std::move(parts.success)),
       child_(std::move(parts.child)),
       orders_(std::move(parts.orders)),
       reports_(std::move(parts.reports)),
@@ -60,6 +61,8 @@ GenerationRecord Generation::record() const {
   r.orphans_until = orphans_until_;
   r.uid = uid_;
   r.claimed.assign(claimed_.begin(), claimed_.end());
+  r.success = success_;
+  r.ended_programs = ended_programs_;
   if (log_pipe_) r.log = log_pipe_->record();
   return r;
 }
@@ -73,6 +76,7 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool
       capacity_(record.capacity),
       uid_(record.uid),
       pool_(std::move(pool)),
+      success_(record.success),
       orders_(UniqueFd(record.orders)),
       reports_(UniqueFd(record.reports)),
       segment_(record.segment),
@@ -85,7 +89,8 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool
       workers_(record.workers),
       next_order_(record.next_order),
       orphans_until_(record.orphans_until),
-      claimed_(record.claimed.begin(), record.claimed.end()) {
+      claimed_(record.claimed.begin(), record.claimed.end()),
+      ended_programs_(record.ended_programs) {
   child_.pid = record.pid;  // its workers are known by it when it is gone
   if (has_supervisor()) child_ = existing_child(record.pid);
   if (reports_.is_open()) watch_reports();

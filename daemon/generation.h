@@ -66,6 +66,7 @@ class Generation {
     std::string pool;
     uid_t uid = 0;                  // its user
     Nanoseconds start_timeout = 0;  // of the pool: for its preload; 0: none
+    std::vector<uint32_t> success;  // of the pool, if it is one of programs; else empty
     Child child;
     Channel orders;
     Inbox reports;
@@ -127,6 +128,11 @@ class Generation {
   void supervisor_stopped(bool stopped);
   // The daemon reaped this generation's supervisor. Its orphans have `patience` to finish.
   void supervisor_died(int status, Nanoseconds patience);
+  // The daemon reaped somebody of its session who was not the supervisor: before that had been reaped, or after.
+  void orphan_ended(pid_t pid, int status);
+  // Programs that ended when they had no supervisor any more, and of themselves, by pid: whether well. (Among them are
+  // their children; who was a worker, and had a connection, stands in memory that the daemon does not read.)
+  const std::map<pid_t, bool>& ended_programs() const { return ended_programs_; }
 
  private:
   // Far more than a pool needs that loses 250 workers a second (daemon/breaker.h) and says so of each.
@@ -176,6 +182,7 @@ class Generation {
   const uint32_t number_, capacity_;
   const uid_t uid_;
   const std::string pool_;
+  const std::vector<uint32_t> success_;
   Child child_;
   Channel orders_;
   Inbox reports_;
@@ -210,6 +217,7 @@ class Generation {
   // Of the daemon's children: those that left its session and are its own; those of others, in a look that takes
   // several turns; those that got a KILL.
   std::set<pid_t> claimed_, of_others_, killed_;
+  std::map<pid_t, bool> ended_programs_;  // as many as there are slots
 };
 
 }  // namespace preforkd

@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "daemon/generation.h"
+#include "daemon/program_end.h"
 #include "daemon/session.h"
 
 namespace preforkd {
@@ -29,6 +30,14 @@ constexpr int kAskedAtLeast = 64;
 bool Generation::owns(pid_t child, pid_t session) const {
   if (child == child_.pid) return has_supervisor();
   return claimed_.contains(child) || session == child_.pid;
+}
+
+// Of a pid that was used twice the first one counts: it was there before the supervisor's death, if either was. (A worker
+// has not left its session, and leads its group: it could not.)
+void Generation::orphan_ended(pid_t pid, int status) {
+  if (success_.empty() || pid == child_.pid || claimed_.contains(pid)) return;
+  if (ended_programs_.size() >= capacity_ || !ended_by_itself(status)) return;
+  ended_programs_.emplace(pid, is_success(status, success_));
 }
 
 // Of the children that nobody has for its own yet. False: it cannot be known just now, or takes another look.
@@ -56,7 +65,9 @@ std::optional<std::vector<pid_t>> Generation::left_behind(Nanoseconds until) {
   bool any_ended = false;
   std::erase_if(*left, [&](pid_t pid) {
     if (!owns(pid, getsid(pid))) return true;
-    const bool has_ended = waitpid(pid, nullptr, WNOHANG) == pid;
+    int status = 0;
+    const bool has_ended = waitpid(pid, &status, WNOHANG) == pid;
+    if (has_ended) orphan_ended(pid, status);
     any_ended |= has_ended;
     return has_ended;
   });

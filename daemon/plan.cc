@@ -20,7 +20,8 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
                                               const Incarnation& incarnation) {
   PoolSettings settings = settings_for_supervisor(paths, plan.settings);
   const uint32_t capacity =
-      shm::capacity_for(std::max(settings.limits.max, incarnation.limits.max));
+      std::max(shm::capacity_for(std::max(settings.limits.max, incarnation.limits.max)),
+               incarnation.capacity);
   shm::SegmentFds segment = shm::create_segment(capacity);
   auto [orders, to_obey] = Channel::make_pair();
   auto [reports, to_report] = make_message_pipe();
@@ -60,6 +61,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   parts.pool = settings.name;
   parts.uid = plan.user.uid;
   parts.start_timeout = settings.start_timeout;
+  if (!settings.program.empty()) parts.success = settings.success;
   parts.child = launch(what);
   parts.orders = Channel(std::move(orders));
   parts.reports = Inbox(std::move(reports));

@@ -39,6 +39,7 @@ struct Incarnation {
   uint32_t first_workers = 0;  // to begin with, if that is more than `min`
   LogLevel log_level = LogLevel::kInfo;
   bool on_trial = false;  // its workers accept when it is told to serve
+  uint32_t capacity = 0;  // slots that it has at least
 };
 
 // Makes the segment and starts the supervisor. Throws SysError: no memory for it, no process to be had.

@@ -80,8 +80,8 @@ void Pool::launch() {
   if (goes_without_)
     std::erase_if(plan.listeners, [](const auto& listener) { return !listener->is_listening(); });
   const bool on_trial = awaits_address() && !goes_without_;
-  generations_.push_back(launch_generation(loop_, owner, paths_, plan,
-                                           {next_generation_, limits_, 0, log_level_, on_trial}));
+  generations_.push_back(launch_generation(
+      loop_, owner, paths_, plan, {next_generation_, limits_, 0, log_level_, on_trial, capacity_}));
   ++next_generation_;
   capacity_ = generations_.back()->capacity();
   launched_at_ = monotonic_now();
@@ -214,6 +214,15 @@ bool Pool::child_changed(pid_t pid, int status) {
   else
     g->supervisor_died(status, plan_.settings.drain_timeout);
   return true;
+}
+
+bool Pool::orphan_ended(pid_t pid, pid_t session, int status) {
+  for (auto& g : generations_) {
+    if (!g->owns(pid, session)) continue;
+    g->orphan_ended(pid, status);
+    return true;
+  }
+  return false;
 }
 
 std::vector<const Generation*> Pool::all_generations() const {

@@ -15,6 +15,7 @@
 // abandon() drains the newcomer. Whatever happens meanwhile, one of the two accepts.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -68,7 +69,8 @@ class Pool final : private GenerationOwner {
 
   // --- reload ---
   // The plan has the same name. Throws SysError: it could not even be launched.
-  void try_out(PoolPlan plan, const Limits& limits, Trial::OnVerdict on_verdict);
+  // `recycled`: nothing else has changed, and limits may be set to what they may be now.
+  void try_out(PoolPlan plan, const Limits& limits, bool recycled, Trial::OnVerdict on_verdict);
   // `dropped`: those of the present plan's listen sockets that no pool uses any more. What waits there is
   // served, then clients are refused. `recycled`: nothing else has changed, and limits that are for a while stay so.
   void promote(const Listeners& dropped, bool recycled);
@@ -96,6 +98,8 @@ class Pool final : private GenerationOwner {
   bool has_dead_supervisor() const;  // in any of its generations: not reaped yet
   // waitpid() had news of a child: it ended, was stopped, goes on. True if it is a supervisor of this pool.
   bool child_changed(pid_t pid, int status);
+  // One that is none has ended. True if it was what a supervisor of this pool has left.
+  bool orphan_ended(pid_t pid, pid_t session, int status);
   // A supervisor that does not answer is replaced; one that does says how many workers it has.
   void ping();
 
@@ -112,7 +116,10 @@ class Pool final : private GenerationOwner {
   bool has_workers() const { return state_ == PoolState::kRunning || degraded_workers_ > 0; }
   bool is_serving() const;  // neither drained nor told to
   bool is_settled() const;  // who was told to leave accepts no more, who was told to serve does
-  uint32_t capacity() const { return capacity_; }  // slots of the newest segment
+  // What `max` may be set to: the slots of the newest segment, and of the one on trial.
+  uint32_t capacity() const {
+    return trial_ ? std::min(capacity_, trial_->generation().capacity()) : capacity_;
+  }
   const Listeners& listeners() const { return plan_.listeners; }
   std::vector<const Generation*> all_generations() const;  // oldest first; one on trial is the last
   const Trial* trial() const { return trial_.get(); }
@@ -167,7 +174,7 @@ class Pool final : private GenerationOwner {
   std::unique_ptr<Trial> trial_;
   Listeners dropped_;  // who still waits there is served by the draining generations
   uint32_t next_generation_ = 1;
-  uint32_t capacity_ = 0;
+  uint32_t capacity_ = 0;          // of the newest generation
   uint32_t degraded_workers_ = 0;  // that serve, when it said so
   std::string base_;
   PoolState state_ = PoolState::kStopped;

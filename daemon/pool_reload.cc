@@ -3,13 +3,16 @@
 #include <utility>
 
 #include "daemon/pool.h"
+#include "shm/layout.h"
 
 namespace preforkd {
 
 // It begins with as many workers as there are now, so that nobody waits for them when it takes over.
-void Pool::try_out(PoolPlan plan, const Limits& limits, Trial::OnVerdict on_verdict) {
+void Pool::try_out(PoolPlan plan, const Limits& limits, bool recycled,
+                   Trial::OnVerdict on_verdict) {
   Generation* g = current();
-  Incarnation incarnation{next_generation_++, limits, g ? g->workers() : 0, log_level_, true};
+  Incarnation incarnation{next_generation_++, limits, g ? g->workers() : 0,
+                          log_level_,         true,   recycled ? capacity_ : 0};
   GenerationOwner& heir = *this;
   trial_ = std::make_unique<Trial>(loop_, heir, paths_, std::move(plan), incarnation,
                                    std::move(on_verdict));
@@ -71,6 +74,8 @@ void Pool::abandon() {
 void Pool::adopt(PoolPlan plan, const Listeners& dropped) {
   for (const auto& listener : dropped) listener->give_up();
   const Limits limits = plan.settings.limits;
+  // More than it has is asked of a pool that nobody serves only: its next generation has it.
+  capacity_ = std::max(capacity_, shm::capacity_for(limits.max));
   plan_ = std::move(plan);
   set_socket_options();
   const bool is_new = !(limits == limits_) || !(limits == lasting_limits());

@@ -201,9 +201,9 @@ void Daemon::start_trials() {
     Pool& pool = pool_of(r, i);
     const Limits limits = r.recycles() ? pool.limits() : r.plans[i].settings.limits;
     try {
-      pool.try_out(r.plans[i], limits, [this, i](const std::string& why, const std::string& key) {
-        on_verdict(i, why, key);
-      });
+      pool.try_out(
+          r.plans[i], limits, r.recycles(),
+          [this, i](const std::string& why, const std::string& key) { on_verdict(i, why, key); });
       ++r.undecided;
       tried += (tried.empty() ? ": trying out " : ", ") + r.plans[i].settings.name;
     } catch (const std::exception& e) {

@@ -85,9 +85,10 @@ void Daemon::set_limits(const Request& request, Pool& pool) {
   const Limits limits = merged(pool.limits(), request);
   std::string refusal = trouble_with(limits);
   if (refusal.empty() && limits.max > pool.capacity())
-    refusal =
-        "max " + std::to_string(limits.max) + " is above " + std::to_string(pool.capacity()) +
-        ", for which this pool's shared memory was made: raise workers.max in the file and reload";
+    refusal = "max " + std::to_string(limits.max) + " is above " + std::to_string(pool.capacity()) +
+              ", for which this pool's shared memory was made: " +
+              (pool.trial() ? "a reload is under way: try again when it is done"
+                            : "raise workers.max in the file and reload");
   if (refusal.empty() && request.for_ns > kLongestFor) refusal = "for is longer than a year";
   // What is set for a while takes nothing from what lasts, and what is to last outlasts it.
   const Limits lasting = pool.lasting_limits();

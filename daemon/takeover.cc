@@ -28,9 +28,9 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogPipeRecord, id, read_end)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogLineRecord, level, worker, event, lost, pool, text)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogRecord, pid, news, pongs, next_pipe, lost, stopped, waiting)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(GenerationRecord, number, capacity, workers, next_order, pid,
-                                   orders, reports, segment, uid, claimed, state, preloaded, quiet,
-                                   was_told, stopped, start_until, drain_until, orphans_until,
-                                   sockets, log)
+                                   orders, reports, segment, uid, claimed, success, ended_programs,
+                                   state, preloaded, quiet, was_told, stopped, start_until,
+                                   drain_until, orphans_until, sockets, log)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PoolRecord, name, reason, listeners, dropped, limits,
                                    limits_before, revert_at, launched_at, pause, state,
                                    next_generation, capacity, base, generations)

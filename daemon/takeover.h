@@ -26,7 +26,7 @@ namespace preforkd {
 
 // Raised when the document, or a message between daemon and supervisor or control, changes its meaning: images
 // of different numbers do not take over from each other.
-inline constexpr uint32_t kTakeoverFormat = 6;
+inline constexpr uint32_t kTakeoverFormat = 7;
 
 // What a rehearsal says that went well. A status of 0 is not enough: /bin/true has that, too.
 inline constexpr char kCanTakeOver[] = "preforkd: can take over";
@@ -70,6 +70,8 @@ struct GenerationRecord {
   int pid = 0, orders = -1, reports = -1, segment = -1;  // reports -1: the supervisor is gone
   uint32_t uid = 0;
   std::vector<int> claimed;
+  std::vector<uint32_t> success;
+  std::map<int, bool> ended_programs;
   int state = 0;
   bool preloaded = false, quiet = false, was_told = false, stopped = false;
   Nanoseconds start_until = kNever, drain_until = kNever, orphans_until = kNever;

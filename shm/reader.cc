@@ -77,6 +77,7 @@ void add_slot(Snapshot& s, const Slot& slot, uint32_t index, Nanoseconds now) {
   w.failed = value(slot.failed);
   w.aborted = value(slot.aborted);
   w.active = value(slot.begun) > w.served + w.failed + w.aborted;
+  w.client_ended = w.active && value(slot.client_ended) == client_end_of(w.pid, value(slot.begun));
   w.busy_ns = value(slot.busy_ns) + (w.active ? elapsed(now, w.since) : 0);
   w.max_us = value(slot.max_us);
   w.peer = load_peer(slot);

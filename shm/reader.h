@@ -44,9 +44,10 @@ struct WorkerView {
   bool waits_for_start_ticket = false;
   Nanoseconds since = 0, forked_at = 0;
   uint64_t served = 0, failed = 0, aborted = 0, busy_ns = 0, max_us = 0;
-  bool active = false;  // has a connection in hand
-  PeerWords peer{};     // of the current connection, or of the last one
-  NoteWords note{};     // likewise
+  bool active = false;        // has a connection in hand
+  bool client_ended = false;  // ... which its client had ended, as who held it says
+  PeerWords peer{};           // of the current connection, or of the last one
+  NoteWords note{};           // likewise
 };
 
 struct DecisionView {

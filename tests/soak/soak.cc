@@ -162,8 +162,8 @@ void wait_for_more(World& w, const Crowd& crowd, uint64_t connections) {
 struct Outcomes {
   std::string load;
   uint64_t served = 0;
-  std::vector<Lost> lost;             // as the clients saw it
-  uint64_t accepted = 0, failed = 0;  // as the pool counts
+  std::vector<Lost> lost;                          // as the clients saw it
+  uint64_t accepted = 0, failed = 0, aborted = 0;  // as the pool counts
 };
 
 // Does `work` while clients come, and waits until all is quiet again.
@@ -179,7 +179,8 @@ Outcomes under_load(const std::function<void(World&, Crowd&)>& work) {
   auto more = [&](const char* name) {
     return after[name].get<uint64_t>() - before[name].get<uint64_t>();
   };
-  return {load_of(crowd), crowd.served(), crowd.lost(), more("accepted"), more("failed")};
+  return {load_of(crowd),   crowd.served(), crowd.lost(),
+          more("accepted"), more("failed"), more("aborted")};
 }
 
 void nobody_loses(const std::string& what, const std::function<void(World&, Crowd&)>& work,
@@ -187,6 +188,7 @@ void nobody_loses(const std::string& what, const std::function<void(World&, Crow
   const Outcomes outcomes = under_load(work);
   expect_equal("lost", text_of(outcomes.lost), "0");
   expect_equal("failed", outcomes.failed, 0u);
+  expect_equal("aborted", outcomes.aborted, 0u);
   expect_equal("accepted", outcomes.accepted, outcomes.served);
   add_line(what, outcomes.load, std::to_string(outcomes.lost.size()), beside);
 }

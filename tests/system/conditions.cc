@@ -102,8 +102,9 @@ void expect_exact_figures(Server& server, const std::string& pool, uint64_t acce
     expect(false, "every connection is over: " + c.dump(), where);
   }
   expect_equal("accepted", c["accepted"].get<uint64_t>(), accepted, where);
-  expect_equal("served + failed", c["served"].get<uint64_t>() + c["failed"].get<uint64_t>(),
-               accepted, where);
+  uint64_t ended = 0;
+  for (const char* how : {"served", "failed", "aborted"}) ended += c[how].get<uint64_t>();
+  expect_equal("served + failed + aborted", ended, accepted, where);
   expect_equal("crashed", lifetime["crashed"].get<uint64_t>(), 0u, where);
 }
 

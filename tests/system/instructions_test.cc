@@ -34,18 +34,18 @@ uint32_t most_runs(uint32_t points) {
 constexpr double kPromptly = 4;  // seconds, for a client after a death; the machine may be loaded
 
 struct Books {
-  uint64_t served = 0, failed = 0, crashed = 0, retired = 0;
+  uint64_t served = 0, failed = 0, aborted = 0, crashed = 0, retired = 0;
   bool operator==(const Books&) const = default;
 };
 
 std::ostream& operator<<(std::ostream& out, const Books& b) {
-  return out << b.served << " served, " << b.failed << " failed, " << b.crashed << " crashed, "
-             << b.retired << " retired";
+  return out << b.served << " served, " << b.failed << " failed, " << b.aborted << " aborted, "
+             << b.crashed << " crashed, " << b.retired << " retired";
 }
 
 Books books_of(const Json& pool) {
-  return {pool["connections"]["served"], pool["connections"]["failed"], pool["lifetime"]["crashed"],
-          pool["lifetime"]["retired"]};
+  return {pool["connections"]["served"], pool["connections"]["failed"],
+          pool["connections"]["aborted"], pool["lifetime"]["crashed"], pool["lifetime"]["retired"]};
 }
 
 // Until the pool is at rest with one idle worker: then what it says is all there is to say.
@@ -65,7 +65,7 @@ Json at_rest(Server& server, uint64_t deaths) {
 void expect_books(const std::string& when, const Json& pool, const Books& expected) {
   expect_equal(when + ": the books", books_of(pool), expected);
   expect_equal(when + ": accepted", pool["connections"]["accepted"].get<uint64_t>(),
-               expected.served + expected.failed);
+               expected.served + expected.failed + expected.aborted);
   expect_equal(when + ": active", pool["connections"]["active"].get<uint64_t>(), 0u);
   expect_equal(when + ": rejected", pool["connections"]["rejected"].get<uint64_t>(), 0u);
   expect_equal(when + ": state", pool["state"].get<std::string>(), "running");

@@ -109,8 +109,9 @@ struct Counters {
       : accepted(pool["connections"]["accepted"]),
         served(pool["connections"]["served"]),
         failed(pool["connections"]["failed"]),
+        aborted(pool["connections"]["aborted"]),
         active(pool["connections"]["active"]) {}
-  uint64_t accepted, served, failed, active;
+  uint64_t accepted, served, failed, aborted, active;
 };
 
 // Every third connection is one that the handler fails.
@@ -130,7 +131,7 @@ void figures_are_exact_at_any_moment() {
   Counters last(server.pool());
   for (int sample = 0; sample < 150; ++sample) {
     Counters now(server.pool());
-    expect_equal("served + failed + active", now.served + now.failed + now.active, now.accepted);
+    expect_equal("the sum", now.served + now.failed + now.aborted + now.active, now.accepted);
     expect(now.accepted >= last.accepted && now.served >= last.served && now.failed >= last.failed,
            "a counter fell");
     expect(now.active <= 12, "more are active than there may be workers");

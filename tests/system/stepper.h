@@ -49,6 +49,7 @@ class Stepper {
   // What its slot says now: its own, by the pid that is written there.
   uint64_t begun() { return slot_word(offsetof(shm::Slot, begun)); }
   uint64_t served() { return slot_word(offsetof(shm::Slot, served)); }
+  uint64_t aborted() { return slot_word(offsetof(shm::Slot, aborted)); }
   uint64_t failed() { return slot_word(offsetof(shm::Slot, failed)); }
   uint32_t state() { return static_cast<uint32_t>(slot_word(offsetof(shm::Slot, state))); }
 

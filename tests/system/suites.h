@@ -14,6 +14,7 @@ Suite limits_suite();
 Suite reload_suite();
 Suite upgrade_suite();
 Suite deaths_suite();
+Suite figures_suite();
 Suite crash_suite();
 Suite instructions_suite();
 Suite recycle_suite();
@@ -67,7 +68,7 @@ inline std::vector<Suite> all_suites() {
           moves_suite(),       loading_suite(),     trust_rights_suite(),  trust_reach_suite(),
           trust_left_suite(),  trust_waits_suite(), trust_unit_suite(),    trust_scope_suite(),
           log_suite(),         waits_suite(),       leaks_suite(),         valgrind_suite(),
-          starts_suite()};
+          starts_suite(),      figures_suite()};
 }
 
 }  // namespace preforkd::system_test

@@ -94,8 +94,7 @@ void keeps_figures_over_generations() {
 
   two.worker(0, WorkerState::kIdle, 1, false);
   CU_ASSERT(learn_segment(pools, two, 2));
-  CU_ASSERT(learn(pools, ControlNews::kPool,
-                  pool_news({{{"number", 2}, {"over", false}, {"supervised", true}}}),
+  CU_ASSERT(learn(pools, ControlNews::kPool, pool_news(json::array({generation_news(2)})),
                   pack_totals(closing->totals)));
   CU_ASSERT(pool->segments().size() == 1 && pool->segments().contains(2));
   view = view_of(*pool);
@@ -109,6 +108,65 @@ void keeps_figures_over_generations() {
   CU_ASSERT(view_of(*pool).total == 1);
   two.shrink();  // memory that is cut short costs its figures and nothing else
   CU_ASSERT(view_of(*pool).reading.figures.served == 16);
+}
+
+// One that takes the place of another: it is not asked before its figures are whole, in whatever order the news come,
+// and however long it takes.
+void is_complete_with_its_memory() {
+  const json both = json::array({generation_news(1, true), generation_news(2)});
+  for (const char* order : {"dp12", "p1d2", "12pd", "1pd2", "pd21"}) {
+    Pools pools;
+    FakeSegment one(1), two(2);
+    one.worker(0, WorkerState::kIdle, 10, false);
+    two.worker(0, WorkerState::kIdle, 5, false);
+    shm::Figures closed;
+    closed.served = 100;
+    for (const char* next = order; *next; ++next) {
+      CU_ASSERT(!pools.complete());
+      if (*next == 'd') CU_ASSERT(learn(pools, ControlNews::kDaemon, daemon_news()));
+      if (*next == 'p')
+        CU_ASSERT(learn(pools, ControlNews::kPool, pool_news(both), pack_totals(closed)));
+      if (*next == '1') CU_ASSERT(learn_segment(pools, one, 1));
+      if (*next == '2') CU_ASSERT(learn_segment(pools, two, 2));
+    }
+    CU_ASSERT(pools.complete());
+    CU_ASSERT_EQUAL(view_of(*pools.find_shown("echo")).accepted(), 115);
+  }
+}
+
+// A descriptor that the kernel could not give to this process is not sent again.
+void memory_that_is_lost() {
+  Pools pools;
+  CU_ASSERT(learn(pools, ControlNews::kDaemon, daemon_news()));
+  CU_ASSERT(learn(pools, ControlNews::kPool, pool_news(json::array({generation_news(1)}))));
+  CU_ASSERT(!pools.complete());
+  SegmentNews news;
+  news.generation = 1;
+  std::strcpy(news.pool, "echo");
+  Channel::Datagram d;
+  d.bytes.assign(reinterpret_cast<const char*>(&news), sizeof news);
+  CU_ASSERT(pools.learn(d));
+  CU_ASSERT(pools.complete());
+}
+
+// Programs that lost their supervisor, of which the daemon says how they ended.
+void counts_programs_of_the_dead() {
+  Pools pools;
+  FakeSegment one(1);
+  for (uint32_t i = 0; i < 5; ++i) one.worker(i, WorkerState::kBusy, 0, true);
+  one.worker(5, WorkerState::kIdle, 0, false);
+  for (uint32_t i : {0, 2}) one.slot(i).client_ended = shm::client_end_of(100 + i, 1);
+  one.slot(3).client_ended = shm::client_end_of(99, 1);  // of one that had the slot before
+  CU_ASSERT(learn(pools, ControlNews::kDaemon, daemon_news()));
+  CU_ASSERT(learn_segment(pools, one, 1));
+  // 100 and 101 ended well, 102 and 103 with another status, of 104 nothing is known: by a signal, say.
+  const json over = json::array({generation_news(1, true, {100, 101, 105}, {102, 103, 7777})});
+  CU_ASSERT(learn(pools, ControlNews::kPool, pool_news(over)));
+  PoolView view = view_of(*pools.find_shown("echo"));
+  const shm::Figures& f = view.reading.figures;
+  CU_ASSERT(f.served == 2 && f.aborted == 1 && f.failed == 2 && view.accepted() == 5);
+  CU_ASSERT(f.recycled == 4 && f.crashed == 1 && f.retired == 1);
+  CU_ASSERT_EQUAL(pools.find_shown("echo")->closing(1)->totals.served, 2);
 }
 
 void packs_totals() {
@@ -214,6 +272,9 @@ void add_control_tests() {
       {"the daemon's facts are understood", understands_facts},
       {"news that are none are refused", refuses_nonsense},
       {"figures stay over generations", keeps_figures_over_generations},
+      {"it is complete with its memory", is_complete_with_its_memory},
+      {"memory that is lost", memory_that_is_lost},
+      {"programs of the dead are counted", counts_programs_of_the_dead},
       {"totals are packed and unpacked", packs_totals},
       {"utilization of the last seconds", measures_utilization},
       {"quantiles of service times", finds_quantiles},

@@ -119,7 +119,16 @@ inline bool learn_segment(Pools& pools, const FakeSegment& segment, uint32_t gen
   return pools.learn(d);
 }
 
-inline const json kFirst = {{{"number", 1}, {"over", false}, {"supervised", true}}};
-inline const json kFirstOver = {{{"number", 1}, {"over", true}, {"supervised", false}}};
+inline json generation_news(uint32_t number, bool over = false,
+                            const std::vector<uint32_t>& ended_well = {},
+                            const std::vector<uint32_t>& ended_badly = {}) {
+  return {{"number", number},
+          {"over", over},
+          {"supervised", !over},
+          {"ended_well", ended_well},
+          {"ended_badly", ended_badly}};
+}
+inline const json kFirst = json::array({generation_news(1)});
+inline const json kFirstOver = json::array({generation_news(1, true)});
 
 }  // namespace preforkd

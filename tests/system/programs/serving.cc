@@ -8,6 +8,7 @@
 //   child                                             what preforkd_accept() says in a child of it
 //   fail     ends the connection as failed            untold   ... without preforkd_done()
 //   exit N   exits with N in the midst of it          leave    exits with 0 after it
+//   shut     closes the connection's descriptor      replace  ... and has a Unix socket whose peer is gone in its place
 //   hang     answers nothing any more                 later    is recycled, which it asks for after it
 //   thread   what preforkd_accept() says in another thread than the main one
 //
@@ -17,6 +18,7 @@
 #include <fcntl.h>
 #include <preforkd/serve.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -85,6 +87,16 @@ std::string said_to_a_thread() {
   return said;
 }
 
+// And it has failed.
+void give_up(int fd, bool replaced) {
+  fails = true;
+  close(fd);
+  int pair[2];
+  if (!replaced || socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0) return;
+  if (pair[0] != fd) std::abort();  // the lowest one that is free
+  close(pair[1]);
+}
+
 std::string obey(const preforkd_connection& c, const std::string& line) {
   const size_t space = line.find(' ');
   const std::string order = line.substr(0, space),
@@ -108,6 +120,7 @@ std::string obey(const preforkd_connection& c, const std::string& line) {
   if (order == "later") asks_later = true;
   if (order == "fail") fails = true;
   if (order == "untold") tells = false;
+  if (order == "shut" || order == "replace") give_up(c.fd, order == "replace");
   while (order == "hang") pause();
   return "done";
 }
@@ -122,6 +135,7 @@ void serve(const preforkd_connection& c) {
       continue;
     }
     const std::string answer = obey(c, line) + "\n";
+    if (fails && line != "fail") return;  // there is nobody to answer
     if (write(c.fd, answer.data(), answer.size()) < 0) return;
     line.clear();
   }
