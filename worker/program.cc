@@ -2,10 +2,8 @@
 
 #include <alloca.h>
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -17,6 +15,7 @@
 
 #include "base/exec_strings.h"
 #include "base/program_environment.h"
+#include "worker/executable.h"
 #include "worker/signals.h"
 
 namespace preforkd {
@@ -155,13 +154,8 @@ std::vector<std::string> environment_of_programs() {
 }
 
 std::string program_trouble(const std::vector<std::string>& argv) {
-  struct stat s {};
-  auto trouble = [&](const char* reason) { return "execute " + argv[0] + ": " + reason; };
-  if (stat(argv[0].c_str(), &s) < 0) return trouble(std::strerror(errno));
-  if (!S_ISREG(s.st_mode)) return trouble("not a regular file");
-  if (faccessat(AT_FDCWD, argv[0].c_str(), X_OK, AT_EACCESS) < 0)
-    return trouble(std::strerror(errno));
-  return "";
+  const std::string reason = execution_trouble(argv[0]);
+  return reason.empty() ? "" : "execute " + argv[0] + ": " + reason;
 }
 
 Program::Program(const std::vector<std::string>& argv)

@@ -40,7 +40,7 @@ class ConnectionEnvironment {
 // The daemon's environment, but for what would lie about the connection or about preforkd's own start.
 std::vector<std::string> environment_of_programs();
 
-// Checks, as the calling user, that argv[0] is a file that can be executed. "" or "execute PATH: reason".
+// Whether argv[0] can be executed by the calling user (worker/executable.h). "" or "execute PATH: reason".
 std::string program_trouble(const std::vector<std::string>& argv);
 
 // Everything of a program that can be made before its client comes, so that little is left between

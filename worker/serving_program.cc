@@ -12,6 +12,7 @@
 
 #include "base/exec_strings.h"
 #include "base/program_environment.h"
+#include "worker/executable.h"
 #include "worker/program.h"
 #include "worker/signals.h"
 
@@ -58,7 +59,7 @@ std::string find_program(const std::string& name) {
   for (size_t from = 0; from <= path.size();) {
     const size_t to = std::min(path.find(':', from), path.size());
     const std::string file = path.substr(from, to - from) + "/" + name;
-    if (program_trouble({file}).empty()) return file;
+    if (access_trouble(file).empty()) return file;
     from = to + 1;
   }
   return "";

@@ -238,6 +238,56 @@ void a_child_in_a_session_of_its_own() {
   expect(!is_running(child), "nothing outlives the daemon");
 }
 
+// Whatever is wrong with it is said before a client comes: by a check, by a reload, which is refused.
+void what_cannot_be_executed() {
+  TestFolder folder;
+  const std::string script = folder.write("script", "#!/bin/sh\nexec cat\n", 0755);
+  std::string foreign = file_text("/bin/true");
+  foreign[18] = 22;  // of a S/390: e_machine
+  foreign[19] = 0;
+  const struct {
+    std::string name, path, reason;
+  } rows[] = {
+      {"crlf", folder.write("crlf", "#!/bin/sh\r\nexec cat\r\n", 0755), "and a CR"},
+      {"plain", folder.write("plain", "exec cat\n", 0755), "neither a binary"},
+      {"empty", folder.write("empty", "", 0755), "neither a binary"},
+      {"foreign", folder.write("foreign", foreign, 0755), "neither a binary"},
+      {"lost", folder.write("lost", "#!/no/such/sh\n", 0755), "/no/such/sh: No such file"},
+      {"env", folder.write("env", "#!/usr/bin/env no_such_sh\n", 0755), "not found in $PATH"},
+      {"closed", folder.write("closed", "#!/bin/sh\n", 0644), "Permission denied"},
+      {"folder", folder.path(), "not a regular file"},
+  };
+  const PoolText good{.name = "good",
+                      .serves = "program = [ \"" + script + "\" ];",
+                      .workers = "min = 1; max = 2;"};
+  std::vector<PoolText> pools = {good};
+  for (const auto& row : rows)
+    for (const char* key : {"program", "serve"}) {
+      pools.push_back(good);
+      pools.back().name = row.name + "_" + key;
+      pools.back().serves = std::string(key) + " = [ \"" + row.path + "\" ];";
+    }
+  const std::string file = folder.write("conf", config_of(pools));
+  const Outcome check = run({built("preforkd"), "-t", "-c", file});
+  expect_equal("exit code of a check", check.code, 78);
+  for (const auto& row : rows)
+    for (const std::string key : {"program", "serve"}) {
+      const size_t at = check.err.find(": " + key + ": execute " + row.path + ": ");
+      const std::string line =
+          at == check.err.npos ? "" : check.err.substr(at, check.err.find('\n', at) - at);
+      expect_contains(row.name + " " + key, line, row.reason);
+    }
+  expect(check.err.find(script) == check.err.npos, "the good one is not complained about");
+
+  Server server({good});
+  server.write_config(config_of({pools.at(0), pools.at(1)}));
+  const Answer reload = server.request("POST", "/v1/reload");
+  expect_equal("a reload", reload.status, 409);
+  expect_contains("its reason", reload.body, "its first line ends with CR LF");
+  Client client(server.address("good"));
+  expect(client.echoes("hello\n"), "what can be executed serves");
+}
+
 }  // namespace
 
 Suite program_suite() {
@@ -252,6 +302,7 @@ Suite program_suite() {
            {"many failures do not trip the breaker", many_failures_do_not_trip_the_breaker},
            {"a program that crashes", a_program_that_crashes},
            {"a program that is gone", a_program_that_is_gone},
+           {"what cannot be executed", what_cannot_be_executed},
            {"its children end with it", its_children_end_with_it},
            {"a program that ignores TERM", a_program_that_ignores_term},
            {"a program that closes 0 and 1 and stays", a_program_that_closes_and_stays},

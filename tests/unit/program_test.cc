@@ -9,6 +9,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <iterator>
 
 #include "base/address.h"
 #include "base/resolve.h"
@@ -93,6 +94,65 @@ void troubles() {
                               row.reason.empty() ? "" : "execute " + row.path + ": " + row.reason));
 }
 
+std::string contents_of(const char* file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// Nothing of them is executed to find that out.
+void of_no_kind() {
+  unit::Folder folder;
+  int count = 0;
+  auto made = [&](const std::string& contents, mode_t mode = 0700) {
+    const std::string path = folder / ("file" + std::to_string(++count));
+    std::ofstream(path, std::ios::binary) << contents;
+    chmod(path.c_str(), mode);
+    return path;
+  };
+  const std::string no_kind =
+      "neither a binary for this machine nor a script that begins with \"#!\"";
+  const std::string missing = ": No such file or directory";
+  const std::string cr = " and a CR (its first line ends with CR LF)";
+  const std::string ran = folder / "ran", script = made("#!/bin/sh\n: >" + ran + "\n");
+  const std::string plain = made("text", 0600);
+  std::string binary = contents_of("/bin/true"), foreign = binary, without_loader = binary;
+  foreign[18] = 22;  // of a S/390: e_machine
+  foreign[19] = 0;
+  const size_t loader = without_loader.find("/ld-linux");
+  CU_ASSERT_FATAL(loader != without_loader.npos);
+  without_loader[loader + 1] = 'x';
+  const struct {
+    std::string path, reason;
+  } rows[] = {
+      {script, ""},
+      {made(binary), ""},
+      {made("#! /bin/sh -e \n"), ""},
+      {made("#!/bin/sh"), ""},
+      {made("#!" + script + " x\n"), ""},
+      {made("#!/usr/bin/env sh\n"), ""},
+      {made("#!/usr/bin/env -S sh -e\n"), ""},
+      {made("#!/usr/bin/env A=b\n"), ""},
+      {made("#!/bin/sh -e\r\n"), ""},  // sh may have something to say to that, perl has not
+      {made("#!/bin/sh\r\n"), "its interpreter, /bin/sh" + cr + missing},
+      {made("#!/no/such thing\n"), "its interpreter, /no/such" + missing},
+      {made("#!" + plain + "\n"), "its interpreter, " + plain + ": Permission denied"},
+      {made("#!" + made("#!/no/such\n") + "\n"),
+       "its interpreter, " + (folder / ("file" + std::to_string(count - 1))) + missing},
+      {made("#!/usr/bin/env no_such_name\n"), "its interpreter, no_such_name: not found in $PATH"},
+      {made("#!/usr/bin/env sh\r\n"), "its interpreter, sh" + cr + ": not found in $PATH"},
+      {made("#!\n"), "its first line, \"#!\", names no interpreter"},
+      {made(": >" + ran + "\n"), no_kind},
+      {made(""), no_kind},
+      {made(binary.substr(0, 60)), no_kind},
+      {made(foreign), no_kind},
+      {made(without_loader), "its loader" + missing},
+  };
+  for (const auto& row : rows)
+    CU_ASSERT(unit::same_text(program_trouble({row.path}),
+                              row.reason.empty() ? "" : "execute " + row.path + ": " + row.reason));
+  CU_ASSERT(access(ran.c_str(), F_OK) < 0);
+}
+
 // A connected pair over TCP, and what a program wrote into it, to its end.
 struct Client {
   UniqueFd client;
@@ -166,6 +226,7 @@ void add_program_tests() {
       {"environment of TCP connections", environments_over_tcp},
       {"environment of Unix connections", environment_over_unix},
       {"programs that cannot be run", troubles},
+      {"programs of no kind that could be", of_no_kind},
       {"a worker becomes a program", becomes_a_program},
       {"a worker cannot become it", cannot_become_it},
   };
