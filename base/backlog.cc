@@ -122,6 +122,18 @@ uint32_t queued_on(const std::vector<int>& listen_sockets, uint64_t which) {
   return sum;
 }
 
+std::optional<uint32_t> exceeded_on(const std::vector<int>& listen_sockets, uint32_t most) {
+  uint64_t sum = 0;
+  std::optional<uint32_t> full;
+  for (const int fd : listen_sockets) {
+    const auto backlog = queued_on(fd);
+    if (!backlog) continue;
+    sum += backlog->queued;
+    if (backlog->queued > backlog->limit) full = backlog->limit;
+  }
+  return sum > most ? std::optional(most) : full;
+}
+
 bool shakes_hands(const std::vector<int>& listen_sockets, uint64_t which) {
   std::map<ino_t, Backlog> found;  // those who do have no inode yet: all are 0
   for (size_t i = 0; i < listen_sockets.size() && found.empty(); ++i) {

@@ -25,6 +25,11 @@ std::optional<Backlog> queued_on(int listen_fd);
 // On all of them together; with `which`, on the i-th where bit i is set. Beyond 64 only with all bits.
 uint32_t queued_on(const std::vector<int>& listen_sockets, uint64_t which = ~uint64_t{0});
 
+// Whether more connections wait than should: on all of the sockets more than `most`, or on one of them as many as the
+// kernel lets wait there (one more than its limit, net.core.somaxconn or the backlog): who comes after that hangs. How
+// many may, of the two; nothing: they do not.
+std::optional<uint32_t> exceeded_on(const std::vector<int>& listen_sockets, uint32_t most);
+
 // Whether the i-th of some listen sockets is among those that `which` means, as above.
 inline bool is_among(uint64_t which, size_t i) { return !~which || (i < 64 && (which >> i & 1)); }
 

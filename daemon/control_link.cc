@@ -138,6 +138,7 @@ void ControlLink::close_ends() {
   if (requests_.is_open()) loop_.forget(requests_.fd());
   news_.close();
   requests_.close();
+  waiting_.clear();  // with copies of segments
 }
 
 void ControlLink::start() {

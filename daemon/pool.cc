@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/backlog.h"
 #include "base/error.h"
 
 namespace preforkd {
@@ -14,6 +15,7 @@ constexpr Nanoseconds kFirstPause = 100 * kMillisecond;
 constexpr Nanoseconds kLongestPause = 10 * kSecond;
 constexpr int kMostLost = 16;                            // generations
 constexpr Nanoseconds kRoomAgain = 1500 * kMillisecond;  // TERM, KILL, and a look
+constexpr int kMostUnread = 8;                           // generations that are over
 constexpr Nanoseconds kWatchAgain = 1 * kSecond;
 constexpr Nanoseconds kBeyondStart = 500 * kMillisecond;
 constexpr Nanoseconds kLongLife =
@@ -45,6 +47,7 @@ Pool::~Pool() {
   loop_.cancel(revert_timer_);
   loop_.cancel(restart_timer_);
   loop_.cancel(start_timer_);
+  loop_.cancel(unread_timer_);
 }
 
 // --- generations ---------------------------------------------------------------------------------
@@ -71,7 +74,27 @@ void Pool::set_socket_options() {
       log_line(
           LogLevel::kWarning,
           listener->address() + " was bound otherwise: tcp.reuse_port takes a stop and a start");
+    if (listener->is_listening()) warn_of_short_queue(*listener);
   }
+}
+
+// The kernel has its own limit, and says nothing of it.
+void Pool::warn_of_short_queue(const Listener& listener) const {
+  const PoolSettings& settings = plan_.settings;
+  const auto queue = queued_on(listener.fd());
+  const bool sheds = !settings.saturation_message.empty();
+  if (!queue || queue->limit >= (sheds ? settings.saturation_queue : settings.backlog)) return;
+  const std::string fewer =
+      std::to_string(queue->limit) + " connections may wait at " + listener.address() +
+      (listener.is_inherited() ? " (Backlog= of its unit, or net.core.somaxconn)"
+                               : " (net.core.somaxconn)");
+  if (sheds)
+    log_line(LogLevel::kWarning, "saturation.queue is " +
+                                     std::to_string(settings.saturation_queue) + ", but only " +
+                                     fewer + ": more are turned away");
+  else if (!listener.is_inherited())
+    log_line(LogLevel::kWarning,
+             "backlog is " + std::to_string(settings.backlog) + ", but only " + fewer);
 }
 
 void Pool::launch() {
@@ -169,6 +192,9 @@ void Pool::on_over(uint32_t number) {
            Event::kGenerationEnded);
   give_up_dropped();
   look_again_after(number);
+  // Not under the hands of the one that tells.
+  loop_.cancel(unread_timer_);
+  unread_timer_ = loop_.after(0, [this] { drop_unread(); });
   bool any = std::any_of(generations_.begin(), generations_.end(),
                          [](const auto& g) { return g->state() != Generation::State::kOver; });
   if (!any && state_ == PoolState::kDraining)
@@ -185,6 +211,22 @@ void Pool::close_generation(uint32_t number, std::string base) {
   generations_.erase(closed);
   base_ = std::move(base);
   owner_.on_pool_changed(plan_.settings.name);
+}
+
+// Of those that are over, the oldest ones beyond the last kMostUnread.
+void Pool::drop_unread() {
+  unread_timer_ = {};
+  const auto is_over = [](const auto& g) { return g->state() == Generation::State::kOver; };
+  bool any = false;
+  while (std::count_if(generations_.begin(), generations_.end(), is_over) > kMostUnread) {
+    const auto oldest = std::find_if(generations_.begin(), generations_.end(), is_over);
+    log_line(LogLevel::kWarning, "the figures of generation " +
+                                     std::to_string((*oldest)->number()) +
+                                     " are lost: control, which could read them, is not there");
+    generations_.erase(oldest);
+    any = true;
+  }
+  if (any) owner_.on_pool_changed(plan_.settings.name);
 }
 
 Generation* Pool::supervised_by(pid_t pid) {

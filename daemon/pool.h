@@ -10,6 +10,10 @@
 // replaced at once; if that happens again soon, after 100 ms, which doubles while it does not get ready. While 16
 // generations that nobody told to leave still have processes, none is launched, and the oldest of them has no more time.
 //
+// A generation that is over is kept until control has read its figures. While control cannot be had, that is for the
+// last 8 of a pool; those of older ones are dropped, and the pool's sums are less by them from then on: the daemon reads
+// no memory that a worker could write, and each costs a descriptor and its memory.
+//
 // A reload: try_out() launches a generation of the new plan beside the one that serves (daemon/trial.h), and
 // says how it went; then either promote() makes that plan the pool's and drains what served before, or
 // abandon() drains the newcomer. Whatever happens meanwhile, one of the two accepts.
@@ -137,10 +141,12 @@ class Pool final : private GenerationOwner {
 
   void launch();
   void set_socket_options();
+  void warn_of_short_queue(const Listener& listener) const;
   void launch_again();
   void launch_soon();
   void restart_later();
   bool has_room();
+  void drop_unread();
   void watch_listeners(uint32_t generation);
   void forget_listeners();
   void look_again_after(uint32_t generation);
@@ -186,7 +192,7 @@ class Pool final : private GenerationOwner {
   bool watching_ = false;
   Nanoseconds launched_at_ = 0;
   Nanoseconds pause_ = 0;
-  EventLoop::TimerId restart_timer_{}, watch_timer_{}, start_timer_{};
+  EventLoop::TimerId restart_timer_{}, watch_timer_{}, start_timer_{}, unread_timer_{};
 };
 
 }  // namespace preforkd

@@ -48,8 +48,8 @@ class Shedding {
         throw SysError("epoll_ctl add listen socket", errno);
     }
     while (is_saturated()) {
-      const uint32_t queued = queued_on(plan_.listen_sockets);
-      if (queued > plan_.settings.saturation_queue && turn_one_away()) continue;
+      const auto most = exceeded_on(plan_.listen_sockets, plan_.settings.saturation_queue);
+      if (most && turn_one_away(*most)) continue;
       epoll_event event;
       epoll_wait(arrivals.get(), &event, 1, -1);
     }
@@ -63,8 +63,8 @@ class Shedding {
     return true;
   }
 
-  // False: a worker was faster.
-  bool turn_one_away() {
+  // More than `most` wait. False: a worker was faster.
+  bool turn_one_away(uint32_t most) {
     const auto connection = acceptor_.try_accept();
     if (!connection) return false;
     if (const auto reason = plan_.gate.rejects(connection->peer)) {
@@ -82,8 +82,7 @@ class Shedding {
     }
     count(Rejection::kSaturated);
     log_.tell(connection->peer, Rejection::kSaturated,
-              "all workers are busy, and more than " +
-                  std::to_string(plan_.settings.saturation_queue) +
+              "all workers are busy, and more than " + std::to_string(most) +
                   " connections wait (saturation)");
     return true;
   }

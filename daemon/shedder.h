@@ -1,6 +1,6 @@
-// Sheds load: while all workers of a pool at its `max` are busy and more than `saturation.queue` connections wait, one
-// extra process takes the oldest of them, answers with `saturation.message`, and closes. (Without a message
-// there is none: the kernel's queue holds who waits.)
+// Sheds load: while all workers of a pool at its `max` are busy and more than `saturation.queue` connections wait, or as
+// many as the kernel lets wait (net.core.somaxconn may be less), one extra process takes the oldest of them, answers
+// with `saturation.message`, and closes. (Without a message there is none: the kernel's queue holds who waits.)
 //
 // It sleeps on a futex word of its own (Published.saturated) until the supervisor has seen that nobody is idle at
 // `max`; then it is registered on the listen sockets, edge-triggered: each that arrives wakes it once, to count.

@@ -1,12 +1,15 @@
 // Who may connect: networks, connections from one source, PROXY headers; what real proxies say of a client.
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <memory>
 
 #include "base/error.h"
+#include "tests/system/conditions.h"
 #include "tests/system/harness.h"
 #include "tests/system/suites.h"
 
@@ -442,6 +445,72 @@ void not_shed_while_starting() {
   expect_equal("rejected", server.pool()["connections"]["rejected"], 0);
 }
 
+// In a network of its own, of which the kernel lets fewer wait than the pool would.
+void live_in_a_narrow_network() {
+  if (unshare(CLONE_NEWNET) < 0) _exit(126);
+  const UniqueFd limit(open("/proc/sys/net/core/somaxconn", O_WRONLY));
+  if (write(limit.get(), "2\n", 2) != 2 || std::system("ip link set lo up") != 0) _exit(126);
+}
+
+// What is made meanwhile lives there, and stays there.
+template <class Make>
+auto in_network_of(pid_t pid, Make make) {
+  const UniqueFd ours(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+  const UniqueFd theirs(
+      open(("/proc/" + std::to_string(pid) + "/ns/net").c_str(), O_RDONLY | O_CLOEXEC));
+  expect_equal("enter its network", setns(theirs.get(), CLONE_NEWNET), 0);
+  auto made = make();
+  expect_equal("return from it", setns(ours.get(), CLONE_NEWNET), 0);
+  return made;
+}
+
+// net.core.somaxconn is below saturation.queue, which would never be exceeded: it is said, and whoever comes when
+// no more may wait is turned away.
+void shed_by_the_kernels_limit() {
+  if (!is_root()) return skip("only root can make a network");
+  PoolText pool{.listen = "\"127.0.0.1:0\", \"unix:@DIR@/sock\"",
+                .serves = kDiary,
+                .workers = kTwoWorkers,
+                .more = "saturation = { queue = 5; message = \"come back later\\n\"; };"};
+  PoolText deep{.name = "deep", .workers = "min = 1; max = 2;", .more = "backlog = 3;"};
+  Server server({pool, deep}, {.in_child = live_in_a_narrow_network});
+  const std::string tcp = server.address("echo", 0), path = server.address("echo", 1);
+  for (const std::string& address : {tcp, path})
+    server.wait_for_log(
+        "warning: pool echo: saturation.queue is 5, but only 2 connections may "
+        "wait at " +
+        address + " (net.core.somaxconn): more are turned away");
+  server.wait_for_log("warning: pool deep: backlog is 3, but only 2 connections may wait at " +
+                      server.address("deep") + " (net.core.somaxconn)");
+  int rejected = 0;
+  for (const std::string& address : {tcp, path}) {
+    auto connect = [&] { return in_network_of(server.pid(), [&] { return Client(address); }); };
+    std::vector<Client> held, waiting;
+    for (int i = 0; i < 2; ++i) ask(held.emplace_back(connect()), "pid");
+    server.wait_for("/workers/busy", 2);
+    for (int i = 0; i < 2; ++i) waiting.push_back(connect());
+    server.wait_for("/backlog/queued", 2);
+    expect(!waiting[0].has_answer(), "as many may wait");
+    for (int i = 0; i < 4; ++i) waiting.push_back(connect());
+    for (int i = 0; i < 4; ++i)
+      expect_equal("who waited longest", waiting[i].read_until_eof(), "come back later\n");
+    rejected += 4;
+    expect_rejected(server, "saturated", rejected);
+    expect(!waiting[4].has_answer() && !waiting[5].has_answer(), "the others wait on");
+    held.clear();
+    for (int i = 4; i < 6; ++i) expect(!ask(waiting[i], "pid").empty(), "and are served");
+    waiting.clear();
+    server.wait_for("/workers/busy", 0);
+  }
+  expect_contains("the log", server.log(), "more than 2 connections wait (saturation)");
+  // A reload says it again, as long as it is so.
+  const size_t before = occurrences(server.log(), "saturation.queue is 5, but only 2");
+  pool.more = "saturation = { queue = 2; message = \"come back later\\n\"; };";
+  server.write_config(server.folder().expand(config_of({pool, deep})));
+  expect_equal("reload", server.request("POST", "/v1/reload").status, 200);
+  expect_equal("not now", occurrences(server.log(), "saturation.queue is"), before);
+}
+
 // Who would not be let in gets no answer from the shedder either.
 void shed_without_a_word() {
   Server server(
@@ -610,6 +679,7 @@ Suite access_suite() {
            {"saturated", saturated},
            {"not shed while starting", not_shed_while_starting},
            {"shed without a word", shed_without_a_word},
+           {"shed by the kernel's limit", shed_by_the_kernels_limit},
            {"not shed", not_shed},
            {"haproxy send-proxy", haproxy_version_1},
            {"haproxy send-proxy-v2", haproxy_version_2},

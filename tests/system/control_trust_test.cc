@@ -489,6 +489,54 @@ void what_it_leaves_behind() {
   }
 }
 
+size_t descriptors_of(pid_t pid) {
+  namespace fs = std::filesystem;
+  const fs::directory_iterator folder("/proc/" + std::to_string(pid) + "/fd");
+  return static_cast<size_t>(std::distance(folder, fs::directory_iterator()));
+}
+
+// Nobody reads the figures of generations that end meanwhile. The daemon keeps the last few, and is well.
+void one_that_cannot_be_started() {
+  if (!is_root()) return skip("whoever owns a file may execute it again");
+  constexpr int kKept = 8, kMore = 4;
+  Installation installed;
+  const std::string program =
+      installed.preforkd().substr(0, installed.preforkd().rfind('/') + 1) + "preforkd-control";
+  Server server({PoolText{.workers = "min = 1; max = 1; min_spare = 0; max_spare = 0;"}},
+                {.program = installed.preforkd()});
+  const std::string address = server.address();
+  const pid_t daemon = server.pid();
+  std::filesystem::permissions(program, std::filesystem::perms::none);
+  kill(server.control(), SIGKILL);
+  size_t kept = 0;
+  for (int ended = 1; ended <= kKept + kMore; ++ended) {
+    const std::string number = std::to_string(ended);
+    expect(Client(address).echoes("hello\n"), "generation " + number + " serves");
+    const pid_t supervisor = server.wait_for_process("preforkd: supervisor echo");
+    kill(supervisor, SIGKILL);
+    server.wait_for_log("generation " + number + " has ended");
+    server.wait_until("there is another supervisor", kPatience, [&] {
+      const pid_t next = server.find_process("preforkd: supervisor echo");
+      return next > 0 && next != supervisor;
+    });
+    expect(Client(address).echoes("hello\n"), "the next one serves");
+    if (ended == kKept) kept = descriptors_of(daemon);
+  }
+  for (int lost = 1; lost <= kMore; ++lost)
+    server.wait_for_log("the figures of generation " + std::to_string(lost) + " are lost");
+  server.wait_until("the daemon has no more descriptors than with the first of them", kPatience,
+                    [&] { return descriptors_of(daemon) <= kept + 1; });
+  expect(server.log().find("the figures of generation " + std::to_string(kMore + 1)) ==
+             std::string::npos,
+         "no more than must be");
+  std::filesystem::permissions(program, std::filesystem::perms(0711));
+  server.wait_until("control is back", kPatience, [&] { return server.ctl({"status"}).code == 0; });
+  server.wait_until("the others are read", kPatience,
+                    [&] { return server.pool()["generations"].size() == 1; });
+  // Of each two, but of the last only one.
+  server.wait_for("/connections/served", 2 * kKept + 1);
+}
+
 }  // namespace
 
 Suite control_trust_suite() {
@@ -503,7 +551,8 @@ Suite control_trust_suite() {
            {"a socket that was shut down", a_socket_that_was_shut_down},
            {"a socket without its file", a_socket_without_its_file},
            {"questions that there are not", questions_that_there_are_not},
-           {"what it leaves behind", what_it_leaves_behind}}};
+           {"what it leaves behind", what_it_leaves_behind},
+           {"one that cannot be started", one_that_cannot_be_started}}};
 }
 
 }  // namespace preforkd::system_test

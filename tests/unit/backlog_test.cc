@@ -78,6 +78,28 @@ void counts_what_waits() {
   }
 }
 
+// By what was asked for, or by what the kernel takes in on one of them: one more than its limit.
+void counts_what_is_too_much() {
+  for (const char* kind : kKinds) {
+    Queue full(kind, 2), other(kKinds[0]);
+    const std::vector<int> both = {full.fd.get(), other.fd.get()};
+    auto exceeds = [&](uint32_t waiting, uint32_t most) {
+      CU_ASSERT_TRUE(unit::eventually([&] { return queued_on(both) == waiting; }));
+      return exceeded_on(both, most);
+    };
+    other.connect_one();
+    full.connect_one();
+    full.connect_one();
+    CU_ASSERT_TRUE(exceeds(3, 3) == std::nullopt);
+    CU_ASSERT_TRUE(exceeds(3, 2) == 2u);
+    CU_ASSERT_TRUE(exceeds(3, 0) == 0u);
+    full.connect_one();
+    CU_ASSERT_TRUE(exceeds(4, 4) == 2u);  // there is no room for another
+    CU_ASSERT_TRUE(exceeds(4, 3) == 3u);
+  }
+  CU_ASSERT_TRUE(exceeded_on({}, 0) == std::nullopt);
+}
+
 void the_limit_is_the_kernels() {
   uint32_t somaxconn = 0;
   std::ifstream("/proc/sys/net/core/somaxconn") >> somaxconn;
@@ -119,6 +141,7 @@ void leaves_no_descriptor() {
 void add_backlog_tests() {
   static const unit::Test kTests[] = {
       {"counts what waits", counts_what_waits},
+      {"what is too much", counts_what_is_too_much},
       {"the limit is the kernel's", the_limit_is_the_kernels},
       {"only those asked for, by inode", only_those_asked_for},
       {"what is no socket has none", what_is_no_socket},
