@@ -1,10 +1,14 @@
 #include "base/process_settings.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 
 #include "base/error.h"
+#include "base/fd.h"
 
 namespace preforkd {
 namespace {
@@ -33,6 +37,26 @@ std::string text_of(const Row& row, ResourceLimit limit) {
          (limit.value == ResourceLimit::kUnlimited ? "unlimited" : std::to_string(limit.value));
 }
 
+constexpr char kScoreFile[] = "/proc/self/oom_score_adj";
+
+std::string text_of(OomScoreAdjust score) {
+  return "set oom_score_adj to " + std::to_string(score.value);
+}
+
+int own_score() {
+  char text[16] = "";
+  const UniqueFd file(open(kScoreFile, O_RDONLY | O_CLOEXEC));
+  if (file.is_open() && read(file.get(), text, sizeof text - 1) > 0) return std::atoi(text);
+  return 0;
+}
+
+// 0, or an errno.
+int set_own_score(OomScoreAdjust score) {
+  const UniqueFd file(open(kScoreFile, O_WRONLY | O_CLOEXEC));
+  const std::string text = std::to_string(score.value);
+  return file.is_open() && write(file.get(), text.data(), text.size()) > 0 ? 0 : errno;
+}
+
 }  // namespace
 
 std::optional<NoRoom> make_room_for(const ResourceLimits& wanted) {
@@ -47,7 +71,18 @@ std::optional<NoRoom> make_room_for(const ResourceLimits& wanted) {
   return std::nullopt;
 }
 
-void live_within(const ResourceLimits& limits) {
+std::optional<NoRoom> make_room_for(OomScoreAdjust wanted) {
+  if (!wanted.is_set() || wanted.value >= own_score()) return std::nullopt;
+  const int error = set_own_score(wanted);
+  if (error == 0) return std::nullopt;
+  return NoRoom{"oom_score_adjust", text_of(wanted), error};
+}
+
+void live_within(const ProcessSettings& settings) {
+  const OomScoreAdjust score = settings.oom_score_adjust;
+  if (const int error = score.is_set() ? set_own_score(score) : 0)
+    throw SysError(text_of(score), error);
+  const ResourceLimits& limits = settings.limits;
   for (const Row& row : kRows) {
     const ResourceLimit limit = limits.*row.limit;
     const rlimit both{limit.value, limit.value};

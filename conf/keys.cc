@@ -142,6 +142,8 @@ constexpr Key kKeys[] = {
    "variables, besides those of the daemon"},
   {kPool, kInteger, "nice", &Process::nice, kOptional, -20, 19, fine,
    "added to the daemon's own; above 0: others come first"},
+  {kPool, kAdjustment, "oom_score_adjust", &Process::oom_score_adjust, kOptional, -1000, 1000, fine,
+   "of its workers: the higher, the sooner one is killed when memory is short"},
 
   {kPool, kInteger, "per_source", &Pool::per_source, kOptional, 0, kMaxWorkers, fine,
    "connections at once from one address (of IPv6: from one /64); 0 = no limit"},
@@ -291,6 +293,8 @@ std::string expectation(const Key& key) {
       return "seconds" + range;
     case Type::kBoolean:
       return "true or false";
+    case Type::kAdjustment:
+      return "an integer" + range + ", or \"\"";
     case Type::kLimit:
       return "an integer of at least 0, \"unlimited\" or \"\"";
     case Type::kGroup:

@@ -43,6 +43,7 @@ enum class Type {
   kSeconds,      // a float; an integer will do
   kLimit,        // an integer, "unlimited" (or -1), or "": it stays as it is
   kStatuses,     // an array, or a list, of exit statuses
+  kAdjustment,   // an integer, or "": it stays as it is
   kGroup,        // any group, kept as the text of a JSON object
   kEnvironment,  // a group of strings
 };
@@ -54,7 +55,7 @@ using Field = std::variant<
     std::vector<uint32_t> PoolSettings::*, uint32_t PoolSettings::*, Nanoseconds PoolSettings::*,
     bool PoolSettings::*, uint32_t Limits::*, Nanoseconds Limits::*, bool TcpOptions::*,
     uint32_t TcpOptions::*, std::string ProcessSettings::*, Environment ProcessSettings::*,
-    int32_t ProcessSettings::*, ResourceLimit ResourceLimits::*>;
+    OomScoreAdjust ProcessSettings::*, int32_t ProcessSettings::*, ResourceLimit ResourceLimits::*>;
 
 enum class Presence {
   kOptional,

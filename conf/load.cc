@@ -102,6 +102,7 @@ class Reader {
   bool read(const Setting& setting, const Key& key, KeyLines& lines, std::vector<uint32_t>& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, bool& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, int32_t& value);
+  bool read(const Setting& setting, const Key& key, KeyLines& lines, OomScoreAdjust& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, ResourceLimit& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, Environment& value);
   template <class Integer>
@@ -197,6 +198,13 @@ bool Reader::read(const Setting& setting, const Key& key, KeyLines&, int32_t& va
 bool Reader::read(const Setting& setting, const Key& key, KeyLines&, bool& value) {
   if (setting.getType() != Setting::TypeBoolean) return unexpected(setting, key);
   value = static_cast<bool>(setting);
+  return true;
+}
+
+bool Reader::read(const Setting& setting, const Key& key, KeyLines&, OomScoreAdjust& value) {
+  const bool is_text = setting.getType() == Setting::TypeString;
+  if (!is_text || *setting.c_str()) return read_integer(setting, key, value.value);
+  value = {};
   return true;
 }
 

@@ -22,6 +22,7 @@ const T& json_of(const T& value) {
   return value;
 }
 uint64_t json_of(ResourceLimit limit) { return limit.value; }
+int32_t json_of(OomScoreAdjust score) { return score.value; }
 
 // Each takes the value if it is what pool_to_json() writes for one.
 template <std::unsigned_integral Integer>
@@ -41,6 +42,7 @@ bool take(const ordered_json& json, int32_t& value) {
   value = json.get<int32_t>();
   return true;
 }
+bool take(const ordered_json& json, OomScoreAdjust& score) { return take(json, score.value); }
 bool take(const ordered_json& json, ResourceLimit& limit) { return take(json, limit.value); }
 bool take(const ordered_json& json, std::string& value) {
   if (!json.is_string()) return false;

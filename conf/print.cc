@@ -67,6 +67,9 @@ std::string value_text(const Key&, bool value, const std::string&) {
 std::string value_text(const Key&, int32_t value, const std::string&) {
   return integer_text(value);
 }
+std::string value_text(const Key&, OomScoreAdjust score, const std::string&) {
+  return score.is_set() ? integer_text(score.value) : quote("");
+}
 std::string value_text(const Key&, ResourceLimit value, const std::string&) {
   if (!value.is_set()) return quote("");
   if (value.value == ResourceLimit::kUnlimited) return quote("unlimited");

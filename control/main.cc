@@ -21,6 +21,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/surroundings.h"
 #include "base/undumpable.h"
 #include "control/daemon_link.h"
 #include "control/endpoint.h"
@@ -132,6 +133,7 @@ int run(const Options& options) {
 int main(int argc, char** argv) {
   using namespace preforkd;
   become_undumpable();
+  put_surroundings_right();
   set_log_sink(log_to_pipe);
   auto options = parse_options(argc, argv);
   if (!options) {

@@ -15,6 +15,7 @@
 #include "daemon/facts.h"
 #include "daemon/session.h"
 #include "daemon/socket_store.h"
+#include "daemon/start_signals.h"
 
 namespace preforkd {
 namespace {
@@ -57,7 +58,7 @@ void Daemon::catch_signals() {
   signal(SIGPIPE, SIG_IGN);
   sigset_t ours;
   sigemptyset(&ours);
-  for (int s : {SIGCHLD, SIGTERM, SIGQUIT, SIGINT, SIGHUP, SIGUSR2}) sigaddset(&ours, s);
+  for (int s : kSignalsOfDaemon) sigaddset(&ours, s);
   sigprocmask(SIG_BLOCK, &ours, nullptr);
   signals_.reset(signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals_.is_open()) throw SysError("signalfd", errno);

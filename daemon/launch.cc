@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -20,6 +21,7 @@
 #include "base/error.h"
 #include "base/exec_strings.h"
 #include "base/reap.h"
+#include "base/surroundings.h"
 #include "base/trusted_path.h"
 #include "base/undumpable.h"
 #include "daemon/signal_scope.h"
@@ -68,8 +70,16 @@ bool open_trusted_file(const Launch& what) {
   return true;
 }
 
+volatile sig_atomic_t awaited = 0;  // the child of launch_and_wait(), until it is reaped
+
+// After its change of user, which undoes it.
+void end_with(pid_t parent) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(127);  // it was too late for that
+}
+
 // In the child. Returns only on failure. `report` moves out of the way with the other descriptors.
-Trouble become(const Launch& what, int executable, int& report, char* const* argv,
+Trouble become(const Launch& what, pid_t parent, int executable, int& report, char* const* argv,
                char* const* environment) {
   if (setsid() < 0) return trouble("session", errno);
   for (int s = 1; s < NSIG; ++s) signal(s, SIG_DFL);
@@ -110,6 +120,8 @@ Trouble become(const Launch& what, int executable, int& report, char* const* arg
     return trouble(no->what, no->error, "rlimits." + no->name);
   if (process.nice && setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + process.nice) < 0)
     return trouble("change nice by " + std::to_string(process.nice), errno, "nice");
+  if (auto no = make_room_for(process.oom_score_adjust))
+    return trouble(no->what, no->error, no->name);
   if (what.keeps_signals_within) keep_signals_within();
   // (The kernel does so at a change of user unless fs.suid_dumpable says otherwise.)
   become_undumpable();
@@ -119,9 +131,11 @@ Trouble become(const Launch& what, int executable, int& report, char* const* arg
     if (setresgid(what.user.gid, what.user.gid, what.user.gid) < 0) return trouble("group", errno);
     if (setresuid(what.user.uid, what.user.uid, what.user.uid) < 0) return trouble("user", errno);
   }
+  if (what.ends_with_us) end_with(parent);
   const std::string& folder = process.working_directory;
   if (!folder.empty() && chdir(folder.c_str()) < 0)
     return trouble("change to " + folder, errno, "working_directory");
+  hand_on_surroundings();
   syscall(SYS_execveat, executable, "", argv, environment, AT_EMPTY_PATH);
   // Of a script, too, which its interpreter could not open by a descriptor that is closed then.
   return trouble(errno == ENOENT ? "exec (a script, or its loader is missing)" : "exec", errno);
@@ -175,11 +189,12 @@ Child launch(const Launch& what) {
   UniqueFd place(fcntl(to_parent.get(), F_DUPFD_CLOEXEC, 3));
   if (!place.is_open()) throw SysError(verb + ": pidfd_open", errno);
 
+  const pid_t self = getpid();
   child.pid = fork();
   if (child.pid < 0) throw SysError(verb + ": fork", errno);
   if (child.pid == 0) {
     int report = to_parent.get();
-    Trouble t = become(what, executable.get(), report, argv.data(), envp.data());
+    Trouble t = become(what, self, executable.get(), report, argv.data(), envp.data());
     [[maybe_unused]] ssize_t ignored = write(report, &t, sizeof t);
     _exit(127);
   }
@@ -225,12 +240,18 @@ struct Output {
 
 }  // namespace
 
+void end_awaited() {
+  if (const pid_t child = awaited; child > 0) kill(child, SIGKILL);
+}
+
 Finished launch_and_wait(Launch what, int seconds) {
   Output output, errors;
   UniqueFd output_end = output.open(), errors_end = errors.open();
   what.output = output_end.get();
   what.errors = errors_end.get();
+  what.ends_with_us = true;
   Child child = launch(what);
+  awaited = child.pid;
   output_end.reset();
   errors_end.reset();
 
@@ -250,6 +271,7 @@ Finished launch_and_wait(Launch what, int seconds) {
     if (p[1].revents) errors.read_some();
     if (!p[0].revents && !p[1].revents) break;
   }
+  awaited = 0;
   Finished finished;
   finished.status =
       SIGKILL;  // of one that hangs within the kernel even so: whoever adopts it will reap it

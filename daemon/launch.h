@@ -36,6 +36,7 @@ struct Launch {
   int output = -1, errors = -1;
   EffectiveUser user{};               // as it is: the user stays
   bool keeps_signals_within = false;  // daemon/signal_scope.h
+  bool ends_with_us = false;          // the death of this process is its own
   ProcessSettings process{};          // of its limits, only room is made for them
 };
 
@@ -73,7 +74,8 @@ struct Child {
 };
 
 // Descriptor 0 is /dev/null; nothing but what is named is inherited. Its own session, no blocked signals, the
-// environment without systemd's variables. Returns when the child is forked: what fails after that is told by
+// environment without systemd's variables; mask and soft limit of descriptors as preforkd was started with them
+// (base/surroundings.h). Returns when the child is forked: what fails after that is told by
 // Child::failure(). Throws SysError "start EXECUTABLE: STEP: reason".
 Child launch(const Launch& what);
 
@@ -93,5 +95,8 @@ struct Finished {
   std::string output, errors;
 };
 Finished launch_and_wait(Launch what, int seconds);
+// In a signal handler of a process that is about to end: the child that launch_and_wait() waits for is killed. (One that
+// was forked just now ends with us: Launch::ends_with_us.)
+void end_awaited();
 
 }  // namespace preforkd

@@ -1,6 +1,5 @@
 #include "daemon/loader.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -81,28 +80,6 @@ std::string no_file(const std::string& path) {
   return "read " + path + ": it is " + kind + ", which is read at the start only, and no file";
 }
 
-// Of this process: those it waits for. (Only what may be called in a signal handler; without this list, which
-// a kernel may lack, they end with the daemon.)
-void kill_children() {
-  const int fd = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
-  char text[256];
-  const ssize_t size = fd < 0 ? 0 : read(fd, text, sizeof text);
-  pid_t pid = 0;
-  for (ssize_t i = 0; i < size; ++i) {
-    if (text[i] >= '0' && text[i] <= '9') {
-      pid = pid * 10 + (text[i] - '0');
-    } else {
-      if (pid > 0) kill(pid, SIGKILL);
-      pid = 0;
-    }
-  }
-}
-
-void on_term(int) {
-  kill_children();
-  _exit(1);
-}
-
 }  // namespace
 
 LoadedSettings load(const std::string& file, std::vector<std::string>& errors,
@@ -138,7 +115,6 @@ void look_up_hosts(LoadedSettings& loaded, const BoundEntries& bound, const OnSt
 std::string to_json(const InForce& in_force) { return line_of(json(in_force)); }
 
 int load_for_daemon(const std::string& file, int in_force_document, const Paths& paths) {
-  signal(SIGTERM, on_term);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   const auto in_force = json::parse(read_document(in_force_document)).get<InForce>();
   auto step = [](const std::string& what) { say(Step{what}); };

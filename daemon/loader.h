@@ -7,8 +7,8 @@
 //      └── each step, then the result ─┘          daemon/loading.h has the daemon's end
 //
 // The child is of the daemon's own binary and user, and as trusted as it. When it is told to end (TERM), or the daemon
-// dies, it ends, with the check that it waits for. A SIGKILL of it leaves that check, which the daemon adopts and
-// ends with itself.
+// dies, it ends, with the check that it waits for (daemon/start_signals.h). With a SIGKILL of it that check ends, too; a
+// handler that is hostile may have undone that, and is adopted by the daemon, and ends with it.
 #pragma once
 
 #include <map>

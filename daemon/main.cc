@@ -15,12 +15,14 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/process_title.h"
+#include "base/surroundings.h"
 #include "base/undumpable.h"
 #include "base/version.h"
 #include "conf/print.h"
 #include "daemon/daemon.h"
 #include "daemon/loader.h"
 #include "daemon/signal_scope.h"
+#include "daemon/start_signals.h"
 #include "systemd/inherited.h"
 #include "systemd/notify.h"
 
@@ -223,12 +225,17 @@ int run(int argc, char** argv) {
   }
   if (options.help) return std::fputs(kUsage, stdout), 0;
   if (options.version) return std::printf("preforkd %s\n", kVersion), 0;
+  if (options.takeover >= 0) return take_over(options, argc, argv);
+  end_at({SIGTERM, SIGQUIT, SIGINT});
+  if (options.check || options.print || options.rehearse >= 0 || options.load >= 0)
+    end_at({SIGHUP});
+  else
+    signal(SIGPIPE, SIG_IGN);  // whoever reads what it says of its start
   if (options.rehearse >= 0) return rehearse_takeover(options.rehearse);
   if (options.load >= 0) {
     set_log_sink(log_to_stderr_at_once);
     return load_for_daemon(options.file, options.load, Paths::find(""));
   }
-  if (options.takeover >= 0) return take_over(options, argc, argv);
   // 2. Where things are.
   Paths paths = Paths::find(options.runtime_dir);
   // 3. The configuration, checked whole before anything listens.
@@ -273,6 +280,8 @@ int complain(ExitCode code, const std::exception& e) {
 int main(int argc, char** argv) {
   using namespace preforkd;
   become_undumpable();
+  put_surroundings_right(kSignalsOfDaemon);
+  have_own_umask();
   try {
     return run(argc, argv);
   } catch (const ConfigError& e) {

@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "base/own_memory.h"
 #include "base/process_title.h"
+#include "base/surroundings.h"
 #include "base/undumpable.h"
 #include "conf/pool_json.h"
 #include "daemon/supervisor.h"
@@ -52,8 +53,9 @@ void say_failed(DaemonEnds& daemon, const std::string& text) {
 // A worker has copies of this process's descriptors but for the two that lead to the daemon, whose numbers it needs: to
 // wait with, and for a connection. With one only it would wait for ever, and serve nobody.
 void expect_enough_descriptors(const ResourceLimit& nofile) {
-  if (nofile.is_set() && nofile.value <= uint64_t{kReportsFd})
-    throw SysError("limit nofile to " + std::to_string(nofile.value), EMFILE);
+  const uint64_t most = nofile.is_set() ? nofile.value : inherited_nofile().rlim_cur;
+  if (most <= uint64_t{kReportsFd})
+    throw SysError("limit nofile to " + std::to_string(most), EMFILE);
 }
 
 // Throws std::runtime_error, if its program could not be executed.
@@ -197,6 +199,7 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
 int main(int argc, char** argv) {
   using namespace preforkd;
   become_undumpable();
+  put_surroundings_right();
   set_log_sink(log_to_pipe);
   try {
     SupervisorArgs args = SupervisorArgs::from_argv(argc, argv);

@@ -14,6 +14,7 @@
 
 #include "base/document.h"
 #include "base/error.h"
+#include "base/surroundings.h"
 #include "base/version.h"
 #include "daemon/launch.h"
 #include "daemon/paths.h"
@@ -123,6 +124,7 @@ constexpr size_t kReadInOneSecond = size_t{1} << 20;
 // Everything that it needs was prepared before; there is no more to do than to execute it.
 void on_failure(int) {
   alarm(0);  // it would outlive this image
+  hand_on_surroundings();
   syscall(SYS_execveat, fall_back_to.image, "", fall_back_to.argv, environ, AT_EMPTY_PATH);
   _exit(static_cast<int>(ExitCode::kInternal));
 }
@@ -166,6 +168,7 @@ void fall_back(DaemonRecord record, const std::string& reason, int document, cha
   UniqueFd next = make_document(to_json(record));
   keep_over_exec(record, true);
   alarm(0);
+  hand_on_surroundings();
   dup2(next.get(), document);  // in the place of the one that it was given: no descriptor more
   std::string number = std::to_string(document), option = "--takeover";
   char* arguments[] = {argv[0], option.data(), number.data(), nullptr};

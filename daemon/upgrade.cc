@@ -10,6 +10,7 @@
 #include "base/document.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/surroundings.h"
 #include "base/version.h"
 #include "conf/print.h"
 #include "daemon/daemon.h"
@@ -112,8 +113,10 @@ void Daemon::exec_next_image(const Rehearsal& rehearsed) {
   char* argv[] = {program.data(), option.data(), number.data(), nullptr};
   keep_over_exec(state, true);
   fcntl(document.get(), F_SETFD, 0);
+  hand_on_surroundings();
   syscall(SYS_execveat, rehearsed.image.get(), "", argv, environ, AT_EMPTY_PATH);
   const int error = errno;
+  take_surroundings_back();
   keep_over_exec(state, false);
   throw SysError("execute " + paths_.daemon, error);
 }

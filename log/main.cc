@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/surroundings.h"
 #include "base/undumpable.h"
 #include "log/reader.h"
 
@@ -47,6 +48,7 @@ void run() {
 int main() {
   using namespace preforkd;
   become_undumpable();
+  put_surroundings_right();
   try {
     run();
     _exit(0);  // the thread may stand in a write

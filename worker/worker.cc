@@ -23,7 +23,8 @@ Worker::Worker(const WorkerPlan& plan, uint32_t slot)
   intake_.take_over_signals(plan.has_start() ? SIGTERM : 0);
   // The supervisor is not dumpable; a worker may be, so that a handler's crash leaves a core.
   system_call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
-  if (plan.is_limited) live_within(plan.settings.process.limits);
+  if (plan.has_other_nofile) system_call(SYS_prlimit64, 0, RLIMIT_NOFILE, &plan.nofile, 0);
+  if (plan.is_limited) live_within(plan.settings.process);
   if (plan.leads_group()) system_call(SYS_setpgid, 0, 0);
 }
 

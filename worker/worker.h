@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "base/surroundings.h"
 #include "worker/handler_library.h"
 #include "worker/intake.h"
 #include "worker/program.h"
@@ -21,7 +22,10 @@ struct WorkerPlan : IntakePlan {
   // Made once: a worker allocates nothing.
   std::string title = "preforkd: worker " + settings.name;
   char comm[16] = "preforkd-worker";
-  bool is_limited = settings.process.limits != ResourceLimits{};
+  bool is_limited = settings.process.has_any_for_workers();
+  // As preforkd was started with it, where the supervisor has another: who serves may use select(2).
+  rlimit nofile = inherited_nofile();
+  bool has_other_nofile = nofile.rlim_cur != nofile.rlim_max;
 
   bool has_start() const { return serving || (handler && handler->has_start()); }
   bool leads_group() const {

@@ -1,5 +1,6 @@
 // What a pool's sockets and processes are given: TCP options, folder, environment, priority, limits; at the
 // start, by a reload, and what happens where they cannot be had.
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
@@ -364,6 +365,67 @@ void a_higher_priority() {
   expect_refused_start(server, 78, ": nice: change nice by -2: Permission denied");
 }
 
+int score_of(pid_t pid) {
+  return std::atoi(file_text("/proc/" + std::to_string(pid) + "/oom_score_adj").c_str());
+}
+
+// Root may be without the capability for it, in a container.
+bool may_lower(int score) {
+  const pid_t child = fork();
+  if (child == 0) {
+    const UniqueFd file(open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
+    const std::string text = std::to_string(score);
+    _exit(write(file.get(), text.data(), text.size()) > 0 ? 0 : 1);
+  }
+  return exit_code(wait_for_child(child, kPatience)) == 0;
+}
+
+// Of workers and what they become: their supervisor is not to be killed in their place, and never sooner than they.
+void out_of_memory_scores() {
+  const int own = score_of(getpid());
+  const auto with = [](int score) {
+    return std::vector{
+        PoolText{.workers = "min = 1; max = 2;",
+                 .more = "oom_score_adjust = " + std::to_string(score) + ";"},
+        PoolText{.name = "cat",
+                 .serves = R"(program = [ "/bin/cat", "/proc/self/oom_score_adj" ];)",
+                 .workers = "min = 1; max = 2;",
+                 .more = "oom_score_adjust = " + std::to_string(score) + ";"}};
+  };
+  const int higher = std::min(own + 300, 1000);
+  Server server(with(higher));
+  expect_equal("a worker's", score_of(server.worker_pids().at(0)), higher);
+  expect_equal("its supervisor's", score_of(server.supervisor()), own);
+  expect_equal("a program's", Client(server.address("cat")).read_until_eof(),
+               std::to_string(higher) + "\n");
+  const int lower = own - 100;
+  server.write_config(config_of(with(lower)));
+  const Answer reloaded = server.request("POST", "/v1/reload");
+  if (!may_lower(lower)) {
+    expect_contains(
+        "the refusal", reloaded.body,
+        "oom_score_adjust: set oom_score_adj to " + std::to_string(lower) + ": Permission denied");
+    return;
+  }
+  expect_equal("reload: " + reloaded.body, reloaded.status, 200);
+  server.wait_until("the generation before has ended", kPatience,
+                    [&] { return server.pool()["generations"].size() == 1; });
+  expect_equal("a worker's", score_of(server.worker_pids().at(0)), lower);
+  expect_equal("its supervisor's", score_of(server.supervisor()), lower);
+  expect_equal("the daemon's", score_of(server.pid()), own);
+
+  TestFolder folder;
+  const std::string runtime = folder.file("run");
+  expect_equal("mkdir", run({"mkdir", runtime}).code, 0);
+  give_to_nobody(runtime);
+  Server nobodys({with(lower).at(0)}, {.wait_until_ready = false,
+                                       .arguments = {"--runtime-dir", runtime},
+                                       .in_child = become_nobody});
+  expect_refused_start(
+      nobodys, 78,
+      ": oom_score_adjust: set oom_score_adj to " + std::to_string(lower) + ": Permission denied");
+}
+
 }  // namespace
 
 Suite options_suite() {
@@ -379,7 +441,8 @@ Suite options_suite() {
            {"few descriptors", few_descriptors},
            {"more than the daemon", more_than_the_daemon},
            {"what cannot be had", what_cannot_be_had},
-           {"a higher priority", a_higher_priority}}};
+           {"a higher priority", a_higher_priority},
+           {"out of memory scores", out_of_memory_scores}}};
 }
 
 }  // namespace preforkd::system_test

@@ -42,6 +42,7 @@ Suite notify_suite();
 Suite hostile_suite();
 Suite paths_suite();
 Suite starts_suite();
+Suite odd_start_suite();
 Suite moves_suite();
 Suite loading_suite();
 Suite trust_rights_suite();
@@ -68,7 +69,7 @@ inline std::vector<Suite> all_suites() {
           moves_suite(),       loading_suite(),     trust_rights_suite(),  trust_reach_suite(),
           trust_left_suite(),  trust_waits_suite(), trust_unit_suite(),    trust_scope_suite(),
           log_suite(),         waits_suite(),       leaks_suite(),         valgrind_suite(),
-          starts_suite(),      figures_suite()};
+          starts_suite(),      figures_suite(),     odd_start_suite()};
 }
 
 }  // namespace preforkd::system_test

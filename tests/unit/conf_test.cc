@@ -138,6 +138,10 @@ void types_and_ranges() {
        "f:4: tcp.defer_accept: expected an integer from 0 to 32767, not -1"},
       {pool("nice = 20;"), "f:1: nice: expected an integer from -20 to 19, not 20"},
       {pool("nice = -21;"), "f:1: nice: expected an integer from -20 to 19, not -21"},
+      {pool("oom_score_adjust = 1001;"),
+       "f:1: oom_score_adjust: expected an integer from -1000 to 1000, or \"\", not 1001"},
+      {pool("oom_score_adjust = \"low\";"),
+       "f:1: oom_score_adjust: expected an integer from -1000 to 1000, or \"\", not \"low\""},
       {pool("rlimits = { nofile = -2;\n core = \"infinite\";\n cpu = 1.5; };"),
        "f:1: rlimits.nofile: expected an integer of at least 0, \"unlimited\" or \"\", not -2\n"
        "f:2: rlimits.core: expected an integer of at least 0, \"unlimited\" or \"\", not "
@@ -437,11 +441,15 @@ void what_is_right() {
   CU_ASSERT(p.start_timeout == 315360000 * kSecond);
   expect_text(p.settings, R"({"z":1,"a":[1.0,"x",[true],{}],"big":5000000000,"n":{"e":[]}})");
   p = good(pool(R"(working_directory = "/srv"; environment = { A = "b c"; B_2 = ""; }; nice = -5;
+      oom_score_adjust = -17;
       tcp = { nodelay = true; keepalive = 60; defer_accept = 5; fast_open = 7; reuse_port = true; };
       rlimits = { core = 0; nofile = 1024; as = -1; stack = "unlimited"; cpu = "";
                   data = 9223372036854775807L; };)"))
           .settings.pools.at(0);
-  CU_ASSERT(p.process.working_directory == "/srv" && p.process.nice == -5);
+  CU_ASSERT(p.process.working_directory == "/srv" && p.process.nice == -5 &&
+            p.process.oom_score_adjust.value == -17);
+  CU_ASSERT(
+      !good(pool("oom_score_adjust = \"\";")).settings.pools[0].process.oom_score_adjust.is_set());
   CU_ASSERT(p.process.environment == (Environment{{"A", "b c"}, {"B_2", ""}}));
   CU_ASSERT(p.tcp == (TcpOptions{true, 60, 5, 7, true}));
   const ResourceLimits& limits = p.process.limits;
@@ -523,6 +531,7 @@ void printed_reads_back() {
     a.process.working_directory = "/" + hard_text(random);
     a.process.environment = {{"A", hard_text(random)}, {"b_2", hard_text(random)}};
     a.process.nice = static_cast<int32_t>(random() % 40) - 20;
+    a.process.oom_score_adjust.value = static_cast<int32_t>(random() % 2001) - 1000;
     a.process.limits.data.value = random() * uint64_t{2147483648};
     a.process.limits.core.value = random() % 2 ? ResourceLimit::kUnlimited : random();
     b.tcp = {random() % 2 == 0, static_cast<uint32_t>(random() % 32768), 1,

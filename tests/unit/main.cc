@@ -34,6 +34,7 @@
 [[gnu::weak]] void add_session_tests();
 [[gnu::weak]] void add_shm_threads_tests();
 [[gnu::weak]] void add_stream_tests();
+[[gnu::weak]] void add_surroundings_tests();
 [[gnu::weak]] void add_tickets_tests();
 [[gnu::weak]] void add_trusted_path_tests();
 [[gnu::weak]] void add_worker_state_tests();
@@ -53,6 +54,7 @@ constexpr void (*kSuites[])() = {
     add_notify_tests,       add_networks_tests,      add_proxy_protocol_tests,
     add_stream_tests,       add_acceptor_tests,      add_trusted_path_tests,
     add_log_tests,          add_generation_tests,    add_client_end_tests,
+    add_surroundings_tests,
 };
 
 bool run(const char* only) {
