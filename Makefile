@@ -34,7 +34,10 @@ FOLDERS  := base shm conf systemd worker daemon control log
 HANDLERS := $(patsubst %.cc,$(OUT)/%.so,$(wildcard handlers/*.cc))
 BINDINGS := $(patsubst bindings/%,$(OUT)/%,$(wildcard bindings/*/*.p[my]))
 IMAGES   := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/images/*.cc))
-SYSTEM   := build/system-tests $(IMAGES) $(patsubst %.cc,$(OUT)/%.so,$(wildcard tests/system/handlers/*.cc)) $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/programs/*.cc))
+# The next version, as far as tests upgrade to it: the same but for its numbers (base/version.cc, shm/layout.cc).
+NEXT     := $(patsubst %,$(OUT)/next/%,preforkd preforkd-supervisor preforkd-supervisor-static preforkd-control libpreforkd.so.1)
+NUMBERS  := $(OUT)/next/base/version.o $(OUT)/next/shm/layout.o
+SYSTEM   := build/system-tests $(NEXT) $(IMAGES) $(patsubst %.cc,$(OUT)/%.so,$(wildcard tests/system/handlers/*.cc)) $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/programs/*.cc))
 PARALLEL := $(MAKE) --no-print-directory -j$(shell nproc)
 FUZZERS  := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/fuzz/*.cc))
 BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc)) $(OUT)/bench/bare-dynamic
@@ -81,25 +84,28 @@ bench: deps                               ## measure, and write bench/RESULTS.md
 	@$(PARALLEL) all $(BENCHES) $(OUT)/examples/spell/spell.so $(OUT)/tests/system/handlers/unruly.so
 	bench/run $(CURDIR)/$(OUT)
 
-$(OUT)/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
-	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lconfig++ -lsystemd
+# What comes first is not taken from an archive.
+$(NEXT): private FIRST = $(NUMBERS)
+$(NEXT): | $(NUMBERS)
+$(OUT)/preforkd $(OUT)/next/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $(FIRST) $^ -lconfig++ -lsystemd
 	@$(UNREADABLE)
 SUPERVISOR := $(FRESH:%=$(OUT)/%.o) $(OUT)/daemon/supervisor_main.o $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
 # (By itself, quick_fork exports what it must: from an archive nothing is exported.)
-$(OUT)/preforkd-supervisor: $(OUT)/daemon/quick_fork.o $(SUPERVISOR)
-	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER_$(BUILD)) $(STATIC_$(BUILD)) -o $@ $^ -ldl
+$(OUT)/preforkd-supervisor $(OUT)/next/preforkd-supervisor: $(OUT)/daemon/quick_fork.o $(SUPERVISOR)
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER_$(BUILD)) $(STATIC_$(BUILD)) -o $@ $(FIRST) $^ -ldl
 	@$(UNREADABLE)
 # (Sanitizers cannot be linked statically.)
-$(OUT)/preforkd-supervisor-static: $(OUT)/daemon/without_handlers.o $(SUPERVISOR)
-	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER_$(BUILD)) $(if $(STATIC_$(BUILD)),-static-pie) -o $@ $^
+$(OUT)/preforkd-supervisor-static $(OUT)/next/preforkd-supervisor-static: $(OUT)/daemon/without_handlers.o $(SUPERVISOR)
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER_$(BUILD)) $(if $(STATIC_$(BUILD)),-static-pie) -o $@ $(FIRST) $^
 	@$(UNREADABLE)
 # For programs that accept by themselves, and what their languages need beside it.
-$(OUT)/libpreforkd.so.1: $(OUT)/worker/libpreforkd.o $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
-	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -shared -Wl,-soname,libpreforkd.so.1,--version-script=worker/libpreforkd.map -o $@ $^
+$(OUT)/libpreforkd.so.1 $(OUT)/next/libpreforkd.so.1: $(OUT)/worker/libpreforkd.o $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -shared -Wl,-soname,libpreforkd.so.1,--version-script=worker/libpreforkd.map -o $@ $(FIRST) $^
 $(BINDINGS): $(OUT)/%: bindings/%
 	@install -D -m 644 $< $@
-$(OUT)/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/shm.a $(OUT)/base.a
-	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^ -lmicrohttpd -pthread
+$(OUT)/preforkd-control $(OUT)/next/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/shm.a $(OUT)/base.a
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $(FIRST) $^ -lmicrohttpd -pthread
 	@$(UNREADABLE)
 $(OUT)/preforkd-log: $(OUT)/log/main.o $(OUT)/log.a $(OUT)/systemd.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -o $@ $^ -pthread
@@ -141,6 +147,9 @@ $(FOLDERS:%=$(OUT)/%.a): $(OUT)/%.a: $$(addprefix $(OUT)/,$$(subst .cc,.o,$$(fil
 $(OUT)/%.o: %.cc $(OUT)/flags
 	@mkdir -p $(@D)
 	$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c -o $@ $<
+$(OUT)/next/%.o: %.cc $(OUT)/flags
+	@mkdir -p $(@D)
+	$(CXX) $(ALL_CXXFLAGS) -DPREFORKD_NEXT -MMD -MP -c -o $@ $<
 build/driver/%.o: %.cc build/driver/flags
 	@mkdir -p $(@D)
 	$(CXX) $(LANGUAGE) -Werror $(FLAGS_tests) $(COMMON) -MMD -MP -c -o $@ $<
@@ -192,7 +201,7 @@ model: deps                               ## check the models of what goes on be
 
 DEST  := $(DESTDIR)$(PREFIX)
 UNITS := $(DEST)/lib/systemd/system
-VERSION = $(shell sed -n 's/.*kVersion.*"\(.*\)".*/\1/p' base/version.h)
+VERSION = $(shell sed -n '/kVersion/{s/.*"\(.*\)".*/\1/p;q}' base/version.cc)
 install: all                              ## install under DESTDIR and PREFIX; an existing configuration is kept
 	install -D -m 711 -t $(DEST)/bin $(OUT)/preforkd
 	install -D -t $(DEST)/bin $(OUT)/preforkctl

@@ -12,4 +12,7 @@ namespace preforkd {
 // same). `name` is what /proc shows of it; of a longer one its last 200 bytes. Throws SysError.
 UniqueFd make_memory_file(const std::string& name);
 
+// One that may be executed. Where the kernel does not allow that at all (vm.memfd_noexec): EACCES.
+UniqueFd make_executable_memory_file(const std::string& name);
+
 }  // namespace preforkd

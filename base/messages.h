@@ -1,7 +1,8 @@
 // What the processes of one preforkd say to each other, as fixed-size typed messages: towards the less trusted on
-// SOCK_SEQPACKET pairs (base/channel.h), towards the daemon through pipes (base/message_pipe.h). Both ends are always of the same build: the daemon starts the supervisor
-// and control that were installed with it. A receiver checks the size and the type of each message
-// and treats anything else as the other end having gone mad (it closes the channel).
+// SOCK_SEQPACKET pairs (base/channel.h), towards the daemon through pipes (base/message_pipe.h). Both ends speak the same
+// protocol (base/protocol.h): the daemon starts the programs of its own version, or of one before, over an upgrade in place. A
+// receiver checks the size and the type of each message and treats anything else as the other end having gone mad (it
+// closes the channel).
 #pragma once
 
 #include <cstdint>
@@ -109,7 +110,8 @@ enum class ControlAsk : uint32_t {
   kUpgrade,
   kPong,    // it is not hanging; `set`: clients that it has just now
   kTotals,  // a Request, then opaque bytes: the totals of `pool` up to and including generation `id`,
-  // which the daemon had said was over; the daemon keeps them and hands them to every control
+  // which the daemon had said was over; the daemon keeps them and hands them to every control. `set` 1: its
+  // last words, with all that it has read of `pool`; of use to a daemon whose next control cannot read that
 };
 
 enum LimitBit : uint32_t {

@@ -1,6 +1,6 @@
-// The one place that says which version this is.
+// The one place that says which version this is: base/version.cc.
 #pragma once
 
 namespace preforkd {
-inline constexpr char kVersion[] = "0.1.0";
+extern const char* const kVersion;
 }

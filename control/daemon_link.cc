@@ -1,5 +1,6 @@
 #include "control/daemon_link.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 
 #include <cstring>
@@ -17,6 +18,8 @@ constexpr size_t kMaxAsked = 128;
 // verdict comes after a trial, which lasts for as long as the configuration lets it.
 constexpr Nanoseconds kForWhatIsDoneAtOnce = 10 * kSecond;
 constexpr Nanoseconds kForVerdicts = 600 * kSecond;
+
+constexpr Nanoseconds kToHandIn = 1 * kSecond;  // at the end, to a daemon that reads
 
 Nanoseconds longest(ControlAsk ask) {
   switch (ask) {
@@ -68,6 +71,7 @@ void DaemonLink::receive() {
     if (got == Channel::Got::kNothing) break;
     if (got == Channel::Got::kGone || !take(datagram)) {
       loop_.forget(news_.fd());
+      if (got == Channel::Got::kGone) hand_in_all();
       handlers_.on_end(got == Channel::Got::kGone);
       return;
     }
@@ -113,6 +117,35 @@ bool DaemonLink::ask(const Request& request) {
   return true;
 }
 
+Channel::Sent DaemonLink::send_totals(const std::string& pool, uint32_t generation, uint32_t set,
+                                      const shm::Figures& figures) {
+  Request request;
+  request.ask = ControlAsk::kTotals;
+  request.id = generation;
+  request.set = set;
+  pool.copy(request.pool, kPoolNameMax);
+  const std::string totals = pack_totals(figures);
+  return requests_.send(std::as_bytes(std::span(&request, 1)),
+                        std::as_bytes(std::span(totals.data(), totals.size())));
+}
+
+// At the end, in case that the next control is of a version that cannot read what this one reads (else nobody listens). A
+// daemon that wants to know is reading.
+void DaemonLink::hand_in_all() {
+  if (mute_) return;
+  const Nanoseconds until = monotonic_now() + kToHandIn;
+  for (auto& [name, pool] : pools_.all()) {
+    const shm::Figures all = pool.read(monotonic_now()).figures;
+    Channel::Sent sent;
+    while ((sent = send_totals(name, 0, 1, all)) == Channel::Sent::kFull) {
+      pollfd room{requests_.fd(), POLLOUT, 0};
+      if (monotonic_now() >= until) return;
+      poll(&room, 1, static_cast<int>(kToHandIn / kMillisecond));
+    }
+    if (sent != Channel::Sent::kYes) return;
+  }
+}
+
 // What the daemon will keep of generations that are over. Where it takes nothing at the moment, again
 // as soon as it does.
 void DaemonLink::hand_in_totals() {
@@ -121,13 +154,7 @@ void DaemonLink::hand_in_totals() {
   for (auto& [name, pool] : pools_.all()) {
     auto closing = pool.closing(monotonic_now());
     if (!closing) continue;
-    Request request;
-    request.ask = ControlAsk::kTotals;
-    request.id = closing->generation;
-    name.copy(request.pool, kPoolNameMax);
-    std::string totals = pack_totals(closing->totals);
-    auto sent = requests_.send(std::as_bytes(std::span(&request, 1)),
-                               std::as_bytes(std::span(totals.data(), totals.size())));
+    auto sent = send_totals(name, closing->generation, 0, closing->totals);
     if (sent == Channel::Sent::kYes) pool.closing_sent(closing->generation);
     if (sent == Channel::Sent::kFull) full = true;
   }

@@ -40,6 +40,9 @@ class DaemonLink {
   bool take(Channel::Datagram& datagram);
   void conclude(const Answer& answer);
   void hand_in_totals();
+  void hand_in_all();
+  Channel::Sent send_totals(const std::string& pool, uint32_t generation, uint32_t set,
+                            const shm::Figures& figures);
 
   EventLoop& loop_;
   Channel news_;

@@ -21,11 +21,13 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/protocol.h"
 #include "base/surroundings.h"
 #include "base/undumpable.h"
 #include "control/daemon_link.h"
 #include "control/endpoint.h"
 #include "control/sampler.h"
+#include "shm/layout.h"
 
 namespace preforkd {
 namespace {
@@ -45,7 +47,9 @@ std::optional<Options> parse_options(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
     std::string_view argument = argv[i];
-    if (argument == "--web") {
+    if (is_protocol_option(argument)) {
+      continue;
+    } else if (argument == "--web") {
       options.web = true;
     } else if (argument.starts_with(kHost)) {
       options.hosts.emplace_back(argument.substr(kHost.size()));
@@ -134,6 +138,7 @@ int main(int argc, char** argv) {
   using namespace preforkd;
   become_undumpable();
   put_surroundings_right();
+  expect_protocol(argc, argv, shm::kLayoutVersion);
   set_log_sink(log_to_pipe);
   auto options = parse_options(argc, argv);
   if (!options) {

@@ -1,9 +1,12 @@
+#include <sys/wait.h>
+
 #include <algorithm>
 #include <string_view>
 
 #include "base/document.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/protocol.h"
 #include "conf/pool_json.h"
 #include "daemon/launch.h"
 #include "daemon/loader.h"
@@ -29,7 +32,9 @@ std::string trouble_of(const Paths& paths, const PoolSettings& settings,
   const PoolSettings pool = settings_for_supervisor(paths, settings);
   UniqueFd document = make_document(pool_to_json(pool));
   Launch what;
-  what.executable = paths.supervisor_for(pool);
+  const Held& program = paths.supervisor_for(pool);
+  what.executable = program->path();
+  what.image = program->to_execute();
   SupervisorArgs args;
   args.check = true;
   what.argv = args.to_argv("preforkd: check " + pool.name);
@@ -41,6 +46,8 @@ std::string trouble_of(const Paths& paths, const PoolSettings& settings,
   Finished finished = launch_and_wait(what, kCheckSeconds);
   log_lines(pool.name, finished.errors);
   if (finished.status == 0) return "";
+  if (WIFEXITED(finished.status) && WEXITSTATUS(finished.status) == kSpeaksAnother)
+    return what.executable + " " + ending_text(finished.status);
   std::string said = finished.output.substr(0, finished.output.find('\n'));
   if (!said.empty()) return said;
   return "load " + pool.handler + ": the check died of it (wait status " +

@@ -10,10 +10,12 @@
 #include <stdexcept>
 
 #include "base/log.h"
+#include "base/protocol.h"
 #include "base/refuse_rights.h"
 #include "daemon/close_apart.h"
 #include "daemon/listener.h"
 #include "daemon/plan.h"
+#include "shm/layout.h"
 
 namespace preforkd {
 namespace {
@@ -50,7 +52,7 @@ std::string bytes_of(const T& message) {
 
 }  // namespace
 
-ControlLink::ControlLink(EventLoop& loop, LogLink& log, Kind kind, std::string executable,
+ControlLink::ControlLink(EventLoop& loop, LogLink& log, Kind kind, Held executable,
                          UniqueFd listen_socket, SocketPath* path, EffectiveUser user,
                          std::string log_level, std::vector<std::string> hosts, Calls calls)
     : loop_(loop),
@@ -131,12 +133,16 @@ void ControlLink::wait_for_pong(int seconds) {
   });
 }
 
-void ControlLink::close_ends() {
+void ControlLink::close_news() {
   loop_.cancel(ping_timer_);
-  loop_.cancel(requests_timer_);
   if (news_.is_open() && std::exchange(waits_for_room_, false)) loop_.forget(news_.fd());
-  if (requests_.is_open()) loop_.forget(requests_.fd());
   news_.close();
+}
+
+void ControlLink::close_ends() {
+  close_news();
+  loop_.cancel(requests_timer_);
+  if (requests_.is_open()) loop_.forget(requests_.fd());
   requests_.close();
   waiting_.clear();  // with copies of segments
 }
@@ -150,9 +156,10 @@ void ControlLink::start() {
   int room = 1 << 20;
   setsockopt(news.get(), SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
   Launch what;
-  what.executable = executable_;
+  what.executable = executable_->path();
+  what.image = executable_->to_execute();
   what.argv = {kind_ == Kind::kWeb ? "preforkd: control web" : "preforkd: control",
-               "--log-level=" + log_level_};
+               protocol_option(shm::kLayoutVersion), "--log-level=" + log_level_};
   if (kind_ == Kind::kWeb) what.argv.emplace_back("--web");
   for (const std::string& host : hosts_) what.argv.push_back("--host=" + host);
   what.descriptors = {to_learn.get(), to_ask.get(), listen_socket_.get()};
@@ -209,7 +216,8 @@ void ControlLink::resume(const LinkRecord& r) {
   calls_.greet(*this);
 }
 
-void ControlLink::renew() {
+void ControlLink::renew(bool hands_in) {
+  hands_in_ = hands_in && kind_ == Kind::kFull;
   renew_until_ = monotonic_now() + kLongestQuestion;
   renew_soon();
 }
@@ -230,7 +238,7 @@ void ControlLink::renew_when_quiet() {
   renewing_ = true;
   flush();
   if (!requests_.is_open()) return;
-  close_ends();
+  hands_in_ ? close_news() : close_ends();
   if (kill_timer_.second == 0) kill_after(kStuckTooLong, kHasNotEnded);
 }
 
@@ -271,6 +279,8 @@ bool ControlLink::child_changed(pid_t pid, int status) {
   auto failure = child_.failure();
   child_ = Child{};
   log_pipe_.reset();
+  if (renewing_ && hands_in_) read_requests();  // its last words
+  hands_in_ = false;
   close_ends();
   if (closing_) return true;
   if (std::exchange(renewing_, false)) {
@@ -398,6 +408,8 @@ void ControlLink::take(Request request, std::string bytes) {
   }
   if (request.ask < ControlAsk::kLimits || request.ask > ControlAsk::kTotals) return kill(kMad);
   if (kind_ == Kind::kWeb) return;
+  const bool is_last = request.ask == ControlAsk::kTotals && request.set != 0;
+  if (is_last && !(renewing_ && hands_in_)) return;  // who comes next reads all that it has read
   if (request.ask != ControlAsk::kTotals) {
     if (unanswered_.size() >= kMostUnanswered) return kill("asks more than is answered");
     unanswered_[next_ticket_] = request.id;

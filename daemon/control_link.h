@@ -23,6 +23,7 @@
 #include "base/loop.h"
 #include "base/message_pipe.h"
 #include "base/messages.h"
+#include "daemon/held_file.h"
 #include "daemon/launch.h"
 #include "daemon/log_link.h"
 #include "daemon/socket_path.h"
@@ -45,8 +46,8 @@ class ControlLink {
     std::function<void(const Request&, std::string)> on_request;
   };
   // `path`: of the listening socket, if that is a Unix one (the owner removes it in the end); or null.
-  ControlLink(EventLoop& loop, LogLink& log, Kind kind, std::string executable,
-              UniqueFd listen_socket, SocketPath* path, EffectiveUser user, std::string log_level,
+  ControlLink(EventLoop& loop, LogLink& log, Kind kind, Held executable, UniqueFd listen_socket,
+              SocketPath* path, EffectiveUser user, std::string log_level,
               std::vector<std::string> hosts, Calls calls);
   ~ControlLink();
 
@@ -56,7 +57,9 @@ class ControlLink {
   LinkRecord record() const;
   void resume(const LinkRecord& record);
   void answer_all_but(uint32_t ticket, uint32_t status);
-  void renew();
+  // `hands_in`: the next one will not be able to read what this one reads (another layout), and this one says all its
+  // figures, as its last act.
+  void renew(bool hands_in = false);
   bool owns(pid_t child) const { return child == child_.pid; }
   // waitpid() had news of a child: it ended, was stopped, goes on. True if it is this link's.
   bool child_changed(pid_t pid, int status);
@@ -96,6 +99,7 @@ class ControlLink {
   void take(Request request, std::string bytes);
   void ping();
   void wait_for_pong(int seconds);
+  void close_news();
   void close_ends();
   void renew_soon();
   void renew_when_quiet();
@@ -104,7 +108,7 @@ class ControlLink {
   EventLoop& loop_;
   LogLink& log_;
   const Kind kind_;
-  const std::string executable_;
+  const Held executable_;
   UniqueFd listen_socket_;
   SocketPath* const path_;
   std::string address_;  // of the socket, as it was when it listened
@@ -122,7 +126,7 @@ class ControlLink {
   std::set<std::pair<std::string, uint32_t>> told_segments_;
   uint32_t next_ticket_ = 1;
   std::map<uint32_t, uint32_t> unanswered_;  // by ticket: the present process's own numbers
-  bool closing_ = false, renewing_ = false, is_killed_ = false;
+  bool closing_ = false, renewing_ = false, is_killed_ = false, hands_in_ = false;
   Nanoseconds pause_ = 0;
   Nanoseconds started_at_ = 0, answered_at_ = 0, renew_until_ = 0;
   EventLoop::TimerId restart_timer_{}, renew_timer_{}, kill_timer_{}, ping_timer_{},

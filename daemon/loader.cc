@@ -114,8 +114,12 @@ void look_up_hosts(LoadedSettings& loaded, const BoundEntries& bound, const OnSt
 
 std::string to_json(const InForce& in_force) { return line_of(json(in_force)); }
 
-int load_for_daemon(const std::string& file, int in_force_document, const Paths& paths) {
+int load_for_daemon(const std::string& file, int in_force_document) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
+  Paths paths = Paths::find("");
+  int next = in_force_document;
+  for (Held* held : {&paths.supervisor, &paths.static_supervisor})
+    *held = std::make_shared<HeldFile>((*held)->path(), UniqueFd(++next));
   const auto in_force = json::parse(read_document(in_force_document)).get<InForce>();
   auto step = [](const std::string& what) { say(Step{what}); };
   auto check = [](const std::string& what) { say(Step{what, kCheckSeconds}); };

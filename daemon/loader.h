@@ -44,8 +44,9 @@ std::vector<std::string> check_handlers(const Paths& paths, const LoadedSettings
                                         const OnStep& on_step);
 
 // In the child, and what goes between it and the daemon. Lines of JSON: a step, with the seconds that it may take
-// beyond those for all, or the result, which comes last.
-int load_for_daemon(const std::string& file, int in_force_document, const Paths& paths);
+// beyond those for all, or the result, which comes last. Behind the document it has the supervisors that the daemon
+// holds (daemon/held_file.h), as Paths::supervisor and Paths::static_supervisor.
+int load_for_daemon(const std::string& file, int in_force_document);
 std::string to_json(const InForce& in_force);
 struct Step {
   std::string what;

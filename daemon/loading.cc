@@ -43,7 +43,8 @@ Loading::Loading(EventLoop& loop, const Paths& paths, const std::string& file,
   what.image = image.get();
   what.argv = {"preforkd: loading " + file_, "--load", "3"};
   if (!file.empty()) what.argv.insert(what.argv.end(), {"-c", file});
-  what.descriptors = {document.get()};
+  what.descriptors = {document.get(), paths.supervisor->to_execute(),
+                      paths.static_supervisor->to_execute()};
   what.output = write_end.get();
   child_ = std::make_shared<Child>(launch(what));
   set_deadline(began_ + kLoadLimit);

@@ -12,6 +12,7 @@
 #include <cerrno>
 
 #include "base/error.h"
+#include "base/protocol.h"
 #include "daemon/plan.h"
 
 namespace preforkd {
@@ -57,7 +58,7 @@ std::string_view text_of(const std::string& line) {
 
 LogPipe::~LogPipe() { link_.forget(*this); }
 
-LogLink::LogLink(EventLoop& loop, std::string executable, EffectiveUser user)
+LogLink::LogLink(EventLoop& loop, Held executable, EffectiveUser user)
     : loop_(loop), executable_(std::move(executable)), user_(std::move(user)) {}
 
 LogLink::~LogLink() {
@@ -69,8 +70,9 @@ void LogLink::start() {
   auto [news, to_learn] = Channel::make_pair();
   auto [pongs, to_answer] = make_message_pipe();
   Launch what;
-  what.executable = executable_;
-  what.argv = {"preforkd: log"};
+  what.executable = executable_->path();
+  what.image = executable_->to_execute();
+  what.argv = {"preforkd: log", protocol_option(kNoLayout)};
   what.descriptors = {to_learn.get(), to_answer.get()};
   what.user = user_;
   what.keeps_signals_within = true;

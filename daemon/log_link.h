@@ -25,6 +25,7 @@
 #include "base/loop.h"
 #include "base/message_pipe.h"
 #include "base/messages.h"
+#include "daemon/held_file.h"
 #include "daemon/launch.h"
 #include "daemon/takeover.h"
 
@@ -56,7 +57,7 @@ class LogPipe {
 
 class LogLink {
  public:
-  LogLink(EventLoop& loop, std::string executable, EffectiveUser user);
+  LogLink(EventLoop& loop, Held executable, EffectiveUser user);
   ~LogLink();
 
   void start();  // throws SysError
@@ -120,7 +121,7 @@ class LogLink {
   void say_directly();
 
   EventLoop& loop_;
-  const std::string executable_;
+  const Held executable_;
   const EffectiveUser user_;
   Child child_;
   Channel news_;

@@ -159,7 +159,8 @@ void name_process(int argc, char** argv, const Settings& settings) {
 
 void warn_of_readable(const Paths& paths) {
   for (const std::string& file :
-       readable_executables({paths.supervisor, paths.static_supervisor, paths.control, paths.log}))
+       readable_executables({paths.supervisor->path(), paths.static_supervisor->path(),
+                             paths.control->path(), paths.log->path()}))
     log_warning(
         file +
         " may be read by pools' users, who can then look into it as it starts: chmod 711 it");
@@ -201,7 +202,11 @@ int take_over(const Options& options, int argc, char** argv) {
     if (!errors.empty()) throw ConfigError(errors);
     has_taken_a_step();
     name_process(argc, argv, loaded.settings);
-    daemon = std::make_unique<Daemon>(Paths::find(record.runtime), record.file, std::move(loaded));
+    Paths paths = Paths::find(record.runtime);
+    paths.daemon = record.called;
+    is_new ? paths.keep_copies() : paths.resume(record.held);
+    has_taken_a_step();
+    daemon = std::make_unique<Daemon>(paths, record.file, std::move(loaded));
     daemon->catch_signals();
     daemon->take_over(record);
   } catch (const std::exception& e) {
@@ -210,7 +215,10 @@ int take_over(const Options& options, int argc, char** argv) {
   }
   disarm_fall_back();
   keep_over_exec(record, false);  // not before: the old image may need them once more
-  close(record.old_image);
+  if (is_new)
+    close_held(record);
+  else
+    close(record.old_image);
   close(document);
   daemon->run();
   return 0;
@@ -234,7 +242,7 @@ int run(int argc, char** argv) {
   if (options.rehearse >= 0) return rehearse_takeover(options.rehearse);
   if (options.load >= 0) {
     set_log_sink(log_to_stderr_at_once);
-    return load_for_daemon(options.file, options.load, Paths::find(""));
+    return load_for_daemon(options.file, options.load);
   }
   // 2. Where things are.
   Paths paths = Paths::find(options.runtime_dir);
@@ -249,6 +257,7 @@ int run(int argc, char** argv) {
   // 4. Signals.
   name_process(argc, argv, loaded.settings);
   const std::string read_from = loaded.file, reach = reach_of_signals(loaded);
+  paths.keep_copies();
   Daemon daemon(paths, file, std::move(loaded));
   daemon.catch_signals();
   // 5. The log.

@@ -1,5 +1,6 @@
 #include "daemon/paths.h"
 
+#include <sys/auxv.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -7,6 +8,7 @@
 #include <climits>
 #include <cstdlib>
 #include <filesystem>
+#include <iterator>
 #include <stdexcept>
 
 #include "base/error.h"
@@ -15,6 +17,7 @@
 namespace preforkd {
 namespace {
 
+// Without links.
 std::string own_file() {
   char path[PATH_MAX];
   ssize_t n = readlink("/proc/self/exe", path, sizeof path);
@@ -25,9 +28,29 @@ std::string own_file() {
   return file;
 }
 
+// As it was executed, where that is a path and still names this very file. (Not by a descriptor, as an upgrade does it.)
+std::string own_name() {
+  const auto* executed = reinterpret_cast<const char*>(getauxval(AT_EXECFN));
+  struct stat named {
+  }, self{};
+  if (!executed || stat(executed, &named) < 0 || stat("/proc/self/exe", &self) < 0 ||
+      named.st_dev != self.st_dev || named.st_ino != self.st_ino ||
+      std::string(executed).starts_with("/dev/fd/") || std::string(executed).starts_with("/proc/"))
+    return own_file();
+  return std::filesystem::absolute(executed).lexically_normal().string();
+}
+
 std::string beside_or_installed(const std::string& folder, const std::string& name) {
   std::string beside = folder + "/" + name;
   return access(beside.c_str(), F_OK) == 0 ? beside : PREFORKD_PREFIX "/lib/preforkd/" + name;
+}
+
+std::string folder_of(const std::string& file) { return file.substr(0, file.rfind('/')); }
+
+// Beside the supervisor in a build folder; installed, the library is a folder further up.
+std::string library_of(const std::string& libexec) {
+  const std::string name = "/libpreforkd.so.1", beside = libexec + name;
+  return access(beside.c_str(), F_OK) == 0 ? beside : folder_of(libexec) + name;
 }
 
 std::string environment(const char* name) {
@@ -48,15 +71,37 @@ std::string default_runtime_directory() {
 
 Paths Paths::find(const std::string& runtime_dir) {
   Paths paths;
-  paths.daemon = own_file();
-  const std::string folder = paths.daemon.substr(0, paths.daemon.rfind('/'));
-  paths.supervisor = beside_or_installed(folder, "preforkd-supervisor");
-  paths.static_supervisor = beside_or_installed(folder, "preforkd-supervisor-static");
-  paths.control = beside_or_installed(folder, "preforkd-control");
-  paths.log = beside_or_installed(folder, "preforkd-log");
+  paths.daemon = own_name();
+  const std::string folder = folder_of(own_file());
+  auto hold = [&](const char* name) {
+    return std::make_shared<HeldFile>(beside_or_installed(folder, name));
+  };
+  paths.supervisor = hold("preforkd-supervisor");
+  paths.static_supervisor = hold("preforkd-supervisor-static");
+  paths.control = hold("preforkd-control");
+  paths.log = hold("preforkd-log");
+  paths.libexec = folder_of(paths.static_supervisor->path());
+  paths.library = std::make_shared<HeldFile>(library_of(paths.libexec));
   paths.handlers = beside_or_installed(folder, "handlers");
   paths.runtime = runtime_dir.empty() ? default_runtime_directory() : runtime_dir;
   return paths;
+}
+
+void Paths::keep_copies() {
+  for (const Held& file : {supervisor, static_supervisor, control, log, library}) file->make_copy();
+}
+
+std::vector<HeldFileRecord> Paths::held() const {
+  std::vector<HeldFileRecord> records;
+  for (const Held& file : {supervisor, static_supervisor, control, log, library})
+    records.push_back(file->record());
+  return records;
+}
+
+void Paths::resume(const std::vector<HeldFileRecord>& held) {
+  Held* all[] = {&supervisor, &static_supervisor, &control, &log, &library};
+  for (size_t i = 0; i < std::size(all); ++i) *all[i] = std::make_shared<HeldFile>(held.at(i));
+  libexec = folder_of(static_supervisor->path());
 }
 
 std::string Paths::handler_file(const std::string& handler) const {

@@ -1,15 +1,22 @@
-// Where things are: beside the executable in a build folder, else under PREFIX.
+// Where things are: beside the executable in a build folder, else under PREFIX. And those that are held open from the
+// start on (daemon/held_file.h).
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "conf/settings.h"
+#include "daemon/held_file.h"
 
 namespace preforkd {
 
 struct Paths {
-  std::string daemon;  // this program's file, or the one that has taken its place
-  std::string supervisor, static_supervisor, control, log;  // those of libexec
+  // As this program was called, with its links: what an upgrade executes is what it names then. (All else is that of the
+  // release that runs.)
+  std::string daemon;
+  Held supervisor, static_supervisor, control, log;  // those of libexec
+  Held library;          // libpreforkd, for pools with `serve`; it may be missing
+  std::string libexec;   // the folder of the supervisors
   std::string handlers;  // the folder of the handlers that are named without a path
   std::string runtime;   // RUNTIME_DIR
 
@@ -17,8 +24,14 @@ struct Paths {
   // /tmp/preforkd-UID. Nothing is made or checked here.
   static Paths find(const std::string& runtime_dir);
 
+  // Has copies made of what is held. Throws std::runtime_error: one of them is cut short.
+  void keep_copies();
+  // Over an exec: the same files, for the image that opened them.
+  std::vector<HeldFileRecord> held() const;
+  void resume(const std::vector<HeldFileRecord>& held);
+
   // Which of the two keeps such a pool (daemon/without_handlers.cc).
-  const std::string& supervisor_for(const PoolSettings& settings) const {
+  const Held& supervisor_for(const PoolSettings& settings) const {
     return settings.handler.empty() ? static_supervisor : supervisor;
   }
   // The file of a handler: as written if it is a path, else HANDLERS/NAME.so.

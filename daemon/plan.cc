@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "base/document.h"
+#include "base/protocol.h"
 #include "conf/network_lists.h"
 #include "conf/pool_json.h"
 #include "daemon/supervisor_args.h"
@@ -40,12 +41,19 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   args.first_workers = incarnation.first_workers;
   args.on_trial = incarnation.on_trial;
   args.log_level = static_cast<int>(incarnation.log_level);
-  args.folder = paths.static_supervisor.substr(0, paths.static_supervisor.rfind('/'));
+  args.folder = paths.libexec;
+  args.library = paths.library->path();
   Launch what;
-  what.executable = paths.supervisor_for(settings);
+  const Held& program = paths.supervisor_for(settings);
+  what.executable = program->path();
+  what.image = program->to_execute();
   what.argv = args.to_argv("preforkd: supervisor " + settings.name);
-  what.descriptors = {to_obey.get(), to_report.get(), document.get(), segment.read_write.get(),
-                      kTrustedFile,  networks.get()};
+  what.descriptors = {to_obey.get(),
+                      to_report.get(),
+                      document.get(),
+                      segment.read_write.get(),
+                      settings.serve.empty() ? kTrustedFile : paths.library->copy(),
+                      networks.get()};
   what.trusted_file = file_of_handler(settings);
   Listeners sockets = plan.listeners;  // its own ones first
   std::stable_partition(sockets.begin(), sockets.end(), is_its_own);
@@ -98,6 +106,9 @@ std::string ending_text(int status) {
            strsignal(WTERMSIG(status)) + ")";
   if (WEXITSTATUS(status) == kWithoutChannel)
     return "ended: its preload closed descriptors of preforkd";
+  if (WEXITSTATUS(status) == kSpeaksAnother)
+    return "ended: its program is of another version than the daemon; upgrade, or put this "
+           "version's back";
   return "exited with status " + std::to_string(WEXITSTATUS(status));
 }
 

@@ -109,6 +109,8 @@ class Pool final : private GenerationOwner {
 
   // Control read a generation that is over: `base` are the sums with it.
   void close_generation(uint32_t number, std::string base);
+  // Sums with all that control has read, of generations that the next control cannot read: what comes is added to them.
+  void keep_figures(std::string base) { base_ = std::move(base); }
 
   const PoolPlan& plan() const { return plan_; }
   const PoolSettings& settings() const { return plan_.settings; }

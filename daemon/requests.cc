@@ -42,7 +42,10 @@ void Daemon::on_request(const Request& request, std::string bytes) {
   };
   if (request.ask == ControlAsk::kTotals) {
     if (!pool) pool = find_leaver(request.pool);
-    if (pool) pool->close_generation(request.id, std::move(bytes));
+    if (pool && request.set)
+      pool->keep_figures(std::move(bytes));
+    else if (pool)
+      pool->close_generation(request.id, std::move(bytes));
     return;
   }
   if (phase_ != Phase::kRunning && request.ask != ControlAsk::kStop)

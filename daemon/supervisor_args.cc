@@ -5,18 +5,24 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "base/protocol.h"
+#include "shm/layout.h"
+
 namespace preforkd {
 
 std::vector<std::string> SupervisorArgs::to_argv(const std::string& title) const {
-  if (check) return {title, "--check"};
+  const std::string protocol = protocol_option(shm::kLayoutVersion);
+  if (check) return {title, protocol, "--check"};
   std::vector<std::string> argv = {title,
+                                   protocol,
                                    "--generation=" + std::to_string(generation),
                                    "--capacity=" + std::to_string(capacity),
                                    "--listen-sockets=" + std::to_string(listen_sockets),
                                    "--own-sockets=" + std::to_string(own_sockets),
                                    "--first-workers=" + std::to_string(first_workers),
                                    "--log-level=" + std::to_string(log_level),
-                                   "--folder=" + folder};
+                                   "--folder=" + folder,
+                                   "--library=" + library};
   if (on_trial) argv.emplace_back("--on-trial");
   return argv;
 }
@@ -31,6 +37,8 @@ SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
                                     {"on-trial", no_argument, nullptr, 't'},
                                     {"log-level", required_argument, nullptr, 'l'},
                                     {"folder", required_argument, nullptr, 'd'},
+                                    {"library", required_argument, nullptr, 'b'},
+                                    {"protocol", required_argument, nullptr, 'p'},
                                     {}};
   SupervisorArgs args;
   auto number = [] { return static_cast<uint32_t>(std::strtoul(optarg, nullptr, 10)); };
@@ -63,6 +71,11 @@ SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
         break;
       case 'd':
         args.folder = optarg;
+        break;
+      case 'b':
+        args.library = optarg;
+        break;
+      case 'p':  // expect_protocol() has looked at it
         break;
       default:
         throw std::runtime_error("preforkd-supervisor is started by preforkd, not by hand");

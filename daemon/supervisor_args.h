@@ -18,6 +18,8 @@ enum SupervisorFd : int {
   kSettingsFd = 5,  // the pool's settings as JSON (conf/pool_json.h), without its lists of networks
   kSegmentFd = 6,   // the pool's shared memory, read-write; --check: not there
   kHandlerFd = 7,   // the handler's file, opened by the daemon; not there for a program
+  // Of one that accepts by itself: libpreforkd, as the daemon has it; it may be missing.
+  kLibraryFd = 7,
   kNetworksFd = 8,  // the pool's lists of networks (conf/network_lists.h); --check: not there
   kFirstListenFd = 9,
 };
@@ -33,6 +35,7 @@ struct SupervisorArgs {
   uint32_t first_workers = 0;  // to begin with as many, if that is more than `min`
   int log_level = 6;
   std::string folder;     // its own; what a program that accepts by itself needs lies there
+  std::string library;    // the path of libpreforkd, for want of kLibraryFd
   bool on_trial = false;  // no worker accepts before the order to serve
 
   std::vector<std::string> to_argv(const std::string& title) const;

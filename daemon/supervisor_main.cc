@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "base/own_memory.h"
 #include "base/process_title.h"
+#include "base/protocol.h"
 #include "base/surroundings.h"
 #include "base/undumpable.h"
 #include "conf/pool_json.h"
@@ -83,7 +84,7 @@ int check(const PoolSettings& settings) {
 
 // Of each of its workers: all but the slot and the pid.
 ServingWorker as_serving_worker(const SupervisorArgs& args) {
-  return {.version = kServingVersion,
+  return {.layout = shm::kLayoutVersion,
           .pid = 0,
           .supervisor = getpid(),
           .slot = 0,
@@ -93,7 +94,8 @@ ServingWorker as_serving_worker(const SupervisorArgs& args) {
           .networks = kNetworksFd,
           .first_listen = kFirstListenFd,
           .listen_sockets = args.listen_sockets,
-          .log_level = args.log_level};
+          .log_level = args.log_level,
+          .library = fcntl(kLibraryFd, F_GETFD) < 0 ? -1 : kLibraryFd};
 }
 
 // An object that is never destroyed, whichever way the process ends.
@@ -173,8 +175,8 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
       handler = std::make_unique<HandlerLibrary>(settings.handler, kHandlerFd);  // closes it
     if (!settings.program.empty()) program = std::make_unique<Program>(settings.program);
     if (!settings.serve.empty())
-      serving =
-          std::make_unique<ServingProgram>(settings.serve, args.folder, as_serving_worker(args));
+      serving = std::make_unique<ServingProgram>(settings.serve, args.folder, args.library,
+                                                 as_serving_worker(args));
     // 5. Log lines go to the daemon from here on, the handler's preload's included.
     WorkerPlan plan{{settings, mapping, listen_sockets, getpid(), GateRules(settings, lists)},
                     handler.get(),
@@ -200,6 +202,7 @@ int main(int argc, char** argv) {
   using namespace preforkd;
   become_undumpable();
   put_surroundings_right();
+  expect_protocol(argc, argv, shm::kLayoutVersion);
   set_log_sink(log_to_pipe);
   try {
     SupervisorArgs args = SupervisorArgs::from_argv(argc, argv);

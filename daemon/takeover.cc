@@ -1,5 +1,6 @@
 #include "daemon/takeover.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -18,7 +19,9 @@
 #include "base/version.h"
 #include "daemon/launch.h"
 #include "daemon/paths.h"
+#include "daemon/plan.h"
 #include "daemon/user_json.h"
+#include "shm/layout.h"
 
 namespace preforkd {
 
@@ -37,13 +40,16 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PoolRecord, name, reason, listeners, dropped,
                                    next_generation, capacity, base, generations)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LinkRecord, web, pid, news, requests, listen, started_at,
                                    stopped, next_ticket, unanswered, log)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DaemonRecord, format, version, old_image, failure, asked_by,
-                                   file, runtime, settings, users, control_user, log_user,
-                                   control_gid, control_path, started, reloads, reloads_asked,
-                                   refusal, said_ready, strangers, listeners, unused, pools, links,
-                                   log)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(HeldFileRecord, path, file, copy, size, modified, changed)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DaemonRecord, format, protocol, layout, version, called,
+                                   old_image, held, failure, asked_by, file, runtime, settings,
+                                   users, control_user, log_user, control_gid, control_path,
+                                   started, reloads, reloads_asked, refusal, said_ready, strangers,
+                                   listeners, unused, pools, links, log)
 
 using nlohmann::json;
+
+constexpr int kProgramSeconds = 2;  // to say what it speaks
 
 std::string to_json(const DaemonRecord& record) {
   // A reason, or a path, may hold bytes that are not UTF-8.
@@ -57,6 +63,11 @@ DaemonRecord record_from_json(const std::string& text) {
     throw std::runtime_error("the running daemon's state is of format " + std::to_string(format) +
                              ", this binary's is " + std::to_string(kTakeoverFormat) +
                              ": it takes a restart");
+  const auto protocol = document.value("protocol", 0u);
+  if (protocol != kProtocol)
+    throw std::runtime_error("the running daemon's processes speak protocol " +
+                             std::to_string(protocol) + ", this binary speaks " +
+                             std::to_string(kProtocol) + ": it takes a restart");
   return document.get<DaemonRecord>();
 }
 
@@ -67,6 +78,10 @@ void keep_over_exec(const DaemonRecord& record, bool keep) {
     if (fd >= 0) fcntl(fd, F_SETFD, keep ? 0 : FD_CLOEXEC);
   };
   mark(record.old_image);
+  for (const HeldFileRecord& held : record.held) {
+    mark(held.file);
+    mark(held.copy);
+  }
   for (const auto& l : record.listeners) mark(l.fd);
   for (const auto& l : record.unused) mark(l.fd);
   for (const auto& pool : record.pools)
@@ -86,6 +101,13 @@ void keep_over_exec(const DaemonRecord& record, bool keep) {
   mark(record.log.pongs);
 }
 
+void close_held(const DaemonRecord& record) {
+  for (const HeldFileRecord& held : record.held)
+    for (const int fd : {held.file, held.copy})
+      if (fd >= 0) close(fd);
+  close(record.old_image);
+}
+
 LoadedSettings settings_in_force(const DaemonRecord& record, std::vector<std::string>& errors) {
   LoadedSettings loaded = load_printed_settings(record.settings, "settings in force", errors);
   loaded.users.assign(record.users.begin(), record.users.end());
@@ -95,16 +117,48 @@ LoadedSettings settings_in_force(const DaemonRecord& record, std::vector<std::st
   return loaded;
 }
 
+namespace {
+
+// A program that comes with this binary can be executed, is whole, and speaks as this binary does.
+void expect_program(const Held& held) {
+  Launch what;
+  what.executable = held->path();
+  what.image = held->to_execute();
+  what.argv = {"preforkd: rehearsal", protocol_option(shm::kLayoutVersion), kSpeaksOption};
+  const Finished finished = launch_and_wait(what, kProgramSeconds);
+  if (finished.status == 0 && finished.output == what.argv[1] + "\n") return;
+  const std::string said = finished.errors.substr(0, finished.errors.find('\n'));
+  throw std::runtime_error(held->path() + ": " +
+                           (said.empty() ? ending_text(finished.status) : said));
+}
+
+// (One that is cut short ends this process, which is that of a rehearsal.)
+void expect_library(const HeldFile& held) {
+  if (held.copy() < 0) return;
+  const std::string opened = "/proc/self/fd/" + std::to_string(held.copy());
+  void* library = dlopen(opened.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) throw std::runtime_error("load " + held.path() + ": " + dlerror());
+  const auto layout = reinterpret_cast<uint32_t (*)()>(dlsym(library, "preforkd_layout"));
+  if (!layout || layout() != shm::kLayoutVersion)
+    throw std::runtime_error(held.path() + ": it is of another version");
+}
+
+void expect_release(Paths paths) {
+  for (const Held& held : {paths.supervisor, paths.static_supervisor, paths.control, paths.log})
+    expect_program(held);
+  paths.keep_copies();
+  expect_library(*paths.library);
+}
+
+}  // namespace
+
 void rehearse(const DaemonRecord& record) {
   std::vector<std::string> errors;
   LoadedSettings loaded = settings_in_force(record, errors);
   if (!errors.empty()) throw std::runtime_error(errors.front());
   if (loaded.settings.pools.size() != record.pools.size())
     throw std::runtime_error("the settings in force have another number of pools");
-  const Paths paths = Paths::find("");
-  for (const std::string& helper :
-       {paths.supervisor, paths.static_supervisor, paths.control, paths.log})
-    if (access(helper.c_str(), X_OK) < 0) throw SysError("execute " + helper, errno);
+  expect_release(Paths::find(""));
 }
 
 // --- falling back --------------------------------------------------------------------------------

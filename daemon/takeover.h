@@ -20,12 +20,15 @@
 
 #include "base/clock.h"
 #include "base/limits.h"
+#include "base/protocol.h"
 #include "conf/load.h"
+#include "daemon/held_file.h"
 
 namespace preforkd {
 
-// Raised when the document, or a message between daemon and supervisor or control, changes its meaning: images
-// of different numbers do not take over from each other.
+// Raised when the document changes its meaning: images of different numbers do not take over from each other, nor do
+// those of different kProtocol (base/protocol.h). The layout of shared memory may be another: supervisors go on with
+// theirs, which the daemon never looks at, and control passes over segments that it cannot read.
 inline constexpr uint32_t kTakeoverFormat = 7;
 
 // What a rehearsal says that went well. A status of 0 is not enough: /bin/true has that, too.
@@ -102,9 +105,12 @@ struct LinkRecord {
 };
 
 struct DaemonRecord {
-  uint32_t format = kTakeoverFormat;
+  uint32_t format = kTakeoverFormat, protocol = kProtocol, layout = 0;
   std::string version;
-  int old_image = -1;     // the binary that runs now, kept open
+  std::string called;  // Paths::daemon
+  int old_image = -1;  // the binary that runs now, kept open
+  std::vector<HeldFileRecord>
+      held;               // likewise, what it executes: for the old image, should it go on
   std::string failure;    // why the new image gave up; then the old one is running again
   uint32_t asked_by = 0;  // the ticket of the request that is to be answered; 0: a signal asked
   std::string file;       // the configuration's, "" = built-in
@@ -137,6 +143,8 @@ LoadedSettings settings_in_force(const DaemonRecord& record, std::vector<std::st
 
 // Every descriptor that the record names: kept over an exec, or not.
 void keep_over_exec(const DaemonRecord& record, bool keep);
+// Those that only the image before had use for, which will not go on.
+void close_held(const DaemonRecord& record);
 
 // What `preforkd --rehearse FD` does in a child, which then says kCanTakeOver on its output. Throws the reason why it
 // could not.

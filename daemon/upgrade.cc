@@ -14,6 +14,7 @@
 #include "base/version.h"
 #include "conf/print.h"
 #include "daemon/daemon.h"
+#include "shm/layout.h"
 
 namespace preforkd {
 namespace {
@@ -123,7 +124,10 @@ void Daemon::exec_next_image(const Rehearsal& rehearsed) {
 
 DaemonRecord Daemon::record(uint32_t asked_by) const {
   DaemonRecord r;
+  r.layout = shm::kLayoutVersion;
   r.version = kVersion;
+  r.called = paths_.daemon;
+  r.held = paths_.held();
   r.asked_by = asked_by;
   r.file = file_;
   r.runtime = paths_.runtime;
@@ -208,7 +212,11 @@ void Daemon::taken_over(const DaemonRecord& r) {
   const std::string now = std::string("preforkd ") + kVersion;
   if (r.failure.empty()) {
     log_notice("upgraded from " + r.version + " to " + now, Event::kUpgraded);
-    for (auto& link : links_) link->renew();
+    if (r.layout != shm::kLayoutVersion)
+      log_notice("figures of what runs are in another layout (" + std::to_string(r.layout) +
+                 ") than " + now + " reads (" + std::to_string(shm::kLayoutVersion) +
+                 "): pools serve on, and are counted anew once they are recycled");
+    for (auto& link : links_) link->renew(r.layout != shm::kLayoutVersion);
     log_.renew();
   } else {
     log_error("upgrade failed, " + now + " goes on: " + r.failure, Event::kUpgradeRefused);

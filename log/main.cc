@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/protocol.h"
 #include "base/surroundings.h"
 #include "base/undumpable.h"
 #include "log/reader.h"
@@ -45,10 +46,11 @@ void run() {
 }  // namespace
 }  // namespace preforkd
 
-int main() {
+int main(int argc, char** argv) {
   using namespace preforkd;
   become_undumpable();
   put_surroundings_right();
+  expect_protocol(argc, argv, kNoLayout);
   try {
     run();
     _exit(0);  // the thread may stand in a write

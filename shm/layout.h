@@ -41,7 +41,7 @@ static_assert(Long::is_always_lock_free && sizeof(Long) == 8);
 static_assert(sizeof(sem_t) == 32, "the layout below is that of glibc on 64-bit Linux");
 
 inline constexpr uint64_t kMagic = 0x6d687364'6b667270;  // "prfkdshm"
-inline constexpr uint32_t kLayoutVersion = 4;
+extern const uint32_t kLayoutVersion;                    // layout.cc says which one this is
 inline constexpr size_t kLine = 128;
 inline constexpr uint32_t kDecisions = 256;      // entries of the ring; a power of two
 inline constexpr uint32_t kMinCapacity = 1024;   // slots

@@ -161,7 +161,7 @@ std::vector<DecisionView> SegmentReader::decisions() const {
   std::vector<DecisionView> found;
   auto header = std::make_unique<Header>();
   if (!read_exactly(fd_.get(), header.get(), sizeof *header, 0) || header->magic != kMagic ||
-      !is_of_its_size(fd_.get(), *header))
+      header->version != kLayoutVersion || !is_of_its_size(fd_.get(), *header))
     return found;
   auto ring = std::make_unique<Decision[]>(kDecisions);
   if (!read_exactly(fd_.get(), ring.get(), kDecisions * sizeof(Decision),

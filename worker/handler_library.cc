@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "base/elf_file.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/memory_file.h"
@@ -63,6 +64,15 @@ bool copy_to_memory(const std::string& path, int file, UniqueFd& copy) {
          0;
 }
 
+// What is no ELF file at all dlopen() has words for.
+void expect_whole(const std::string& path, int fd) {
+  struct stat s {};
+  const auto needed = mapped_part(fd);
+  if (needed && fstat(fd, &s) == 0 && static_cast<uint64_t>(s.st_size) < *needed)
+    throw std::runtime_error("load " + path + ": " + kCutShort + ": " + std::to_string(s.st_size) +
+                             " bytes of " + std::to_string(*needed) + " at least");
+}
+
 size_t threads_of_this_process() {
   DIR* tasks = opendir("/proc/self/task");
   if (!tasks) return 1;
@@ -81,6 +91,7 @@ HandlerLibrary::HandlerLibrary(const std::string& path, int fd) : path_(path) {
   const bool by_path = !in_memory && access(path.c_str(), R_OK) == 0;  // $ORIGIN is its folder then
   const int source = in_memory ? copy.get() : file.get();
   const std::string opened = by_path ? path : "/proc/self/fd/" + std::to_string(source);
+  expect_whole(path, source);
   if (in_memory || by_path) file.reset();
   void* library = dlopen(opened.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) throw std::runtime_error(load_error(path, opened));

@@ -19,6 +19,7 @@
 #include "worker/client_end.h"
 #include "worker/host.h"
 #include "worker/intake.h"
+#include "worker/other_library.h"
 #include "worker/serving_program.h"
 
 #define PREFORKD_EXPORT extern "C" __attribute__((visibility("default")))
@@ -61,6 +62,7 @@ class Self {
     close(worker.settings);
     close(worker.networks);
     close(worker.segment);
+    if (worker.library >= 0) close(worker.library);
     set_log_level(static_cast<LogLevel>(worker.log_level));
   }
 
@@ -152,11 +154,12 @@ Self& expect_self() {
   const char* text = std::getenv(kWorkerVariable);
   const auto worker = text ? ServingWorker::from_text(text) : std::nullopt;
   if (!worker) throw NotAWorker("this process was not started by preforkd, as `serve` of a pool");
+  if (worker->layout != shm::kLayoutVersion)
+    throw NotAWorker("this program's libpreforkd is of another version (layout " +
+                     std::to_string(shm::kLayoutVersion) + ") than its supervisor (layout " +
+                     std::to_string(worker->layout) + "): upgrade preforkd, and recycle the pool");
   if (worker->pid != getpid())
     throw NotAWorker("this is not the process that preforkd started, but a child of it");
-  if (worker->version != kServingVersion)
-    throw NotAWorker(
-        "libpreforkd is of another version than the preforkd that started this process");
   if (!self()) {
     self() = std::make_unique<Self>(*worker);
     set_log_sink(log_as_worker);
@@ -197,7 +200,12 @@ Self* try_self() {  // null, and why in errno and last_error
 
 using namespace preforkd;
 
+// Which version it is of: for the rehearsal of an upgrade (daemon/takeover.cc) and for worker/other_library.h, and not in
+// serve.h. (A function: of a variable a process with two versions of the library would have one.)
+PREFORKD_EXPORT uint32_t preforkd_layout() { return shm::kLayoutVersion; }
+
 PREFORKD_EXPORT int preforkd_accept(preforkd_connection* connection) {
+  if (const auto* other = other_library()) return other->accept(connection);
   last_error.clear();
   Self* worker = try_self();
   if (!worker) return -1;
@@ -211,38 +219,50 @@ PREFORKD_EXPORT int preforkd_accept(preforkd_connection* connection) {
 }
 
 PREFORKD_EXPORT void preforkd_done(int served) {
+  if (const auto* other = other_library()) return other->done(served);
   if (Self* worker = existing_self()) worker->done(served != 0);
 }
 
 PREFORKD_EXPORT void preforkd_note(const char* text) {
+  if (const auto* other = other_library()) return other->note(text);
   if (existing_self()) host_functions().note(text);
 }
 PREFORKD_EXPORT void preforkd_extend(uint32_t milliseconds) {
+  if (const auto* other = other_library()) return other->extend(milliseconds);
   if (existing_self()) host_functions().extend(milliseconds);
 }
 PREFORKD_EXPORT void preforkd_recycle() {
+  if (const auto* other = other_library()) return other->recycle();
   if (try_self()) host_functions().recycle();
 }
 PREFORKD_EXPORT void preforkd_log(int level, const char* text) {
+  if (const auto* other = other_library()) return other->log(level, text);
   host_functions().log(level, text);
 }
 
 PREFORKD_EXPORT const char* preforkd_peer() {
+  if (const auto* other = other_library()) return other->peer();
   Self* worker = existing_self();
   return worker ? worker->peer() : "";
 }
 PREFORKD_EXPORT const char* preforkd_local() {
+  if (const auto* other = other_library()) return other->local();
   Self* worker = existing_self();
   return worker ? worker->local() : "";
 }
 
 PREFORKD_EXPORT const char* preforkd_pool() {
+  if (const auto* other = other_library()) return other->pool();
   Self* worker = try_self();
   return worker ? worker->settings().name.c_str() : nullptr;
 }
 PREFORKD_EXPORT const char* preforkd_settings() {
+  if (const auto* other = other_library()) return other->settings();
   Self* worker = try_self();
   return worker ? worker->settings().settings.c_str() : nullptr;
 }
 
-PREFORKD_EXPORT const char* preforkd_error() { return last_error.c_str(); }
+PREFORKD_EXPORT const char* preforkd_error() {
+  if (const auto* other = other_library()) return other->error();
+  return last_error.c_str();
+}

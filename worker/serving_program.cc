@@ -19,8 +19,6 @@
 namespace preforkd {
 namespace {
 
-bool exists(const std::string& file) { return access(file.c_str(), F_OK) == 0; }
-
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
   return value ? value : "";
@@ -36,19 +34,22 @@ std::string search_path(const char* name, const std::string& folder) {
 
 std::string ServingWorker::to_text() const {
   std::string text;
-  for (int64_t number : {int64_t{version}, int64_t{pid}, int64_t{supervisor}, int64_t{slot},
-                         int64_t{capacity}, int64_t{segment}, int64_t{settings}, int64_t{networks},
-                         int64_t{first_listen}, int64_t{listen_sockets}, int64_t{log_level}})
+  for (int64_t number :
+       {int64_t{layout}, int64_t{pid}, int64_t{supervisor}, int64_t{slot}, int64_t{capacity},
+        int64_t{segment}, int64_t{settings}, int64_t{networks}, int64_t{first_listen},
+        int64_t{listen_sockets}, int64_t{log_level}, int64_t{library}})
     text += (text.empty() ? "" : " ") + std::to_string(number);
   return text;
 }
 
 std::optional<ServingWorker> ServingWorker::from_text(const char* text) {
   ServingWorker w{};
-  const int read = std::sscanf(text, "%u %d %d %u %u %d %d %d %d %u %d", &w.version, &w.pid,
-                               &w.supervisor, &w.slot, &w.capacity, &w.segment, &w.settings,
-                               &w.networks, &w.first_listen, &w.listen_sockets, &w.log_level);
-  if (read != 11 || w.slot >= w.capacity) return std::nullopt;
+  const int read =
+      std::sscanf(text, "%u %d %d %u %u %d %d %d %d %u %d %d", &w.layout, &w.pid, &w.supervisor,
+                  &w.slot, &w.capacity, &w.segment, &w.settings, &w.networks, &w.first_listen,
+                  &w.listen_sockets, &w.log_level, &w.library);
+  if (read >= 1 && w.layout != shm::kLayoutVersion) return w;
+  if (read != 12 || w.slot >= w.capacity) return std::nullopt;
   return w;
 }
 
@@ -66,19 +67,18 @@ std::string find_program(const std::string& name) {
 }
 
 ServingProgram::ServingProgram(const std::vector<std::string>& argv, const std::string& folder,
-                               const ServingWorker& worker)
+                               const std::string& library, const ServingWorker& worker)
     : file_(find_program(argv[0])),
       argv_(argv),
       environment_(environment_of_programs()),
       worker_(worker) {
-  // Beside the supervisor in a build folder; installed, the library is a folder further up.
-  std::string library = folder + "/libpreforkd.so.1";
-  if (!exists(library)) library = folder + "/../libpreforkd.so.1";
   std::erase_if(environment_, [](const std::string& entry) {
     const std::string name = entry.substr(0, entry.find('='));
     return is_serving_variable(name) || name == "PYTHONPATH" || name == "PERL5LIB";
   });
-  environment_.push_back(std::string(kLibraryVariable) + "=" + library);
+  environment_.push_back(
+      std::string(kLibraryVariable) + "=" +
+      (worker.library < 0 ? library : "/proc/self/fd/" + std::to_string(worker.library)));
   environment_.push_back(search_path("PYTHONPATH", folder + "/python"));
   environment_.push_back(search_path("PERL5LIB", folder + "/perl"));
 }
@@ -94,6 +94,7 @@ std::string ServingProgram::become(uint32_t slot) const {
   fcntl(worker.segment, F_SETFD, 0);
   fcntl(worker.settings, F_SETFD, 0);
   fcntl(worker.networks, F_SETFD, 0);
+  if (worker.library >= 0) fcntl(worker.library, F_SETFD, 0);
   for (int fd = worker.first_listen; fd <= last_listen; ++fd) fcntl(fd, F_SETFD, 0);
   dup2(2, 1);
   // What the library takes into its hands stays blocked (worker/intake.h), and SIGPIPE ignored; the rest is as

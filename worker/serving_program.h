@@ -5,7 +5,12 @@
 // Handed on by inheritance: descriptor 1 becomes the log; the pool's segment, its settings as a JSON document, its
 // lists of networks and its listen sockets stay open under the numbers that they have; and one variable says what they are:
 //
-//   PREFORKD_WORKER=VERSION PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS NETWORKS FIRST_LISTEN LISTEN_SOCKETS LOG_LEVEL
+//   PREFORKD_WORKER=LAYOUT PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS NETWORKS FIRST_LISTEN LISTEN_SOCKETS LOG_LEVEL LIBRARY
+//
+// A second one, PREFORKD_LIBRARY, says what to load: libpreforkd of the supervisor's own version, in memory that nobody
+// can change, by the descriptor LIBRARY (closed by the first call that needs to be a worker; -1: there is none, and it
+// is a path). A program that is linked with libpreforkd has another of its own, maybe of another version: LAYOUT comes
+// first, and whoever finds another than its own there reads no further.
 //
 // (numbers; PID is the worker's own: a child that inherits the variable is told that it is another process). A program
 // can do to the segment whatever a handler can, and no more.
@@ -22,19 +27,18 @@
 
 namespace preforkd {
 
-// Of all that is handed on: the segment's layout, and what the variable and its descriptors mean.
-inline constexpr uint32_t kServingVersion = 1u << 16 | shm::kLayoutVersion;
-
 struct ServingWorker {
-  uint32_t version;  // kServingVersion of who wrote it
+  uint32_t layout;  // shm::kLayoutVersion of who wrote it
   pid_t pid, supervisor;
   uint32_t slot, capacity;
   int segment, settings, networks, first_listen;
   uint32_t listen_sockets;
   int log_level;
+  int library;
 
   std::string to_text() const;
-  static std::optional<ServingWorker> from_text(const char* text);  // nothing: it is none
+  // Of another layout than this library's: that alone can be relied on. Nothing: it is none.
+  static std::optional<ServingWorker> from_text(const char* text);
 };
 
 // The file that `name` stands for: itself if there is a slash in it, else the first one of this name in $PATH that
@@ -44,9 +48,10 @@ std::string find_program(const std::string& name);
 // Everything that can be made before the fork.
 class ServingProgram {
  public:
-  // Of `worker` all but pid and slot. libpreforkd and the bindings are looked for in `folder`, the supervisor's own.
+  // Of `worker` all but pid and slot. The bindings are looked for in `folder`, the supervisor's own; `library` is used
+  // for want of its descriptor.
   ServingProgram(const std::vector<std::string>& argv, const std::string& folder,
-                 const ServingWorker& worker);
+                 const std::string& library, const ServingWorker& worker);
 
   // Returns only if it cannot be executed: with the reason.
   std::string become(uint32_t slot) const;

@@ -13,6 +13,7 @@ Suite sizing_suite();
 Suite limits_suite();
 Suite reload_suite();
 Suite upgrade_suite();
+Suite versions_suite();
 Suite deaths_suite();
 Suite figures_suite();
 Suite crash_suite();
@@ -69,7 +70,7 @@ inline std::vector<Suite> all_suites() {
           moves_suite(),       loading_suite(),     trust_rights_suite(),  trust_reach_suite(),
           trust_left_suite(),  trust_waits_suite(), trust_unit_suite(),    trust_scope_suite(),
           log_suite(),         waits_suite(),       leaks_suite(),         valgrind_suite(),
-          starts_suite(),      figures_suite(),     odd_start_suite()};
+          starts_suite(),      figures_suite(),     odd_start_suite(),     versions_suite()};
 }
 
 }  // namespace preforkd::system_test

@@ -198,7 +198,7 @@ void whose_line_it_is() {
 // An upgrade while one log process follows the other: what nobody has heard yet, the next image says.
 void lines_over_an_upgrade() {
   EventLoop loop;
-  LogLink before(loop, "/nonexistent", {});
+  LogLink before(loop, std::make_shared<HeldFile>("/nonexistent"), {});
   before.add({LogLevel::kNotice, "shop", 7, "upgrading: executing \xff\n", Event::kAtMax});
   before.add({LogLevel::kError, {}, 0, "and more"});
   DaemonRecord record;
@@ -207,7 +207,7 @@ void lines_over_an_upgrade() {
   CU_ASSERT_EQUAL(record.log.lost, 0);
   record.log.pid = getpid();  // of a process that is ending (pongs: none)
   LogRecord next = record_from_json(to_json(record)).log;
-  LogLink after(loop, "/nonexistent", {});
+  LogLink after(loop, std::make_shared<HeldFile>("/nonexistent"), {});
   after.resume(next);
   next = after.record();
   CU_ASSERT_EQUAL_FATAL(next.waiting.size(), 2);

@@ -17,6 +17,7 @@
 [[gnu::weak]] void add_control_trust_tests();
 [[gnu::weak]] void add_doorbell_tests();
 [[gnu::weak]] void add_generation_tests();
+[[gnu::weak]] void add_held_file_tests();
 [[gnu::weak]] void add_histogram_tests();
 [[gnu::weak]] void add_layout_tests();
 [[gnu::weak]] void add_listener_tests();
@@ -54,7 +55,7 @@ constexpr void (*kSuites[])() = {
     add_notify_tests,       add_networks_tests,      add_proxy_protocol_tests,
     add_stream_tests,       add_acceptor_tests,      add_trusted_path_tests,
     add_log_tests,          add_generation_tests,    add_client_end_tests,
-    add_surroundings_tests,
+    add_surroundings_tests, add_held_file_tests,
 };
 
 bool run(const char* only) {

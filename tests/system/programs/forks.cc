@@ -1,6 +1,6 @@
 // In place of control or the log process, as if that had been taken over: leaves two processes behind, "left_in" in its
-// session and "left_out" in one of its own, which have its descriptors for ever; then becomes what lies beside it with
-// ".real" after its name.
+// session and "left_out" in one of its own, which have its descriptors for ever (not where a file lies beside it with
+// ".good" after its name); then becomes what lies beside it with ".real" after its name.
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -25,8 +25,11 @@ int main(int, char** argv) {
   char self[4096];
   const ssize_t size = readlink("/proc/self/exe", self, sizeof self);
   if (size <= 0) return 1;
-  leave(true);
-  leave(false);
-  execv((std::string(self, static_cast<size_t>(size)) + ".real").c_str(), argv);
+  const std::string name(self, static_cast<size_t>(size));
+  if (access((name + ".good").c_str(), F_OK) != 0) {
+    leave(true);
+    leave(false);
+  }
+  execv((name + ".real").c_str(), argv);
   return 1;
 }
