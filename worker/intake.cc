@@ -1,5 +1,6 @@
 #include "worker/intake.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -38,6 +39,21 @@ bool orphaned() { return system_call(SYS_getppid) != signalled.supervisor; }
 
 void on_nudge(int) { signalled.nudged = 1; }
 
+void nudge_oneself() {
+  // Pending until the next wait, which it ends: no gap between looking at the flag and sleeping.
+  kill(getpid(), signalled.nudge_signal);
+}
+
+// At any moment, within a handler's code, too. From anybody but the kernel it means nothing.
+void on_supervisor_death(int) {
+  signalled.nudged = 1;
+  if (!signalled.seat || !orphaned()) return;
+  const int saved = errno;
+  signalled.intake->give_up_listen_sockets();
+  nudge_oneself();
+  errno = saved;
+}
+
 void on_term(int number) {
   if (!signalled.seat) return signalled.term_in_supervisor(number);
   int saved = errno;
@@ -46,9 +62,18 @@ void on_term(int number) {
     raise(SIGTERM);
   }
   signalled.asked_to_leave = 1;
-  // Pending until the next wait, which it ends: no gap between looking at the flag and sleeping.
-  kill(getpid(), signalled.nudge_signal);
+  nudge_oneself();
   errno = saved;
+}
+
+// An orphan's listen sockets may be gone in the midst of it; that it is one, it sees next.
+template <class Step>
+void unless_orphaned(Step step) {
+  try {
+    step();
+  } catch (const SysError&) {
+    if (!orphaned()) throw;
+  }
 }
 
 void set_parent_death_signal(int number) {
@@ -78,13 +103,17 @@ void install(std::initializer_list<int> nudges) {
   action.sa_handler = on_term;
   action.sa_flags = SA_NODEFER;
   sigaction(SIGTERM, &action, nullptr);
+  // Whatever it meets goes on, where the kernel can do that.
+  action.sa_handler = on_supervisor_death;
+  action.sa_flags = SA_RESTART;
+  sigaction(kSupervisorDied, &action, nullptr);
 }
 
 }  // namespace
 
 void install_inherited_signals(void (*on_term_in_supervisor)(int)) {
   signalled.term_in_supervisor = on_term_in_supervisor;
-  install({SIGUSR1, SIGURG, kSupervisorDied});
+  install({SIGUSR1, SIGURG});
   // A client that hung up is an error of send(), not the end of a worker.
   signal(SIGPIPE, SIG_IGN);
 }
@@ -109,7 +138,7 @@ void Intake::take_over_signals(int until_started) {
   become_worker(plan_, seat_);
   // Set after the change of user, which clears it, and before the first look at getppid().
   set_parent_death_signal(death_signal_ = until_started ? until_started : kSupervisorDied);
-  block_exactly(signal_bit(SIGUSR1) | signal_bit(SIGURG) | signal_bit(kSupervisorDied));
+  block_exactly(signal_bit(SIGUSR1) | signal_bit(SIGURG));
 }
 
 void Intake::install_signals() {
@@ -117,17 +146,17 @@ void Intake::install_signals() {
   sigset_t ours, before;
   sigemptyset(&ours);
   sigaddset(&ours, plan_.nudge_signal());
-  sigaddset(&ours, kSupervisorDied);
   if (int error = pthread_sigmask(SIG_BLOCK, &ours, &before))
     throw SysError("block signals", error);
-  install({plan_.nudge_signal(), kSupervisorDied});
+  install({plan_.nudge_signal()});
   unblocked_ = before;
   for (int number : {plan_.nudge_signal(), kSupervisorDied, SIGTERM})
     sigdelset(&unblocked_, number);
-  sigset_t term;
-  sigemptyset(&term);
-  sigaddset(&term, SIGTERM);
-  pthread_sigmask(SIG_UNBLOCK, &term, nullptr);
+  sigset_t any_time;
+  sigemptyset(&any_time);
+  sigaddset(&any_time, SIGTERM);
+  sigaddset(&any_time, kSupervisorDied);
+  pthread_sigmask(SIG_UNBLOCK, &any_time, nullptr);
 }
 
 // False if it is to leave before it has begun. (While its generation drains, it may be for those who wait yet.)
@@ -170,6 +199,13 @@ bool Intake::is_worn_out() {
   return seat_.begun() >= recycle_at_;
 }
 
+// Descriptor 2 takes their places: no number comes to mean what a thread of the handler's has opened meanwhile, and is
+// accepted from. The daemon's own, and its next supervisor's, listen on.
+void Intake::give_up_listen_sockets() const {
+  for (const int fd : plan_.listen_sockets)
+    if (system_call(SYS_dup3, 2, fd, O_CLOEXEC) < 0) system_call(SYS_close, fd);
+}
+
 bool Intake::must_leave() const { return seat_.must_leave() || signalled.asked_to_leave; }
 
 std::optional<Accepted> Intake::wait_for_one() {
@@ -189,14 +225,17 @@ std::optional<Accepted> Intake::wait_for_one() {
       if (gate_.lets_in(*connection)) return connection;
       continue;
     }
-    if (int error = acceptor_.broken()) throw SysError("accept", error);
+    if (int error = acceptor_.broken()) {
+      if (orphaned()) return std::nullopt;
+      throw SysError("accept", error);
+    }
     if (seat_.is_busy()) seat_.idle(monotonic_now());
     if (acceptor_.short_of()) {
       back_off();
       continue;
     }
     short_told_ = false;
-    acceptor_.wait(unblocked_, -1);
+    unless_orphaned([this] { acceptor_.wait(unblocked_, -1); });
     if (!signalled.nudged) continue;
     signalled.nudged = 0;
     if (!orphaned() && !must_leave() && seat_.may_retire())
@@ -211,7 +250,7 @@ std::optional<Accepted> Intake::last_accept(bool leaving, uint64_t from) {
   for (;;) {
     auto connection = acceptor_.try_accept(from);
     if (connection && gate_.lets_in(*connection)) {  // which may have taken seconds
-      if (!leaving) acceptor_.register_for_wake();
+      if (!leaving) unless_orphaned([this] { acceptor_.register_for_wake(); });
       return connection;
     }
     if (!connection) {

@@ -2,15 +2,15 @@
 // itself (worker/worker.h) and by a program that accepts by itself (worker/libpreforkd.cc). The states are in
 // shm/worker_state.h, the protocol with the supervisor in worker/seat.h.
 //
-// Signals (worker/signals.h). SIGUSR1 (nudge; SIGURG for programs) and SIGUSR2 (the supervisor died) are blocked outside the
-// wait, so that a worker with a connection in hand never sees them; both only end the wait. SIGTERM is
+// Signals (worker/signals.h). SIGUSR1 (nudge; SIGURG for programs) is blocked outside the wait, so that a worker with a
+// connection in hand never sees it; it only ends the wait. SIGUSR2 (the supervisor died) is not: see below. SIGTERM is
 // never blocked, so that a stuck worker can be ended: with an order for the connection in hand, or without
 // a supervisor, the worker dies of it at once; from anybody else it means "leave when you are done".
 //
 // A program is nudged with SIGURG because that is ignored by default: a nudge that is sent to an idle
 // worker and arrives when it has just become a program does nothing. SIGUSR1 would kill the program. To a
-// program that accepts by itself both are blocked from before its exec on, so that threads that it starts before
-// its first accept inherit that, and the signal is left for the one that waits. What was sent before the first
+// program that accepts by itself it is blocked from before its exec on, so that threads that it starts before
+// its first accept inherit that, and the signal is left for the one that waits. (So is SIGUSR2, until then.) What was sent before the first
 // accept stays pending, and ends the first wait; what it was about was looked at before.
 //
 // On trial (daemon/trial.h) it is not registered for wake-ups, and takes no connection: it waits for signals
@@ -20,7 +20,16 @@
 // have the others wait for a nudge that nobody sends.
 //
 // The supervisor killed at any moment: the parent-death signal ends the wait, and the worker exits; a busy
-// one finishes its connection and looks at getppid() before it would accept the next one.
+// one finishes its connection and looks at getppid() before it would accept the next one. It may be busy for hours,
+// and the daemon be dead, too: with its listen sockets it would hold the pool's addresses, where nobody accepts any more and
+// nobody else could listen. So the signal's handler gives them up, in the midst of whatever the worker does
+// (SA_RESTART: of a handler's calls those alone are interrupted that never go on, as sleep and poll, and once). It
+// closes them and does no more: if only the supervisor is dead, the next one accepts on the daemon's. The worker's epoll
+// instance may keep a registration of a socket that others have open, which takes no wake-up from anybody: nobody waits
+// there. In the worker's own code any step may find them gone, and fails; it sees that it is an orphan then. Between its
+// look at getppid() and its wait the signal would be lost: so the handler nudges, and that is blocked.
+//   Who is in `start` yet dies of it (SIGTERM). A program that serves one connection has no listen sockets. A process that
+// a handler has forked, and that executes nothing, keeps what it has.
 #pragma once
 
 #include <preforkd/handler.h>
@@ -79,6 +88,8 @@ class Intake {
   void note(std::string_view text);
   void extend(Nanoseconds until);
   void recycle();
+
+  void give_up_listen_sockets() const;  // in a signal's handler
 
  private:
   bool is_spent();

@@ -18,7 +18,8 @@
  * A handler may block, crash, leak, throw nothing (an exception that leaves it ends the worker: use
  * preforkd/handler.hpp), and must not: call exit() to leave (it counts as a crash; ask for `recycle`), close
  * descriptors that it did not open, change the signal mask, or use SIGTERM, SIGUSR1, SIGUSR2 or SIGURG, which are
- * preforkd's in a worker. (In preload SIGCHLD and SIGIO are, too; what it changes of these is put back.) SIGPIPE is
+ * preforkd's in a worker. SIGUSR2 comes when the supervisor is killed, once: a sleep or poll may end early then (EINTR),
+ * reads and writes go on. (In preload SIGCHLD and SIGIO are, too; what it changes of these is put back.) SIGPIPE is
  * ignored. Descriptor 2 is the log, 0 is /dev/null. A child that it forks is its own to reap; one that it leaves
  * behind keeps whatever it inherited, the connection included.
  *

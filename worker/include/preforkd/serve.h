@@ -26,8 +26,9 @@
  * that closes them there. All functions are for the process that preforkd started (`serve = [ "sh", "-c", "exec
  * ..." ]` is one, a child of it is not) and for its main thread.
  *
- * Signals. SIGURG and SIGUSR2 are blocked from the start (children inherit that) and belong to preforkd, and so does
- * SIGTERM from the first preforkd_accept() on. SIGTERM ends the program at once only when its connection, or the whole
+ * Signals. SIGURG and SIGUSR2 are blocked from the start (children inherit that; SIGUSR2 until the first
+ * preforkd_accept()) and belong to preforkd, and so does SIGTERM from the first preforkd_accept() on. SIGUSR2 comes when
+ * preforkd itself is killed, once: a sleep or poll may end early then (EINTR), reads and writes go on. SIGTERM ends the program at once only when its connection, or the whole
  * worker, is to be ended; else it is told to leave by preforkd_accept(). SIGPIPE is ignored from the start.
  *
  * This header compiles as C99 and as C++.
