@@ -1,8 +1,11 @@
 #include "base/resolve.h"
 
 #include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
@@ -11,6 +14,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/fd.h"
 
 namespace preforkd {
 namespace {
@@ -28,6 +32,19 @@ Found find(const char* host, const std::string& port, int family, int flags) {
   if (error == EAI_SYSTEM) throw SysError(verb, errno);
   if (error) throw std::runtime_error(verb + ": " + gai_strerror(error));
   return {found, freeaddrinfo};
+}
+
+// Each that there is has a loopback address at least.
+bool has_family(int family) {
+  sockaddr_storage loopback{};
+  loopback.ss_family = static_cast<sa_family_t>(family);
+  if (family == AF_INET)
+    reinterpret_cast<sockaddr_in*>(&loopback)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  else
+    reinterpret_cast<sockaddr_in6*>(&loopback)->sin6_addr = in6addr_loopback;
+  const UniqueFd fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  return fd.is_open() && bind(fd.get(), reinterpret_cast<const sockaddr*>(&loopback),
+                              family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6)) == 0;
 }
 
 }  // namespace
@@ -62,13 +79,19 @@ bool is_host_name(const ListenAddress& address) {
   }
 }
 
-std::string look_up(const std::string& host) {
+std::vector<std::string> look_up(const std::string& host) {
   const Found found = find(host.c_str(), "0", AF_UNSPEC, 0);
-  char text[NI_MAXHOST];
-  const int error =
-      getnameinfo(found->ai_addr, found->ai_addrlen, text, sizeof text, nullptr, 0, NI_NUMERICHOST);
-  if (error) throw std::runtime_error("resolve " + host + ": " + gai_strerror(error));
-  return text;
+  std::vector<std::string> all, usable;
+  for (const addrinfo* one = found.get(); one; one = one->ai_next) {
+    char text[NI_MAXHOST];
+    const int error =
+        getnameinfo(one->ai_addr, one->ai_addrlen, text, sizeof text, nullptr, 0, NI_NUMERICHOST);
+    if (error) throw std::runtime_error("resolve " + host + ": " + gai_strerror(error));
+    if (std::find(all.begin(), all.end(), text) != all.end()) continue;
+    all.emplace_back(text);
+    if (has_family(one->ai_family)) usable.emplace_back(text);
+  }
+  return usable.empty() ? all : usable;
 }
 
 }  // namespace preforkd

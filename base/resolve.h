@@ -3,6 +3,9 @@
 // daemon while it serves.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "base/address.h"
 
 namespace preforkd {
@@ -13,8 +16,9 @@ SocketAddress resolve(const ListenAddress& address);
 
 // Whether it takes look_up() to know the host.
 bool is_host_name(const ListenAddress& address);
-// The first address of a host name, as a number. Throws SysError (or, for a name that is not known,
-// std::runtime_error) with "resolve HOST: reason".
-std::string look_up(const std::string& host);
+// All addresses of a host name, as numbers, each once; but none of a family that this machine does not have (a
+// container without IPv6, in whose /etc/hosts localhost is ::1, too), if there are others. Throws SysError (or, for a
+// name that is not known, std::runtime_error) with "resolve HOST: reason".
+std::vector<std::string> look_up(const std::string& host);
 
 }  // namespace preforkd

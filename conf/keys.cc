@@ -205,6 +205,8 @@ constexpr Key kKeys[] = {
    "how many may wait that sent data with their SYN; 0 = off"},
   {kTcp, kBoolean, "reuse_port", &TcpOptions::reuse_port, kOptional, 0, 0, fine,
    "other processes of the daemon's user may listen on the same port"},
+  {kTcp, kBoolean, "freebind", &TcpOptions::freebind, kOptional, 0, 0, fine,
+   "an address may be listened on that this machine does not have yet (IP_FREEBIND)"},
 
   {kRlimits, kLimit, "as", &ResourceLimits::as, kOptional, 0, 0, fine,
    "bytes of address space"},

@@ -37,9 +37,10 @@ struct KeyLines {
   }
 };
 
-// Of a host name: its address as a number, or why it has none.
+// Of a host name: its addresses as numbers, or why it has none.
 struct HostName {
-  std::string address, error;
+  std::vector<std::string> addresses;
+  std::string error;
 };
 using HostNames = std::map<std::string, HostName>;
 

@@ -22,6 +22,7 @@ struct TcpOptions {
       0;  // seconds that a client may be silent before it is accepted anyway; 0 = at once
   uint32_t fast_open = 0;   // how many may wait with data in their SYN; 0 = off
   bool reuse_port = false;  // while it is bound, so it cannot change afterwards
+  bool freebind = false;    // it may be bound to an address that this machine does not have yet
 
   bool operator==(const TcpOptions&) const = default;
 };

@@ -107,7 +107,7 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited,
   address.path = path;
   auto open_control = [&](const ListenAddress& at, UniqueFd& into) {
     try {
-      Listener listener = Listener::open(with_number(at, names_), kControlBacklog);
+      Listener listener = Listener::open(with_numbers(at, names_).front(), kControlBacklog);
       if (&into == &control_socket_) control_path_ = listener.path();
       into = listener.release_fd();
       refuse_rights(into.get());
@@ -158,6 +158,7 @@ void Daemon::start_pools() {
     pool.start(troubles_[i]);
   }
   wait_for_addresses();
+  watch_files();
 }
 
 std::unique_ptr<Pool> Daemon::make_pool(PoolPlan plan) {

@@ -16,6 +16,7 @@
 #include "base/loop.h"
 #include "conf/load.h"
 #include "daemon/control_link.h"
+#include "daemon/file_watch.h"
 #include "daemon/loading.h"
 #include "daemon/log_link.h"
 #include "daemon/paths.h"
@@ -80,6 +81,7 @@ class Daemon final : private PoolOwner {
   // Control asks.
   void on_request(const Request& request, std::string bytes);
   void set_limits(const Request& request, Pool& pool);
+  std::string resume(Pool& pool);  // why not, or ""
 
   // A reload, from the file to the last pool that is on trial: daemon/reload.cc.
   using OnReloaded = std::function<void(std::string refusal)>;
@@ -91,6 +93,7 @@ class Daemon final : private PoolOwner {
     std::vector<std::unique_ptr<Pool>> added;  // likewise; null where the pool is there already
     std::vector<Pool*> returning;  // likewise; one of leaving_ that is in the file again
     Listeners before;              // of all pools
+    Listeners without_file;        // of those that stay
     UniqueFd web_socket;           // where control.web has changed, or who may ask for it
     bool web_stays = false;        // it is the same address
     std::string recycled;          // one pool as it is, instead of a file; "": none
@@ -106,6 +109,9 @@ class Daemon final : private PoolOwner {
   void on_loaded(std::vector<std::string> errors);
   BoundEntries bound_entries() const;
   void prepare_reload(Reload& r, std::vector<std::string>& errors);
+  bool plan_pools(Reload& r, std::vector<std::string>& errors);
+  void prepare_pool(Reload& r, const PoolPlan& plan, std::vector<std::string>& errors);
+  void prepare_web(Reload& r, std::vector<std::string>& errors);
   void start_trials();
   void on_verdict(size_t index, const std::string& reason, const std::string& key);
   void commit_reload();
@@ -129,6 +135,15 @@ class Daemon final : private PoolOwner {
   void move_soon();
   void move_addresses();
   std::string move_addresses_of(Pool& pool, bool by_force);
+
+  // Files of Unix sockets that are removed: daemon/lost_files.cc.
+  void watch_files();
+  Pool* pool_with(const std::shared_ptr<Listener>& listener);
+  void on_file_changed(const std::shared_ptr<Listener>& listener);
+  void restore_files_after(Nanoseconds pause);
+  void restore_files();
+  void restore_file(const std::string& pool);
+  void restore_files_of(Pool& pool);
 
   // An upgrade in place: daemon/upgrade.cc.
   struct Rehearsal {
@@ -192,6 +207,9 @@ class Daemon final : private PoolOwner {
   bool is_moving_ = false;  // an address is waited for, until its old generation accepts no more
   Nanoseconds move_until_ = 0;  // and that long at most
   Nanoseconds moves_fail_since_ = 0;
+  FileWatch files_{loop_, [this](const auto& listener) { on_file_changed(listener); }};
+  Listeners without_file_;  // that are to be made anew
+  Nanoseconds files_pause_ = 0;
   std::unique_ptr<Rehearsal> rehearsal_;
   bool reload_again_ = false;               // a HUP came while one was under way
   std::vector<InheritedSocket> inherited_;  // what no pool has used yet
@@ -212,7 +230,9 @@ class Daemon final : private PoolOwner {
       false;  // an error from now on must not end those who serve: they drain without a daemon
   std::vector<pid_t> strangers_;  // children that this process had before
   EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{}, settle_timer_{},
-      reload_timer_{}, extend_timer_{}, move_timer_{}, predecessor_timer_{}, reap_timer_{};
+      reload_timer_{}, extend_timer_{}, move_timer_{}, predecessor_timer_{}, reap_timer_{},
+      files_timer_{};
+  Nanoseconds end_until_ = 0;          // finishing
   Nanoseconds predecessor_until_ = 0;  // see waits_for_predecessor()
 };
 

@@ -38,6 +38,8 @@ constexpr Option kOptions[] = {
      [](const TcpOptions& o) { return static_cast<int>(o.defer_accept); }},
     {"fast_open", IPPROTO_TCP, TCP_FASTOPEN,
      [](const TcpOptions& o) { return static_cast<int>(o.fast_open); }},
+    // (Of IPv6, too.)
+    {"freebind", IPPROTO_IP, IP_FREEBIND, [](const TcpOptions& o) { return int{o.freebind}; }},
 };
 
 // Those that are not as they were. What a kernel does not have, it has switched off.
@@ -149,34 +151,91 @@ Listener Listener::prepare_instead_of(const std::shared_ptr<Listener>& before,
   const auto address = parse_listen_address(text, error);
   if (!address) throw std::runtime_error("listen " + text + ": " + error);
   Listener listener = prepare(*address, user, options);
-  listener.before_ = before->is_bound_ ? before : before->before_;
+  listener.before_ = before->is_bound_ ? Listeners{before} : before->before_;
   return listener;
 }
 
+bool Listener::overlaps(const Listener& other) const {
+  if (!is_tcp() || !other.is_tcp()) return false;
+  std::string ignored;
+  const auto ours = parse_listen_address(address_, ignored),
+             theirs = parse_listen_address(other.address_, ignored);
+  if (!ours || !theirs || ours->port != theirs->port) return false;
+  const auto is_of_ipv6 = [](const ListenAddress& a) { return a.host.find(':') != a.host.npos; };
+  const auto is_any = [](const ListenAddress& a) { return a.host == "0.0.0.0" || a.host == "::"; };
+  if (is_of_ipv6(*ours) != is_of_ipv6(*theirs)) return false;  // see prepare()
+  return is_any(*ours) || is_any(*theirs) || ours->host == theirs->host;
+}
+
+// Bound at once where both can be there: what is in the way of that is known before anything has changed then.
+void Listener::follow(const Listeners& overlapping) {
+  for (const auto& one : overlapping)
+    if (one->uid_ != uid_ && (one->has_reuse_port() || (options_ && options_->reuse_port)))
+      throw std::runtime_error(
+          "listen " + address_ + ": processes of the user with uid " + std::to_string(one->uid_) +
+          " have the socket of " + one->address_ +
+          ", and with tcp.reuse_port they could go on listening beside: stop preforkd and start it"
+          " again");
+  before_.insert(before_.end(), overlapping.begin(), overlapping.end());
+  if (!may_listen()) return;
+  share_port(true);
+  const int error = bind_socket();
+  share_port(false);
+  if (error) throw SysError("bind " + address_, error);
+}
+
+bool Listener::coexists_with(const Listener& before) const {
+  return has_path() ? before.door_is_closed_ : is_tcp() && before.uid_ == uid_;
+}
+
+// The kernel lets two of one user listen on overlapping addresses while both say that they share.
+void Listener::share_port(bool on) const {
+  const auto say = [on](const Listener& one) {
+    if (on && one.has_reuse_port()) return;
+    if (!on && one.options_ && one.options_->reuse_port) return;
+    const int value = on;
+    setsockopt(one.fd(), SOL_SOCKET, SO_REUSEPORT, &value, sizeof value);
+  };
+  for (const auto& one : before_)
+    if (coexists_with(*one)) say(*one);
+  say(*this);
+}
+
+// 0 or an errno.
+int Listener::bind_socket() {
+  int error = 0;
+  if (!is_bound_ && has_path())
+    path_.bind(fd(), to_bind_);
+  else if (!is_bound_ && bind(fd(), to_bind_.get(), to_bind_.length) < 0)
+    error = errno;
+  else if (is_bound_ && is_tcp() && !bind_again(fd(), to_bind_))
+    error = errno;
+  is_bound_ = error == 0;
+  return error;
+}
+
 void Listener::start_listening(int backlog) {
-  for (int tries = before_ ? kTries : 1; !is_listening(); --tries) {
-    if (before_) before_->make_way();
+  const bool shares = is_tcp() && std::any_of(before_.begin(), before_.end(),
+                                              [this](auto& one) { return coexists_with(*one); });
+  for (int tries = before_.empty() ? 1 : kTries; !is_listening(); --tries) {
+    for (const auto& one : before_)
+      if (!is_tcp() || !coexists_with(*one)) one->make_way();
     // A name that has no file is free when the last copy of its socket is closed: ours must not be that.
-    if (!has_path() && address_.starts_with("unix:")) before_.reset();
+    if (!has_path() && !is_tcp()) before_.clear();
     std::string verb = "bind ";
-    int error = 0;
-    if (!is_bound_ && has_path())
-      path_.bind(fd(), to_bind_);
-    else if (!is_bound_ && bind(fd(), to_bind_.get(), to_bind_.length) < 0)
-      error = errno;
-    else if (is_bound_ && !address_.starts_with("unix:") && !bind_again(fd(), to_bind_))
-      error = errno;
-    is_bound_ = error == 0;
+    if (shares) share_port(true);
+    int error = bind_socket();
     if (is_bound_ && listen(fd(), backlog) < 0) {
       verb = "listen ";
       error = errno;
     }
+    if (shares) share_port(false);
     if (error == 0)
       to_bind_.length = 0;
     else if (error != EADDRINUSE || tries <= 1)
       throw SysError(verb + address_, error);
   }
-  before_.reset();
+  before_.clear();
   note_address();
 }
 
@@ -197,7 +256,8 @@ void Listener::refuse() {
 }
 
 bool Listener::may_listen() const {
-  return !before_ || before_->has_given_up_ || (has_path() && before_->door_is_closed_);
+  return std::all_of(before_.begin(), before_.end(),
+                     [this](const auto& one) { return one->has_given_up_ || coexists_with(*one); });
 }
 
 Listener Listener::adopt(UniqueFd fd, const std::string& name) {
@@ -226,8 +286,8 @@ Listener Listener::recover(UniqueFd fd, const std::string& stored_as, const std:
     throw std::runtime_error(listener.address_ + ": it was shut down");
   if (listener.address_.starts_with(on_disk)) {
     listener.path_ = SocketPath(listener.address_.substr(on_disk.size() - 1), user);
-    if (!listener.path_.recognise())
-      throw std::runtime_error(listener.address_ + ": its path is gone");
+    if (!listener.path_.recognise(listener.fd()))
+      throw std::runtime_error(listener.address_ + ": its path is gone, or another's");
   }
   return listener;
 }
@@ -271,11 +331,15 @@ void Listener::give_up() {
   if (outlives_us()) return;
   has_given_up_ = true;
   if (!is_listening()) {  // it never will: nothing is kept for it any more
-    if (before_ && before_->has_given_up_) before_->give_up();
+    for (const auto& one : before_)
+      if (one->has_given_up_) one->give_up();
     return;
   }
-  const auto next = next_.lock();
-  if (!next || next->is_listening() || next->has_given_up_) refuse();
+  const bool is_awaited = std::any_of(next_.begin(), next_.end(), [](const auto& weak) {
+    const auto next = weak.lock();
+    return next && !next->is_listening() && !next->has_given_up_;
+  });
+  if (!is_awaited) refuse();
 }
 
 void Listener::set_backlog(int backlog) {
@@ -305,8 +369,8 @@ namespace {
 
 // Takes out of `free` those that an entry of `listen` means already: by its text among the pool's own (where
 // "127.0.0.1:0" has long been some port), by its address anywhere. One whose address is an entry of any pool is
-// left to that. Of systemd's several may share a name.
-Listeners take_known(const std::string& text, bool from_systemd, const Listeners& own,
+// left to that. Of systemd's several may share a name, and of a host's several have the text.
+Listeners take_known(const std::string& text, size_t most, bool from_systemd, const Listeners& own,
                      Opening& opening) {
   const auto& pools = opening.pools;
   Listeners& free = opening.free;
@@ -325,19 +389,89 @@ Listeners take_known(const std::string& text, bool from_systemd, const Listeners
       std::copy_if(free.begin(), free.end(), std::back_inserter(found), [&](const auto& listener) {
         return contains(own, listener) == is_own && is_meant(*listener, is_own);
       });
-  if (!from_systemd && found.size() > 1) found.resize(1);
+  if (found.size() > most) found.resize(most);
   std::erase_if(free, [&](const auto& listener) { return contains(found, listener); });
   return found;
 }
 
+// As a socket that is bound to it says it.
+std::string text_of(const ListenAddress& number) { return to_string(resolve(number)); }
+
+bool has_host_of(const Listener& listener, const ListenAddress& number) {
+  std::string ignored;
+  const auto bound = parse_listen_address(listener.address(), ignored);
+  ListenAddress same_port = number;
+  if (bound) same_port.port = bound->port;
+  return text_of(same_port) == listener.address();
+}
+
+// Of an entry that is no name of systemd's: what is there already, and what is to be listened on beside.
+struct Meant {
+  Listeners known;
+  std::vector<ListenAddress> missing;
+};
+
+Meant look_for(const std::string& text, const ListenAddress& address, const Listeners& own,
+               Opening& opening) {
+  Meant meant;
+  const bool is_name = is_host_name(address);
+  meant.known = take_known(text, is_name ? kMostSockets : 1, false, own, opening);
+  // A name that was not looked up, or that nobody answers for now, means what it meant.
+  const auto looked_up = opening.names.find(address.host);
+  const bool is_known = looked_up != opening.names.end() && looked_up->second.error.empty();
+  if (is_name && !is_known && !meant.known.empty()) return meant;
+  if (!is_name && !meant.known.empty()) return meant;
+  const std::vector<ListenAddress> numbers = with_numbers(address, opening.names);
+  for (auto it = meant.known.begin(); it != meant.known.end();) {  // of addresses that it had
+    const bool stays = std::any_of(numbers.begin(), numbers.end(),
+                                   [&](const auto& number) { return has_host_of(**it, number); });
+    if (!stays) opening.free.push_back(*it);
+    it = stays ? it + 1 : meant.known.erase(it);
+  }
+  for (const ListenAddress& number : numbers) {
+    const bool is_there = std::any_of(meant.known.begin(), meant.known.end(),
+                                      [&](const auto& one) { return has_host_of(*one, number); });
+    if (is_there) continue;
+    // Written otherwise before.
+    Listeners same;
+    if (number.kind == ListenAddress::Kind::kTcp && number.port != 0)
+      same = take_known(text_of(number), 1, false, {}, opening);
+    if (same.empty()) meant.missing.push_back(number);
+    for (const auto& one : same) one->opened_for(text);
+    meant.known.insert(meant.known.end(), same.begin(), same.end());
+  }
+  return meant;
+}
+
 }  // namespace
 
-ListenAddress with_number(ListenAddress address, const HostNames& names) {
+std::vector<ListenAddress> with_numbers(const ListenAddress& address, const HostNames& names) {
   const auto found = names.find(address.host);
-  if (address.kind != ListenAddress::Kind::kTcp || found == names.end()) return address;
+  if (address.kind != ListenAddress::Kind::kTcp || found == names.end()) return {address};
   if (!found->second.error.empty()) throw std::runtime_error(found->second.error);
-  address.host = found->second.address;
-  return address;
+  std::vector<ListenAddress> all;
+  for (const std::string& number : found->second.addresses) {
+    all.push_back(address);
+    all.back().host = number;
+  }
+  return all;
+}
+
+UniqueFd open_beside(int before, const ListenAddress& address, int backlog) {
+  const auto share = [](int fd, int on) {
+    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+  };
+  UniqueFd opened;
+  share(before, 1);
+  try {
+    opened = Listener::open(address, backlog, {}, {.reuse_port = true}).release_fd();
+  } catch (...) {
+    share(before, 0);
+    throw;
+  }
+  share(before, 0);
+  share(opened.get(), 0);
+  return opened;
 }
 
 Listeners open_listeners(const PoolSettings& pool, const EffectiveUser& user, const Listeners& own,
@@ -348,26 +482,37 @@ Listeners open_listeners(const PoolSettings& pool, const EffectiveUser& user, co
     listener.opened_for(wanted);
     listener.is_of(user.uid);
     listeners.push_back(std::make_shared<Listener>(std::move(listener)));
-    if (const auto& before = listeners.back()->before()) before->is_followed_by(listeners.back());
+    for (const auto& before : listeners.back()->before()) before->is_followed_by(listeners.back());
+  };
+  const bool is_looked_at = opening.recycled.empty() || opening.recycled == pool.name;
+  auto is_good = [&](const std::shared_ptr<Listener>& known) {
+    if (!is_looked_at || known->has_its_file()) return true;
+    if (known->in_the_way().empty()) return false;
+    opening.without_file.push_back(known);
+    return true;
+  };
+  auto add_known = [&](const std::shared_ptr<Listener>& known, const std::string& wanted) {
+    if (known->uid() == user.uid && is_good(known))
+      listeners.push_back(known);
+    else
+      add(Listener::prepare_instead_of(known, user, pool.tcp), wanted);
   };
   for (const std::string& text : pool.listen) {
     try {
       std::string error;
       auto address = parse_listen_address(text, error);
       if (!address) throw std::runtime_error(text + ": " + error);
-      const bool from_systemd = address->kind == ListenAddress::Kind::kSystemd;
-      const size_t before = listeners.size();
-      for (auto& listener : take_known(text, from_systemd, own, opening)) {
-        if (listener->uid() == user.uid)
-          listeners.push_back(std::move(listener));
-        else
-          add(Listener::prepare_instead_of(listener, user, pool.tcp), text);
-      }
-      if (listeners.size() > before) continue;
-      if (!from_systemd) {
-        add(Listener::prepare(with_number(*address, opening.names), user, pool.tcp), text);
+      if (address->kind != ListenAddress::Kind::kSystemd) {
+        const Meant meant = look_for(text, *address, own, opening);
+        for (const auto& known : meant.known) add_known(known, text);
+        for (const auto& number : meant.missing)
+          add(Listener::prepare(number, user, pool.tcp), text);
         continue;
       }
+      const size_t before = listeners.size();
+      for (const auto& known : take_known(text, SIZE_MAX, true, own, opening))
+        add_known(known, text);
+      if (listeners.size() > before) continue;
       for (auto& socket : opening.inherited)
         if (socket.name == address->path && socket.fd.is_open())
           add(Listener::adopt(std::move(socket.fd), socket.name), text);
@@ -377,13 +522,41 @@ Listeners open_listeners(const PoolSettings& pool, const EffectiveUser& user, co
       opening.errors.emplace_back(e.what());
     }
   }
+  if (listeners.size() > kMostSockets)
+    opening.errors.emplace_back("pool " + pool.name + ": listen: its names have " +
+                                std::to_string(listeners.size()) + " addresses in all, and " +
+                                std::to_string(kMostSockets) + " sockets are the most for a pool");
   return listeners;
+}
+
+void follow_dropped(const std::vector<const Listeners*>& plans, const Listeners& before,
+                    std::vector<std::string>& errors) {
+  Listeners dropped = before;
+  for (const Listeners* plan : plans)
+    std::erase_if(dropped, [plan](const auto& one) { return contains(*plan, one); });
+  std::erase_if(dropped, [](const auto& one) { return one->is_inherited(); });
+  for (const Listeners* plan : plans)
+    for (const auto& listener : *plan) {
+      if (listener->is_listening() || contains(before, listener)) continue;
+      Listeners overlapping;
+      for (const auto& one : dropped)
+        if (one->is_listening() && !contains(listener->before(), one) && listener->overlaps(*one))
+          overlapping.push_back(one);
+      if (overlapping.empty()) continue;
+      try {
+        for (const auto& one : overlapping) one->is_followed_by(listener);
+        listener->follow(overlapping);
+      } catch (const std::exception& e) {
+        errors.emplace_back(e.what());
+      }
+    }
 }
 
 void listen_on_new(const Listeners& listeners, const Listeners& before, int backlog,
                    std::vector<std::string>& errors) {
   for (const auto& listener : listeners) {
-    if (listener->is_listening() || listener->before() || contains(before, listener)) continue;
+    if (listener->is_listening() || !listener->before().empty() || contains(before, listener))
+      continue;
     try {
       listener->start_listening(backlog);
     } catch (const std::exception& e) {

@@ -3,7 +3,9 @@
 //
 // Processes of its pool's user have had it, and may have left one behind that accepts for ever. So it is for one user:
 // an address that another user's pool gets is listened on anew (daemon/moves.cc). The new socket is prepared first, and
-// handed to the processes that will accept; it listens when the one before it has made way.
+// handed to the processes that will accept; it listens when the one before it has made way. So is that of a path whose
+// file is gone, or another's: a socket that is bound stays bound. And one whose address overlaps with one that is
+// given up ("0.0.0.0:80", "10.0.0.1:80"), of which there may be several before it: of the same user both can be there.
 #pragma once
 
 #include <sys/types.h>
@@ -22,6 +24,10 @@
 
 namespace preforkd {
 
+class Listener;
+// Shared: while one generation takes over from another, or one pool takes an address over from another.
+using Listeners = std::vector<std::shared_ptr<Listener>>;
+
 class Listener {
  public:
   // Non-blocking, CLOEXEC, listening. Throws SysError "bind ADDRESS: reason". A stale Unix socket at the path
@@ -34,9 +40,14 @@ class Listener {
   // The same with all but the last steps, bind and listen: start_listening() makes them.
   static Listener prepare(const ListenAddress& address, const EffectiveUser& user = {},
                           const TcpOptions& options = {});
-  // One for another user, with the address that `before` has in force. Throws std::runtime_error: there can be none.
+  // One for another user, or with a new file, with the address that `before` has in force. Throws std::runtime_error:
+  // there can be none.
   static Listener prepare_instead_of(const std::shared_ptr<Listener>& before,
                                      const EffectiveUser& user, const TcpOptions& options);
+  // Of one that was prepared: these have addresses that overlap with its own, and are given up. Those of the same user it is
+  // bound beside at once, and need not wait for. Throws as prepare_instead_of(), or SysError "bind ADDRESS: reason".
+  void follow(const Listeners& overlapping);
+  bool overlaps(const Listener& other) const;
   // One that systemd passed. Where a process that had it shut it down, it is bound still, and start_listening() makes it
   // listen again. Throws std::runtime_error if it is no listening stream socket, and never was one.
   static Listener adopt(UniqueFd fd, const std::string& name);
@@ -71,11 +82,19 @@ class Listener {
   // "bind ADDRESS: reason"; then it may be tried again. The one before must be out of systemd's store.
   void start_listening(int backlog);
   bool is_listening() const { return to_bind_.length == 0; }
-  // What it was prepared instead of, until it listens; or null.
-  const std::shared_ptr<Listener>& before() const { return before_; }
-  void is_followed_by(const std::shared_ptr<Listener>& next) { next_ = next; }
-  // Whether nobody is cut off by it: the one before has given up, or, of a path, can coexist.
+  // What it was prepared instead of, until it listens.
+  const Listeners& before() const { return before_; }
+  void is_followed_by(const std::shared_ptr<Listener>& next) { next_.push_back(next); }
+  // Whether nobody is cut off by it: those before have given up, or can coexist with it.
   bool may_listen() const;
+  // Of a Unix socket: whether clients who connect to its path come to it, as far as can be known just now.
+  bool has_its_file() const { return !has_path() || !is_listening() || path_.is_there(); }
+  // If it has it no more: what is there, which is not to be touched, or why it could not be made; "": it could.
+  std::string in_the_way() const { return path_.in_the_way(); }
+  // From now on `inotify` tells when that file is not what it was, under the number that this returns; -1: it cannot, and
+  // why is logged. `is_there`: whether it was what it was then.
+  int watch_file(int inotify, bool& is_there) const { return path_.watch(inotify, is_there); }
+  bool has_path() const { return !path_.path().empty(); }
   void set_backlog(int backlog);  // from now on; of an inherited one it is systemd's matter
   // From now on, and without another socket: all but reuse_port, which a socket has from its bind on. Of an
   // inherited one those that were never asked for stay as systemd made them. Throws SysError "set tcp.KEY of
@@ -107,7 +126,10 @@ class Listener {
   void make_way();
   void refuse();
   bool has_reuse_port() const;
-  bool has_path() const { return !path_.path().empty(); }
+  bool is_tcp() const { return !address_.starts_with("unix:"); }
+  bool coexists_with(const Listener& before) const;
+  void share_port(bool on) const;
+  int bind_socket();
 
   UniqueFd fd_;
   bool inherited_ = false;
@@ -116,15 +138,13 @@ class Listener {
   uid_t uid_ = 0;
   SocketAddress to_bind_;  // of length 0: it listens
   bool is_bound_ = true, door_is_closed_ = false, has_given_up_ = false;
-  std::shared_ptr<Listener> before_;
-  std::weak_ptr<Listener> next_;
+  Listeners before_;
+  std::vector<std::weak_ptr<Listener>> next_;
   SocketPath path_;                    // of a Unix socket that is removed with it
   std::optional<TcpOptions> options_;  // that we have set; nothing: not known
   ino_t inode_ = 0;
 };
 
-// Shared: while one generation takes over from another, or one pool takes an address over from another.
-using Listeners = std::vector<std::shared_ptr<Listener>>;
 bool contains(const Listeners& listeners, const std::shared_ptr<Listener>& one);
 
 // What is at hand when the listeners of a configuration's pools are opened. `free` has those of the pools that there are
@@ -135,6 +155,8 @@ struct Opening {
   Listeners& free;
   std::vector<InheritedSocket>& inherited;
   std::vector<std::string>& errors;  // what failed is added, one complete message each
+  std::string recycled = "";         // this pool alone is made anew; "": all are
+  Listeners without_file{};  // those are added that stay as they are, as something is in the way
 };
 
 // What a socket is bound to. Throws SysError: it is none.
@@ -146,16 +168,28 @@ bool takes_clients(int socket);
 
 // All listeners of the `listen` of one of the pools: those that there are already, as they are, and new ones for the
 // rest, which do not listen yet. It may take over its `own` ones among the free, and those of other pools. Instead of
-// one that another user's processes have had there is a new one with its address.
+// one that another user's processes have had, or whose file is gone, there is a new one with its address. Of a host that is
+// a name there is one for each of its addresses.
 Listeners open_listeners(const PoolSettings& pool, const EffectiveUser& user, const Listeners& own,
                          Opening& opening);
+
+// When the listeners of all pools are known: those that were `before`, and are in nobody's `plans` any more, make way for
+// new ones that they overlap with.
+void follow_dropped(const std::vector<const Listeners*>& plans, const Listeners& before,
+                    std::vector<std::string>& errors);
 
 // Makes those of them listen that are not among the ones `before`, and have none of another user's to wait for (these
 // move: daemon/moves.cc). Adds to `errors` what failed.
 void listen_on_new(const Listeners& listeners, const Listeners& before, int backlog,
                    std::vector<std::string>& errors);
 
-// The same address with the number of a host that is a name. Throws std::runtime_error "resolve HOST: reason".
-ListenAddress with_number(ListenAddress address, const HostNames& names);
+// The same address with the numbers of a host that is a name. Throws std::runtime_error "resolve HOST: reason".
+std::vector<ListenAddress> with_numbers(const ListenAddress& address, const HostNames& names);
+
+// One that listens beside the socket `before`, which is to be given up, where their addresses overlap: for control.web.
+UniqueFd open_beside(int before, const ListenAddress& address, int backlog);
+
+inline constexpr size_t kMostSockets =
+    64;  // of a pool, whose names may have several addresses each
 
 }  // namespace preforkd

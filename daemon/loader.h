@@ -21,7 +21,8 @@
 
 namespace preforkd {
 
-// Entries of `listen` that are bound already, by pool, and as "" control.web: their hosts need not be looked up.
+// Entries of `listen` that are bound already, by pool, and as "" control.web: if nobody knows what their hosts are now, they
+// stay what they were.
 using BoundEntries = std::map<std::string, std::vector<std::string>>;
 
 // What the daemon has, which need not be looked up and checked again.
@@ -33,7 +34,8 @@ struct InForce {
 // The file ("": the built-in default) and its users.
 LoadedSettings load(const std::string& file, std::vector<std::string>& errors,
                     const OnStep& on_step);
-// Fills in `names`. A host without an address is said there, and in the way of its entry only.
+// Fills in `names`. A host without an address is said there, and in the way of its entry only. One that is bound already
+// is waited for no longer than a moment, and without an answer left out.
 void look_up_hosts(LoadedSettings& loaded, const BoundEntries& bound, const OnStep& on_step);
 
 inline constexpr int kCheckSeconds = 10;  // for one pool's check

@@ -1,4 +1,5 @@
-// Addresses that get another user: of another pool, or of the same one whose user has changed. Processes of the user
+// Addresses that get another socket. In the first place those that get another user: of another pool, or of the same one
+// whose user has changed. Processes of the user
 // before may have left one behind that accepts on its copy of the listen socket for ever, so the next one gets a socket
 // of its own (daemon/listener.h). A reload does it in this order:
 //
@@ -8,6 +9,11 @@
 //   move      it accepts no more (or kLongestMove is over, whatever it does): the old one is shut down for all who
 //             have a copy, the new one bound, listening, stored by systemd
 //   serve     the new generation is told to serve; a pool that has dropped no address was served by the one before
+//
+// So do paths whose file is gone (daemon/lost_files.cc), and new addresses that overlap with dropped ones, as 0.0.0.0:80
+// does with 10.0.0.1:80. Where both are the same user's, both can be there: the new one is bound at `prepare`, so that a
+// reload that cannot have it fails, and listens at `move` at once. While the old one listens yet, clients of the narrower
+// address come to it if that is its own: their SYN is dropped, and repeated after 1 s.
 //
 // A path need not wait for the old generation: both sockets can be there. An abstract name is free when the last copy
 // of its socket is closed, and not before.
@@ -53,9 +59,9 @@ Daemon::NotHad Daemon::listen_at_start(const Listeners& opened, const PoolSettin
   };
   for (const auto& listener : opened) {
     if (listener->is_listening()) continue;
-    const bool was_stored = listener->before() != nullptr, was_there = listener->outlives_us();
+    const bool was_stored = !listener->before().empty(), was_there = listener->outlives_us();
     try {
-      if (was_stored) unstore_socket(*listener->before());
+      for (const auto& before : listener->before()) unstore_socket(*before);
       listener->start_listening(static_cast<int>(pool.backlog));
       if (was_stored)
         log({LogLevel::kNotice, pool.name, 0,
@@ -91,6 +97,7 @@ void Daemon::begin_moves(const Listeners& before) {
     });
   });
   is_moving_ ? move_addresses() : wait_for_addresses();
+  watch_files();
 }
 
 // Of those that failed just now.
@@ -128,6 +135,7 @@ void Daemon::move_addresses() {
       trouble += (trouble.empty() ? "" : "\n") + ("pool " + pool->settings().name + ": " + reason);
     }
   }
+  watch_files();
   loop_.cancel(move_timer_);
   if (failed.empty()) moves_fail_since_ = 0;
   if (!failed.empty() && moves_fail_since_ == 0) moves_fail_since_ = now;
@@ -153,12 +161,17 @@ std::string Daemon::move_addresses_of(Pool& pool, bool by_force) {
   std::string reason;
   for (const auto& listener : pool.listeners()) {
     if (listener->is_listening() || (!by_force && !listener->may_listen())) continue;
-    const bool moves = listener->before() != nullptr;
+    const Listeners before = listener->before();
+    const bool is_others = std::any_of(before.begin(), before.end(), [&](const auto& one) {
+      return one->uid() != listener->uid();
+    });
     try {
       listener->start_listening(static_cast<int>(pool.settings().backlog));
       log({LogLevel::kInfo, pool.settings().name, 0,
            "listening on " + listener->address() +
-               (moves ? ", on a new socket: it was another user's" : "")});
+               (is_others        ? ", on a new socket: it was another user's"
+                : before.empty() ? ""
+                                 : ", on a new socket")});
     } catch (const std::exception& e) {
       reason += (reason.empty() ? "" : "; ") + std::string(e.what());
     }

@@ -304,7 +304,7 @@ void Pool::on_report(uint32_t number, const Report& report) {
       break;
     case ReportType::kReady:
     case ReportType::kRecovered:
-      if (awaits_address()) break;
+      if (awaits_address() || is_cut_off_) break;
       if (newest && (state_ == PoolState::kStarting || state_ == PoolState::kDegraded)) {
         log_line(LogLevel::kInfo, report.type == ReportType::kReady ? "ready" : "recovered",
                  state_ == PoolState::kDegraded ? Event::kPoolRecovered : Event::kPoolReady);
@@ -505,6 +505,7 @@ void Pool::set_state(PoolState state, std::string reason) {
   if (state != PoolState::kStarting) loop_.cancel(start_timer_);
   state_ = state;
   reason_ = std::move(reason);
+  is_cut_off_ = false;
   owner_.on_pool_changed(plan_.settings.name);
 }
 

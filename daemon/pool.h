@@ -80,13 +80,17 @@ class Pool final : private GenerationOwner {
   void promote(const Listeners& dropped, bool recycled);
   void abandon();
   // A plan that needs no other processes: limits (at once), backlog; or any one, of a pool that nobody serves.
-  void adopt(PoolPlan plan, const Listeners& dropped);
+  // `keeps_limits`: those that were set since.
+  void adopt(PoolPlan plan, const Listeners& dropped, bool keeps_limits = false);
   // An address of it does not listen yet (daemon/moves.cc): the generation that was promoted serves when all do, and
   // what served before until then, unless an address was dropped. A generation that is launched meanwhile
   // is on trial, too; or, where there is nobody else and `reason` says that it will last, does without that address.
   bool awaits_address() const { return plan_.awaits_address(); }
   void serve_at_last();
   void cannot_listen(const std::string& reason);
+  // Nobody can connect to an address of it (daemon/lost_files.cc), or everybody can again.
+  void is_cut_off(const std::string& reason);
+  void is_cut_off_no_more();
   // Asks how many workers there are, which try_out() begins with; `then` also if nobody answers.
   void count_workers(std::function<void()> then);
 
@@ -190,6 +194,7 @@ class Pool final : private GenerationOwner {
   bool finishing_ = false;
   bool taking_over_ =
       false;  // the newest generation was told to serve, or will be, and has not answered
+  bool is_cut_off_ = false;    // the reason why it is degraded is that
   bool goes_without_ = false;  // the newest generation does without what the pool awaits
   bool watching_ = false;
   Nanoseconds launched_at_ = 0;

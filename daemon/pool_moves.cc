@@ -1,4 +1,5 @@
-// A pool whose address gets another user (daemon/moves.cc): who serves until it is had, and from then on.
+// A pool whose address gets another user (daemon/moves.cc), or cannot be reached: who serves until it is had, and from
+// then on.
 #include <algorithm>
 #include <utility>
 
@@ -65,6 +66,19 @@ void Pool::cannot_listen(const std::string& reason) {
   loop_.cancel(restart_timer_);
   launch_again();
   leave_to_newest();
+}
+
+void Pool::is_cut_off(const std::string& reason) {
+  if (!is_serving() || (state_ == PoolState::kDegraded && reason_ == reason)) return;
+  log_line(LogLevel::kError, "degraded: " + reason, Event::kPoolDegraded);
+  set_state(PoolState::kDegraded, reason);
+  is_cut_off_ = true;
+}
+
+void Pool::is_cut_off_no_more() {
+  if (!is_cut_off_) return;
+  log_line(LogLevel::kInfo, "recovered", Event::kPoolRecovered);
+  set_state(PoolState::kRunning);
 }
 
 }  // namespace preforkd

@@ -51,7 +51,7 @@ void Pool::promote(const Listeners& dropped, bool recycled) {
   if (!waits)
     newest_serves();
   else if (!others_serve())
-    set_state(PoolState::kDegraded, "waits for an address that another user's processes have");
+    set_state(PoolState::kDegraded, "waits for an address that others have yet");
   if (!waits && trial->wants_watch()) watch_listeners(g.number());
   // What was set during the trial was for the limits of before.
   const Limits& in_file = plan_.settings.limits;
@@ -71,13 +71,14 @@ void Pool::abandon() {
   owner_.on_pool_changed(plan_.settings.name);
 }
 
-void Pool::adopt(PoolPlan plan, const Listeners& dropped) {
+void Pool::adopt(PoolPlan plan, const Listeners& dropped, bool keeps_limits) {
   for (const auto& listener : dropped) listener->give_up();
   const Limits limits = plan.settings.limits;
   // More than it has is asked of a pool that nobody serves only: its next generation has it.
   capacity_ = std::max(capacity_, shm::capacity_for(limits.max));
   plan_ = std::move(plan);
   set_socket_options();
+  if (keeps_limits) return;
   const bool is_new = !(limits == limits_) || !(limits == lasting_limits());
   if (is_new) set_limits(limits, limits, 0, {});
 }

@@ -131,8 +131,18 @@ void Daemon::prepare_reload(Reload& r, std::vector<std::string>& errors) {
     errors.push_back(r.loaded.file + ": control.socket: it is changed by a restart only");
   for (const auto& pool : pools_)
     r.before.insert(r.before.end(), pool->listeners().begin(), pool->listeners().end());
+  if (!plan_pools(r, errors)) return;
+  std::vector<const Listeners*> planned;
+  for (const PoolPlan& plan : r.plans) planned.push_back(&plan.listeners);
+  follow_dropped(planned, r.before, errors);
+  for (const PoolPlan& plan : r.plans) prepare_pool(r, plan, errors);
+  prepare_web(r, errors);
+}
+
+bool Daemon::plan_pools(Reload& r, std::vector<std::string>& errors) {
+  const Settings& next = r.loaded.settings;
   Listeners free = r.before;
-  Opening opening{next.pools, r.loaded.names, free, inherited_, errors};
+  Opening opening{next.pools, r.loaded.names, free, inherited_, errors, r.recycled};
   for (size_t i = 0; i < next.pools.size(); ++i) {
     const PoolSettings& settings = next.pools[i];
     const EffectiveUser& user = r.loaded.users[i].value();
@@ -150,22 +160,35 @@ void Daemon::prepare_reload(Reload& r, std::vector<std::string>& errors) {
            open_listeners(settings, user, pool ? pool->listeners() : Listeners{}, opening), &log_});
     } catch (const std::exception& e) {
       errors.emplace_back(e.what());
-      return;
+      return false;
     }
-    const PoolPlan& plan = r.plans.back();
-    listen_on_new(plan.listeners, r.before, static_cast<int>(settings.backlog), errors);
-    if (!pool || pool->settings().tcp.reuse_port != settings.tcp.reuse_port)
-      for (const auto& listener : plan.listeners)
-        if (listener->cannot_have(settings.tcp))
-          errors.push_back(r.loaded.where(r.plans.size() - 1, "tcp.reuse_port") +
-                           ": tcp.reuse_port: " + listener->address() +
-                           " is bound already: it is changed by a stop and a start only");
     r.returning.push_back(leaver);
-    r.added.push_back(pool || leaver ? nullptr : make_pool(plan));
-    bool changed = !pool || settings.name == r.recycled || need_new_processes(pool->plan(), plan);
-    bool outgrown = pool && settings.limits.max > pool->capacity();
-    r.needs_trial.push_back((changed || outgrown) && (!pool || pool->is_serving()));
   }
+  r.without_file = std::move(opening.without_file);
+  return true;
+}
+
+// In the order of the plans.
+void Daemon::prepare_pool(Reload& r, const PoolPlan& plan, std::vector<std::string>& errors) {
+  const size_t i = r.added.size();
+  const PoolSettings& settings = plan.settings;
+  const Pool* pool = find_pool(settings.name);
+  listen_on_new(plan.listeners, r.before, static_cast<int>(settings.backlog), errors);
+  if (!pool || pool->settings().tcp.reuse_port != settings.tcp.reuse_port)
+    for (const auto& listener : plan.listeners)
+      if (listener->cannot_have(settings.tcp))
+        errors.push_back(r.loaded.where(i, "tcp.reuse_port") +
+                         ": tcp.reuse_port: " + listener->address() +
+                         " is bound already: it is changed by a stop and a start only");
+  r.added.push_back(pool || r.returning[i] ? nullptr : make_pool(plan));
+  const bool changed =
+      !pool || settings.name == r.recycled || need_new_processes(pool->plan(), plan);
+  const bool outgrown = pool && settings.limits.max > pool->capacity();
+  r.needs_trial.push_back((changed || outgrown) && (!pool || pool->is_serving()));
+}
+
+void Daemon::prepare_web(Reload& r, std::vector<std::string>& errors) {
+  const Settings& next = r.loaded.settings;
   if (next.control.web.empty()) return;
   if (next.control.web == settings_.control.web) {
     // Other hosts: another process, on the same socket.
@@ -179,9 +202,12 @@ void Daemon::prepare_reload(Reload& r, std::vector<std::string>& errors) {
   }
   try {
     std::string error;
-    if (auto web = parse_listen_address(next.control.web, error))
-      r.web_socket =
-          Listener::open(with_number(*web, r.loaded.names), kControlBacklog).release_fd();
+    const auto web = parse_listen_address(next.control.web, error);
+    if (!web) return;
+    const ListenAddress number = with_numbers(*web, r.loaded.names).front();
+    r.web_socket = links_.size() > 1
+                       ? open_beside(links_.back()->listen_fd(), number, kControlBacklog)
+                       : Listener::open(number, kControlBacklog).release_fd();
   } catch (const std::exception& e) {
     errors.push_back(std::string("control: ") + e.what());
   }
@@ -263,6 +289,7 @@ void Daemon::commit_reload() {
         "");
   };
   begin_moves(r->before);
+  for (const auto& listener : r->without_file) on_file_changed(listener);
   settle_timer_ = loop_.after(is_moving_ ? kSettleMoves : kSettle, [this] { finish_settling(); });
   look_whether_settled();
 }

@@ -63,7 +63,7 @@ void Daemon::on_request(const Request& request, std::string bytes) {
     case ControlAsk::kDrain:
       return answer(pool->drain());
     case ControlAsk::kResume:
-      return answer(pool->resume());
+      return answer(resume(*pool));
     case ControlAsk::kRecycle:
       return reload(request.pool, [this, id = request.id](const std::string& refusal) {
         links_.front()->answer(id, status_of(refusal), refusal.empty() ? "recycled" : refusal);
@@ -81,6 +81,15 @@ void Daemon::on_request(const Request& request, std::string bytes) {
     case ControlAsk::kPong:  // the link's own business
       break;
   }
+}
+
+std::string Daemon::resume(Pool& pool) {
+  try {
+    if (!pool.is_serving()) restore_files_of(pool);
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return pool.resume();
 }
 
 void Daemon::set_limits(const Request& request, Pool& pool) {

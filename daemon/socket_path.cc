@@ -1,6 +1,7 @@
 #include "daemon/socket_path.h"
 
 #include <fcntl.h>
+#include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,6 +12,8 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/resolve.h"
+#include "base/socket_file.h"
 #include "base/trusted_path.h"
 #include "daemon/acting_as.h"
 
@@ -65,12 +68,30 @@ FileId socket_in(const Reached& at) {
   return {s.st_dev, s.st_ino};
 }
 
-// Whether nobody listens on a Unix socket that lies at this path: left behind by a crash.
-bool is_stale(const SocketAddress& address) {
+// Whether nobody listens on a Unix socket that lies at this path: left behind by a crash. `who`: a process that does.
+bool is_stale(const SocketAddress& address, pid_t& who) {
   UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   // Whoever does listen there leaves nothing in it that its end would have to wait for (daemon/close_apart.h).
-  return probe.is_open() && shutdown(probe.get(), SHUT_RD) == 0 &&
-         connect(probe.get(), address.get(), address.length) < 0 && errno == ECONNREFUSED;
+  if (!probe.is_open() || shutdown(probe.get(), SHUT_RD) < 0) return false;
+  if (connect(probe.get(), address.get(), address.length) < 0) return errno == ECONNREFUSED;
+  ucred listens{};
+  socklen_t size = sizeof listens;
+  if (getsockopt(probe.get(), SOL_SOCKET, SO_PEERCRED, &listens, &size) == 0) who = listens.pid;
+  return false;
+}
+
+// For messages: what is in the way, "" if it cannot be told.
+std::string what_is_at(const Reached& at, pid_t who) {
+  struct stat s {};
+  if (fstatat(at.folder.get(), at.name.c_str(), &s, AT_SYMLINK_NOFOLLOW) < 0) return "";
+  std::string what = S_ISLNK(s.st_mode)    ? "a symbolic link"
+                     : S_ISDIR(s.st_mode)  ? "a folder"
+                     : S_ISREG(s.st_mode)  ? "a regular file"
+                     : S_ISSOCK(s.st_mode) ? "a socket"
+                                           : "a file";
+  what += " of uid " + std::to_string(s.st_uid);
+  if (who > 0) what += ", on which process " + std::to_string(who) + " listens,";
+  return " (" + what + " is there)";
 }
 
 // The file has the mode of the socket, which is 0777 before a umask, from its first moment on. 0 or an errno.
@@ -99,13 +120,16 @@ FileId bind_at(const std::string& path, const EffectiveUser& user, int socket,
   Reached at = reach(verb, path, user);
   if (is_bound_to(socket, address)) return made_before(verb, at);
   int error = bind_for_all(socket, address);
+  std::string whose;
   if (error == EADDRINUSE) {
     const FileId found = socket_in(at);
-    if (found.inode && is_stale(address) && found == socket_in(at) &&
+    pid_t who = 0;
+    if (found.inode && is_stale(address, who) && found == socket_in(at) &&
         unlinkat(at.folder.get(), at.name.c_str(), 0) == 0)
       error = bind_for_all(socket, address);
+    if (error == EADDRINUSE) whose = what_is_at(at, who);
   }
-  if (error) throw SysError(verb + at.as_whom, error);
+  if (error) throw SysError(verb + at.as_whom + whose, error);
   return socket_in(at);
 }
 
@@ -116,7 +140,60 @@ void remove_at(const std::string& verb, const std::string& path, const Effective
     throw SysError(verb + at.as_whom, errno);
 }
 
+// As FileId has room for them.
+constexpr uint64_t kOurs = 1, kAnothers = 2;
+
+FileId watch_at(const std::string& verb, const std::string& path, const EffectiveUser& user,
+                const FileId& ours, int inotify) {
+  const Reached at = reach(verb, path, user);
+  const std::string file = "/proc/self/fd/" + std::to_string(at.folder.get()) + "/" + at.name;
+  const int number = inotify_add_watch(inotify, file.c_str(),
+                                       IN_ATTRIB | IN_MOVE_SELF | IN_DELETE_SELF | IN_DONT_FOLLOW);
+  if (number < 0) throw SysError(verb + at.as_whom, errno);
+  // Afterwards: another that comes between the two is told of.
+  return {static_cast<uint64_t>(number), socket_in(at) == ours ? kOurs : kAnothers};
+}
+
 }  // namespace
+
+int SocketPath::watch(int inotify, bool& is_there) const noexcept {
+  const std::string verb = "watch unix:" + path_;
+  is_there = true;
+  try {
+    const FileId made = in_file_system(verb, folder_of(path_), inotify, [&] {
+      return watch_at(verb, path_, user_, file_, inotify);
+    });
+    is_there = made.inode == kOurs;
+    return static_cast<int>(made.device);
+  } catch (const SysError& e) {
+    is_there = e.error() != ENOENT && e.error() != ENOTDIR;
+    if (is_there)
+      log_warning(std::string(e.what()) + ": that its file is removed, only a reload will see");
+  } catch (const std::exception& e) {
+    log_warning(e.what());
+  }
+  return -1;
+}
+
+std::string SocketPath::in_the_way() const noexcept {
+  const std::string verb = "bind unix:" + path_;
+  try {
+    in_file_system(verb, folder_of(path_), -1, [&] {
+      const Reached at = reach(verb, path_, user_);
+      ListenAddress address;
+      address.kind = ListenAddress::Kind::kUnix;
+      address.path = path_;
+      pid_t who = 0;
+      if (socket_in(at).inode && is_stale(resolve(address), who)) return FileId{};
+      const std::string what = what_is_at(at, who);
+      if (!what.empty()) throw SysError(verb + what, EADDRINUSE);
+      return FileId{};
+    });
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "";
+}
 
 FileId SocketPath::find() const {
   const std::string verb = "find unix:" + path_;
@@ -129,9 +206,12 @@ void SocketPath::bind(int socket, const SocketAddress& address) {
                          [&] { return bind_at(path_, user_, socket, address); });
 }
 
-bool SocketPath::recognise() {
+bool SocketPath::recognise(int socket) {
   try {
-    file_ = find();
+    const FileId found = find();
+    const auto ours = inode_of_file(socket);
+    if (ours && *ours != static_cast<uint32_t>(found.inode)) return false;
+    file_ = found;
     return is_ours();
   } catch (const NoAnswer& e) {
     log_warning(e.what());
@@ -146,7 +226,7 @@ bool SocketPath::is_there() const noexcept {
   try {
     return find() == file_;
   } catch (const SysError& e) {
-    return e.error() != ENOENT;
+    return e.error() != ENOENT && e.error() != ENOTDIR;
   } catch (const std::exception&) {
     return true;
   }

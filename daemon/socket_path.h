@@ -4,7 +4,7 @@
 // under it lead nowhere but where that user could go alone; where there is no such user, root refuses.
 //
 // The folder is held open from the look at the file until its removal: what is removed is a socket, in the folder and
-// with the inode that it was made with. A SIGKILL of the daemon leaves the file; the next one finds that nobody listens
+// with the inode that it was made with, which is no other file's as long as the socket is open. A SIGKILL of the daemon leaves the file; the next one finds that nobody listens
 // on it, and replaces it. A file system that hangs is not waited for: each step is a child's (daemon/file_step.h).
 #pragma once
 
@@ -27,11 +27,17 @@ class SocketPath {
   // tells. A socket that nobody listens on any more is replaced. Throws SysError, std::runtime_error "bind
   // unix:PATH: reason".
   void bind(int socket, const SocketAddress& address);
-  // What lies there now is ours: one from a daemon before us. False if there is no socket, or no way to it.
-  // (True if its file system does not answer: then nothing is ever removed.)
-  bool recognise();
+  // What lies there now is ours, from a daemon before us, if it is this socket's. False if it is another, or there is no
+  // socket, or no way to it. (True if its file system does not answer: then nothing is ever removed.)
+  bool recognise(int socket);
   // Whether what lies there is still the socket that was made, or recognised; also if that cannot be known just now.
   bool is_there() const noexcept;
+  // Where it is not: why it could not be bound again, what a stranger has there in the first place; "": it could.
+  std::string in_the_way() const noexcept;
+  // A watch of the file itself, not of its folder, where much may happen that is none of ours: `inotify` tells of its
+  // removal, of another in its place, of a change of its mode. What links to a folder above mean it does not tell.
+  // Returns the watch's number; -1: there is none, and why is logged. `is_there`: what lies there is ours.
+  int watch(int inotify, bool& is_there) const noexcept;
   // Unless another lies there by now. Logs why it could not, and can be tried again if there was no answer.
   void remove() noexcept;
   void forget() { file_ = {}; }  // it is not to be removed any more

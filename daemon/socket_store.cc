@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "base/log.h"
+#include "base/resolve.h"
 #include "systemd/fd_store.h"
 
 namespace preforkd {
@@ -18,11 +19,16 @@ std::string with(std::string text, char from, char to) {
 }
 
 // A name is removed with all that is stored by it. So what was opened for a port 0, of which there may be
-// several, has the port that it got, too: "127.0.0.1=0=41234".
+// several, has the port that it got, too: "127.0.0.1=0=41234"; and for a host that is a name, its address:
+// "localhost=80|127.0.0.1=80".
+constexpr char kBeforeAddress = '|';
+
 std::string name_of(const std::string& pool, const Listener& listener) {
   std::string entry = listener.wanted(), ignored;
   const auto wanted = parse_listen_address(entry, ignored);
-  if (wanted && wanted->kind == ListenAddress::Kind::kTcp && wanted->port == 0)
+  if (wanted && is_host_name(*wanted))
+    entry += kBeforeAddress + listener.address();
+  else if (wanted && wanted->kind == ListenAddress::Kind::kTcp && wanted->port == 0)
     entry += listener.address().substr(listener.address().rfind(':'));
   return kPrefix + pool + "@" + std::to_string(listener.uid()) + "/" + with(entry, ':', '=');
 }
@@ -40,6 +46,8 @@ uid_t take_uid(std::string& pool) {
 
 std::string wanted_of(const std::string& entry) {
   std::string wanted = with(entry, '=', ':'), ignored;
+  if (wanted.find('/') == wanted.npos && wanted.find('@') == wanted.npos)  // (a path may have one)
+    wanted.resize(std::min(wanted.find(kBeforeAddress), wanted.size()));
   // With a port more it is no address.
   if (!parse_listen_address(wanted, ignored))
     wanted.resize(std::min(wanted.rfind(':'), wanted.size()));

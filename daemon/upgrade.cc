@@ -207,6 +207,7 @@ void Daemon::take_over(const DaemonRecord& r) {
 
 void Daemon::taken_over(const DaemonRecord& r) {
   reap();  // who ended meanwhile: the signal may have been taken by the image before
+  watch_files();
   // Of all that may be asked, limits alone have no answer during an upgrade; they are in force, and told again.
   for (auto& link : links_) link->answer_all_but(r.asked_by, 200);
   const std::string now = std::string("preforkd ") + kVersion;

@@ -45,6 +45,9 @@ Suite paths_suite();
 Suite starts_suite();
 Suite odd_start_suite();
 Suite moves_suite();
+Suite files_suite();
+Suite orphans_suite();
+Suite addresses_suite();
 Suite loading_suite();
 Suite trust_rights_suite();
 Suite trust_reach_suite();
@@ -70,7 +73,8 @@ inline std::vector<Suite> all_suites() {
           moves_suite(),       loading_suite(),     trust_rights_suite(),  trust_reach_suite(),
           trust_left_suite(),  trust_waits_suite(), trust_unit_suite(),    trust_scope_suite(),
           log_suite(),         waits_suite(),       leaks_suite(),         valgrind_suite(),
-          starts_suite(),      figures_suite(),     odd_start_suite(),     versions_suite()};
+          starts_suite(),      figures_suite(),     odd_start_suite(),     versions_suite(),
+          files_suite(),       orphans_suite(),     addresses_suite()};
 }
 
 }  // namespace preforkd::system_test

@@ -442,7 +442,8 @@ void what_is_right() {
   expect_text(p.settings, R"({"z":1,"a":[1.0,"x",[true],{}],"big":5000000000,"n":{"e":[]}})");
   p = good(pool(R"(working_directory = "/srv"; environment = { A = "b c"; B_2 = ""; }; nice = -5;
       oom_score_adjust = -17;
-      tcp = { nodelay = true; keepalive = 60; defer_accept = 5; fast_open = 7; reuse_port = true; };
+      tcp = { nodelay = true; keepalive = 60; defer_accept = 5; fast_open = 7; reuse_port = true;
+        freebind = true; };
       rlimits = { core = 0; nofile = 1024; as = -1; stack = "unlimited"; cpu = "";
                   data = 9223372036854775807L; };)"))
           .settings.pools.at(0);
@@ -451,7 +452,7 @@ void what_is_right() {
   CU_ASSERT(
       !good(pool("oom_score_adjust = \"\";")).settings.pools[0].process.oom_score_adjust.is_set());
   CU_ASSERT(p.process.environment == (Environment{{"A", "b c"}, {"B_2", ""}}));
-  CU_ASSERT(p.tcp == (TcpOptions{true, 60, 5, 7, true}));
+  CU_ASSERT(p.tcp == (TcpOptions{true, 60, 5, 7, true, true}));
   const ResourceLimits& limits = p.process.limits;
   CU_ASSERT(limits.core.value == 0 && limits.nofile.value == 1024);
   CU_ASSERT(limits.as.value == ResourceLimit::kUnlimited && limits.stack == limits.as);

@@ -6,6 +6,7 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -115,14 +116,16 @@ void a_stale_one_is_replaced() {
 void a_live_one_is_not() {
   unit::Folder folder;
   const std::string path = folder / "sock",
-                    in_use = "bind unix:" + path + ": Address already in use";
+                    by = "bind unix:" + path + " (a socket of uid " + std::to_string(geteuid()),
+                    in_use = " is there): Address already in use";
   Listener live = Listener::open(parsed("unix:" + path), 0);
-  CU_ASSERT(unit::same_text(error_of_opening("unix:" + path), in_use));
+  const std::string process = ", on which process " + std::to_string(getpid()) + " listens,";
+  CU_ASSERT(unit::same_text(error_of_opening("unix:" + path), by + process + in_use));
   // Nor when its queue is full, so that it does not answer.
   UniqueFd clients[3];
   for (UniqueFd& client : clients) connect_error("unix:" + path, &client);
   CU_ASSERT_EQUAL(connect_error("unix:" + path), EAGAIN);
-  CU_ASSERT(unit::same_text(error_of_opening("unix:" + path), in_use));
+  CU_ASSERT(unit::same_text(error_of_opening("unix:" + path), by + in_use));
   CU_ASSERT_TRUE(exists(path));
 }
 
@@ -131,7 +134,8 @@ void other_files_are_left_alone() {
   const std::string path = folder / "file";
   std::ofstream(path) << "precious";
   CU_ASSERT(unit::same_text(error_of_opening("unix:" + path),
-                            "bind unix:" + path + ": Address already in use"));
+                            "bind unix:" + path + " (a regular file of uid " +
+                                std::to_string(geteuid()) + " is there): Address already in use"));
   std::string content;
   std::ifstream(path) >> content;
   CU_ASSERT(unit::same_text(content, "precious"));
@@ -298,6 +302,30 @@ void listens_again() {
   CU_ASSERT(unit::same_text(why, local.address() + ": it was shut down"));
 }
 
+// A daemon that was killed has left it, and somebody has put another's in its place since.
+void recovers_nobody_elses_path() {
+  unit::Folder folder;
+  const std::string path = folder / "sock", text = "unix:" + path;
+  Listener first = Listener::open(parsed(text), 16);
+  {
+    Listener same = Listener::recover(UniqueFd(dup(first.fd())), "preforkd/a/b", text);
+    CU_ASSERT(same.has_its_file());
+  }
+  CU_ASSERT_TRUE(exists(path));  // stored: it is left
+  CU_ASSERT_EQUAL_FATAL(rename(path.c_str(), (path + ".moved").c_str()), 0);
+  CU_ASSERT_FALSE(first.has_its_file());
+  const UniqueFd theirs = bound_but_not_listening(path);
+  CU_ASSERT_FALSE(first.has_its_file());
+  std::string said;
+  try {
+    Listener::recover(UniqueFd(dup(first.fd())), "preforkd/a/b", text);
+  } catch (const std::runtime_error& e) {
+    said = e.what();
+  }
+  CU_ASSERT(unit::same_text(said, text + ": its path is gone, or another's"));
+  CU_ASSERT_TRUE(exists(path));
+}
+
 void adopts_nothing_else() {
   int pipe_ends[2];
   CU_ASSERT_EQUAL_FATAL(pipe2(pipe_ends, O_CLOEXEC), 0);
@@ -417,6 +445,7 @@ void add_listener_tests() {
       {"adopts what listens", adopts_what_listens},
       {"sets options of what it adopts", sets_options_of_what_it_adopts},
       {"sets all options of what it recovers", sets_all_options_of_what_it_recovers},
+      {"recovers nobody else's path", recovers_nobody_elses_path},
       {"options of a pool", options_of_a_pool},
       {"what was shut down listens again", listens_again},
       {"adopts nothing else", adopts_nothing_else},

@@ -65,7 +65,7 @@ void another_user_gets_another_socket() {
   CU_ASSERT_EQUAL_FATAL(next.size(), 2);
   CU_ASSERT(errors.empty());
   for (size_t i = 0; i < 2; ++i) {
-    CU_ASSERT(next[i] != old[i] && next[i]->before() == old[i]);
+    CU_ASSERT(next[i] != old[i] && next[i]->before() == Listeners{old[i]});
     CU_ASSERT(unit::same_text(next[i]->address(), old[i]->address()));
     CU_ASSERT(unit::same_text(next[i]->wanted(), old[i]->wanted()));
     CU_ASSERT(!next[i]->is_listening() && !next[i]->may_listen() && next[i]->uid() == 1002);
@@ -79,7 +79,7 @@ void another_user_gets_another_socket() {
   Opening opening{pools, {}, free, none, errors};
   const Listeners third = open_listeners(both, user_of(1003), next, opening);
   CU_ASSERT_EQUAL_FATAL(third.size(), 2);
-  CU_ASSERT(third[0]->before() == old[0] && !third[0]->is_listening());
+  CU_ASSERT(third[0]->before() == Listeners{old[0]} && !third[0]->is_listening());
 
   CU_ASSERT(connects(old[0]->address()) && takes_one(*old[0]));
   old[0]->close_the_door();
@@ -87,7 +87,7 @@ void another_user_gets_another_socket() {
   old[0]->give_up();
   CU_ASSERT_TRUE(third[0]->may_listen());
   third[0]->start_listening(16);
-  CU_ASSERT(third[0]->is_listening() && third[0]->before() == nullptr);
+  CU_ASSERT(third[0]->is_listening() && third[0]->before().empty());
   CU_ASSERT(connects(old[0]->address()) && takes_one(*third[0]) && !takes_one(*old[0]));
   CU_ASSERT_EQUAL(listen(old[0]->fd(), 16), -1);  // by whoever has a copy
   // An abstract name is free when nobody has a copy.
@@ -164,7 +164,7 @@ void one_that_was_shut_down() {
   stored->is_of(1001);
   const Listeners next = moved({stored}, one, errors);
   CU_ASSERT_EQUAL_FATAL(next.size(), 1);
-  CU_ASSERT(!stored->is_listening() && next[0]->before() == stored);
+  CU_ASSERT(!stored->is_listening() && next[0]->before() == Listeners{stored});
   stored->set_stored_as("");
   next[0]->start_listening(16);
   CU_ASSERT(connects(one.listen[0]) && takes_one(*next[0]));
@@ -233,8 +233,8 @@ void stores_whose_it_is() {
   CU_ASSERT_EQUAL(again["old"][0]->uid(), static_cast<uid_t>(-1));
   const Listeners next = moved(again["web"], one, errors);
   CU_ASSERT_EQUAL_FATAL(next.size(), 1);
-  CU_ASSERT(next[0]->before() == again["web"][0]);
-  unstore_socket(*next[0]->before());
+  CU_ASSERT(next[0]->before() == Listeners{again["web"][0]});
+  unstore_socket(*next[0]->before().at(0));
   next[0]->start_listening(16);
   CU_ASSERT(connects(own[0]->address()) && takes_one(*next[0]) && !takes_one(*own[0]));
   // What does not listen yet is not stored.

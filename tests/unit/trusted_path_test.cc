@@ -213,7 +213,7 @@ void sockets_of_a_user() {
   }
   umask(before);
   SocketPath found(path, stranger());
-  CU_ASSERT_TRUE(found.recognise());
+  CU_ASSERT_TRUE(found.recognise(-1));
   // Over an upgrade; and another that took its name is left alone.
   SocketPath restored(found.record());
   CU_ASSERT_EQUAL(rename(path.c_str(), (path + ".old").c_str()), 0);

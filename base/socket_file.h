@@ -1,0 +1,13 @@
+// Which file a bound Unix socket has, by the kernel's own word: its path may lead to another by now.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+namespace preforkd {
+
+// The low 32 bits of the inode's number, which is all that it says. Nothing: it has no file, or the kernel does not know how
+// to tell (unix_diag).
+std::optional<uint32_t> inode_of_file(int unix_socket);
+
+}  // namespace preforkd

@@ -1,0 +1,80 @@
+#include "daemon/file_watch.h"
+
+#include <sys/epoll.h>
+#include <sys/inotify.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <set>
+#include <utility>
+
+#include "base/log.h"
+
+namespace preforkd {
+namespace {
+
+constexpr Nanoseconds kRest = 100 * kMillisecond;
+constexpr int kAll = -1;  // more has happened than the kernel keeps
+
+}  // namespace
+
+FileWatch::FileWatch(EventLoop& loop, OnChange on_change)
+    : loop_(loop), on_change_(std::move(on_change)) {}
+
+FileWatch::~FileWatch() {
+  loop_.cancel(rest_timer_);
+  if (inotify_.is_open()) loop_.forget(inotify_.get());
+}
+
+void FileWatch::begin() {
+  inotify_.reset(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  if (!inotify_.is_open())
+    return log_warning(std::string("watch the files of sockets: ") + std::strerror(errno) +
+                       ": that one is removed, only a reload will see");
+  loop_.watch(inotify_.get(), EPOLLIN, [this](uint32_t) { read_events(); });
+}
+
+bool FileWatch::was_tried(const std::shared_ptr<Listener>& listener) const {
+  return std::any_of(tried_.begin(), tried_.end(),
+                     [&](const auto& one) { return one.lock() == listener; });
+}
+
+void FileWatch::watch(const Listeners& listeners) {
+  std::erase_if(tried_, [](const auto& one) { return one.expired(); });
+  for (const auto& listener : listeners) {
+    if (!listener->has_path() || !listener->is_listening() || was_tried(listener)) continue;
+    tried_.push_back(listener);
+    if (!inotify_.is_open()) begin();
+    if (!inotify_.is_open()) return;
+    bool is_there = true;
+    const int number = listener->watch_file(inotify_.get(), is_there);
+    if (number >= 0) watched_[number] = listener;
+    if (!is_there) on_change_(listener);
+  }
+}
+
+void FileWatch::read_events() {
+  alignas(inotify_event) char buffer[16 * 1024];
+  std::set<int> numbers, gone;
+  const ssize_t size = read(inotify_.get(), buffer, sizeof buffer);
+  for (ssize_t at = 0; at < size;) {
+    const auto* event = reinterpret_cast<const inotify_event*>(buffer + at);
+    numbers.insert(event->wd);
+    if (event->mask & IN_IGNORED) gone.insert(event->wd);
+    at += static_cast<ssize_t>(sizeof *event + event->len);
+  }
+  loop_.change(inotify_.get(), 0);
+  rest_timer_ = loop_.after(kRest, [this] { loop_.change(inotify_.get(), EPOLLIN); });
+  Listeners changed;
+  for (const auto& [number, weak] : watched_)
+    if (numbers.contains(number) || numbers.contains(kAll))
+      if (auto listener = weak.lock()) changed.push_back(std::move(listener));
+  std::erase_if(watched_, [&](const auto& entry) {
+    return gone.contains(entry.first) || entry.second.expired();
+  });
+  for (const auto& listener : changed) on_change_(listener);
+}
+
+}  // namespace preforkd
