@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "daemon/patience.h"
 #include "daemon/session.h"
 
 namespace preforkd {
@@ -252,8 +253,7 @@ void Generation::stop() {
 void Generation::limit_drain(Nanoseconds until) {
   loop_.cancel(drain_timer_);
   drain_until_ = until;
-  drain_timer_ = loop_.at(until, [this] {
-    drain_timer_ = {};
+  wait_patiently(loop_, drain_timer_, drain_until_, [this] {
     log({LogLevel::kError, pool_, 0,
          "supervisor " + std::to_string(child_.pid) +
              (was_told_ ? " was told to leave and has not" : " says that it leaves and has not") +

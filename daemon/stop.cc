@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/reap.h"
 #include "daemon/daemon.h"
+#include "daemon/patience.h"
 #include "daemon/service_cgroup.h"
 #include "daemon/session.h"
 
@@ -38,7 +39,8 @@ void Daemon::finish() {
   finish_settling();
   tell_daemon_facts();
   for (auto& pool : pools_) pool->finish();
-  end_timer_ = loop_.after(longest + kFinishGrace, [this] { stop_now(); });
+  end_until_ = monotonic_now() + longest + kFinishGrace;
+  wait_patiently(loop_, end_timer_, end_until_, [this] { stop_now(); });
   predecessor_until_ = monotonic_now() + longest;
   close_when_over();
 }

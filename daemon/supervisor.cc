@@ -63,11 +63,15 @@ Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, DaemonEnd
 
 int Supervisor::run() {
   say(ReportType::kPreloaded);
+  Nanoseconds slept_at = 0, wakes_at = kNever;  // if nobody wakes it before
   for (;;) {
     const uint32_t signals = signalled.count.load();
     const uint32_t rings = shm::rings(board_.segment().doorbell);
     const Nanoseconds now = monotonic_now();
     due_ = kNever;
+    const Nanoseconds stood =
+        workforce_.note_standstill(slept_at, std::exchange(wakes_at, kNever), now);
+    if (drain_ends_ != kNever) drain_ends_ += stood;
     if (signalled.term && course_ == Course::kServing) drain(plan_.settings.drain_timeout, 0, now);
     bool did_something = obey_daemon(now);
     did_something |= reap_workers(now);
@@ -87,6 +91,8 @@ int Supervisor::run() {
       if (calm) fruitless_ = 0;  // it was no flood
       continue;
     }
+    slept_at = now;
+    wakes_at = std::max(due_, now);
     shm::sleep_until_rung(board_.segment().doorbell, rings, due_);
   }
   say(ReportType::kDrained);
@@ -157,7 +163,7 @@ bool Supervisor::settle(Nanoseconds now) {
     } else if (board_.counts().starting > 0) {
       workforce_.end_starters(now);
     }
-    due_ = std::min(due_, drain_ends_);
+    due_ = std::min(due_, next_look(drain_ends_, now));
     if (now >= drain_ends_) {
       log_warning(
           "drain: " + std::to_string(board_.alive()) + " workers are not done in time: ended",

@@ -148,7 +148,7 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
                    .text = again ? "" : std::string("stopped by ") + strsignal(WSTOPSIG(status))};
     }
     if (WIFCONTINUED(status)) {
-      note_stopped(records_[slot], 0);
+      note_continued(slot, now);
       continue;
     }
     slot_of_.erase(found);
@@ -185,6 +185,16 @@ Outcome Workforce::outcome_of(uint32_t slot, int status) const {
   const bool aborted =
       ended_by_itself(status) && records_[slot].ending == 0 && board_.last_words(slot).client_ended;
   return aborted ? Outcome::kAborted : Outcome::kFailed;
+}
+
+// Its connection is given the time.
+void Workforce::note_continued(uint32_t slot, Nanoseconds now) {
+  Record& record = records_[slot];
+  const uint64_t number = board_.slot(slot).begun.load();
+  if (record.stood_with != number) record.stood = 0;
+  record.stood_with = number;
+  if (record.stopped_at) record.stood += now - record.stopped_at;
+  note_stopped(record, 0);
 }
 
 // What a death was: as ordered, as usual, or abnormal.

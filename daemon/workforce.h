@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "base/own_memory.h"
+#include "base/standstill.h"
 #include "daemon/breaker.h"
 #include "shm/scoreboard.h"
 #include "worker/worker.h"
@@ -68,6 +69,10 @@ class Workforce {
   // Ends what is overdue (timeouts.start, timeouts.connection, orders given before) and returns when the
   // next thing will be. Needs nothing when nobody is starting, busy or being ended.
   Nanoseconds end_overdue(Nanoseconds now);
+  // At the end of a wait (base/standstill.h). What is found is in nobody's time.
+  Nanoseconds note_standstill(Nanoseconds began, Nanoseconds due, Nanoseconds now) {
+    return standstills_.note(began, due, now);
+  }
   void end_starters(
       Nanoseconds now);           // those who have not served anybody, when nobody comes any more
   void end_all(Nanoseconds now);  // whatever they do: TERM, and KILL a second later
@@ -101,6 +106,8 @@ class Workforce {
     uint64_t ending = 0;         // the connection number it was ordered to end, or kEndAny
     Nanoseconds kill_at = 0;     // when TERM is followed by KILL
     Nanoseconds stopped_at = 0;  // by a signal (SIGSTOP); 0: it runs
+    Nanoseconds stood = 0;       // so long in all, while it had the connection `stood_with` in hand
+    uint64_t stood_with = 0;
     bool told_stopped = false;  // the log has it: workers may stop each other as often as they like
     bool told_to_leave = false;
     Nanoseconds seen_at = 0;  // when it was first seen past `start`; 0: not yet
@@ -122,6 +129,7 @@ class Workforce {
   void tell_slow(uint32_t slot, uint64_t number, Nanoseconds took);
   void note_stopped(Record& record, Nanoseconds at);
   Outcome outcome_of(uint32_t slot, int status) const;
+  void note_continued(uint32_t slot, Nanoseconds now);
   Death judge(uint32_t slot, pid_t pid, int status, const rusage& usage);
   Loss loss_of(uint32_t slot, const shm::Scoreboard::Last& last, const Death& death,
                bool was_program);
@@ -149,6 +157,7 @@ class Workforce {
   uint32_t stopped_ = 0;            // workers stopped by a signal
   uint32_t worn_ = 0;               // workers marked as worn out and not reaped
   bool someone_asked_ = false;      // a worker's slot says that it would like to be replaced
+  Standstills standstills_;         // of this process, and with it of its workers
   Nanoseconds start_progress_ = 0;  // when a worker last came through `start`
 };
 

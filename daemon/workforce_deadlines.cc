@@ -117,7 +117,9 @@ Nanoseconds Workforce::check_start(uint32_t slot, Nanoseconds now) {
   since = std::min(since, now);  // whatever the slot says
   if (step == shm::StartingStep::kWaitsForTicket)
     since = std::max(since, start_progress_) + timeout;
-  if (since > now || now - since < timeout) return since + timeout;
+  if (since <= now) timeout += standstills_.since(since);
+  if (since > now || now - since < timeout) return next_look(since + timeout, now);
+  timeout = plan_.settings.start_timeout;
   warn(records_[slot].pid, Event::kStartTimedOut,
        "did not get through start in " + std::to_string(timeout / kMillisecond) + " ms: killed");
   note_ending(slot, 1, now);  // any number but kEndAny: see judge()
@@ -128,8 +130,8 @@ Nanoseconds Workforce::check_start(uint32_t slot, Nanoseconds now) {
 // A handler's `stop` that hangs would hold the slot for ever: it has as long as a drain.
 Nanoseconds Workforce::check_retiring(uint32_t slot, Nanoseconds now) {
   Nanoseconds since = std::min<Nanoseconds>(board_.slot(slot).since.load(), now);
-  Nanoseconds timeout = plan_.settings.drain_timeout;
-  if (now - since < timeout) return since + timeout;
+  const Nanoseconds timeout = plan_.settings.drain_timeout + standstills_.since(since);
+  if (now - since < timeout) return next_look(since + timeout, now);
   warn(records_[slot].pid, Event::kDrainForced,
        "was to leave " + std::to_string((now - since) / kMillisecond) + " ms ago: ended");
   order_end(slot, shm::kEndAny, now);
@@ -149,8 +151,11 @@ Nanoseconds Workforce::check_connection(uint32_t slot, Nanoseconds now) {
     if (now >= next) tell_slow(slot, number, now - since), next = kNever;
   }
   if (timeout == 0) return next;
-  const Nanoseconds end = std::max<Nanoseconds>(since + timeout, s.extended_until.load());
-  if (now < end) return std::min(next, end);
+  const Record& record = records_[slot];
+  const Nanoseconds stood =
+      standstills_.since(since) + (record.stood_with == number ? record.stood : 0);
+  const Nanoseconds end = std::max<Nanoseconds>(since + timeout, s.extended_until.load()) + stood;
+  if (now < end) return std::min(next, next_look(end, now));
   const std::string what = in_hand_text(s);
   if (!order_end(slot, number, now)) return std::min(next, now + timeout);
   warn(records_[slot].pid, Event::kConnectionTimedOut,

@@ -313,6 +313,41 @@ void a_silent_supervisor_is_replaced() {
   server.wait_for_log("for 5 s: killed");
 }
 
+// Everything stands still, as in a frozen cgroup: what is served is not late for that.
+void frozen_time() {
+  Server server({PoolText{.serves = unruly(), .timeouts = "connection = 2.0;"},
+                 PoolText{.name = "leaves",
+                          .serves = unruly(),
+                          .workers = "min = 1; max = 2;",
+                          .timeouts = "drain = 1.0;"}});
+  Client busy(server.address()), left(server.address("leaves"));
+  const pid_t serving = pid_serving(busy), leaving = pid_serving(left);
+  expect_equal("recycle", server.request("POST", "/v1/pools/leaves/recycle").status, 200);
+  const std::vector<pid_t> all = server.all_pids();
+  for (const pid_t pid : all) kill(pid, SIGSTOP);
+  usleep(2'500'000);  // more than both have
+  for (const pid_t pid : all) kill(pid, SIGCONT);
+  usleep(300'000);
+  expect_equal("who was served is served", pid_serving(busy), serving);
+  expect_equal("in a drain, too", pid_serving(left), leaving);
+  expect(busy.is_ended() && left.is_ended(), "and has what was left of its time");
+  server.wait_for("/lifetime/timed_out", 1);
+}
+
+// One worker alone, by a signal.
+void a_stopped_workers_time() {
+  Server server({PoolText{.serves = unruly(), .timeouts = "connection = 1.0;"}});
+  Client busy(server.address());
+  const pid_t serving = pid_serving(busy);
+  kill(serving, SIGSTOP);
+  server.wait_for_log("stopped by Stopped");
+  usleep(1'300'000);
+  kill(serving, SIGCONT);
+  usleep(200'000);
+  expect_equal("who was served is served", pid_serving(busy), serving);
+  expect(busy.is_ended(), "and has what was left of its time");
+}
+
 }  // namespace
 
 Suite deaths_suite() {
@@ -333,7 +368,9 @@ Suite deaths_suite() {
        {"stuck connections are ended", stuck_connections_are_ended},
        {"a slow start is ended", a_slow_start_is_ended},
        {"a preload that refuses", a_preload_that_refuses},
-       {"a silent supervisor is replaced", a_silent_supervisor_is_replaced}}};
+       {"a silent supervisor is replaced", a_silent_supervisor_is_replaced},
+       {"frozen time", frozen_time},
+       {"a stopped worker's time", a_stopped_workers_time}}};
 }
 
 }  // namespace preforkd::system_test
