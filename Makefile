@@ -27,7 +27,7 @@ TOGETHER_release := -Wl,-z,max-page-size=65536,-Ttext=0x10000
 # (Nor may AddressSanitizer, as that user, look for leaks, or read its options from /proc/self/environ.)
 UNREADABLE = chmod $(if $(filter asan,$(BUILD)),755,711) $@
 
-FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region base/range_set daemon/workforce daemon/supervisor
+FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program worker/closing shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region base/range_set daemon/workforce daemon/supervisor
 PROGRAMS := preforkd preforkd-supervisor preforkd-supervisor-static preforkd-control preforkd-log preforkctl
 MAINS    := daemon/main.cc daemon/supervisor_main.cc daemon/without_handlers.cc worker/libpreforkd.cc control/main.cc control/preforkctl.cc log/main.cc
 FOLDERS  := base shm conf systemd worker daemon control log
@@ -44,7 +44,7 @@ BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc)) $(OUT)/
 
 # Debian packages: what every target needs, and what some need besides. What is missing is installed.
 FOR_all   := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev nlohmann-json3-dev
-FOR_test  := libcunit1-dev curl dbus dropbear-bin git haproxy hitch hunspell-en-us iproute2 libc6-dbg libcurl4-openssl-dev libffi-platypus-perl libhunspell-dev libnss-systemd netcat-openbsd openssl perl pkgconf procps python3 rsync systemd ucspi-tcp valgrind
+FOR_test  := libcunit1-dev curl dbus dropbear-bin git haproxy hitch hunspell-en-us iproute2 libc6-dbg libcurl4-openssl-dev libffi-platypus-perl libhunspell-dev libnss-systemd netcat-openbsd nginx-light openssl perl pkgconf procps python3 rsync systemd ucspi-tcp valgrind
 FOR_bench := hunspell-en-us libhunspell-dev python3 ucspi-tcp
 FOR_soak  := $(FOR_test)
 FOR_tsan  := libcunit1-dev

@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -74,13 +75,8 @@ class Shedding {
     const int fd = connection->fd.get();
     const std::string& message = plan_.settings.saturation_message;
     send(fd, message.data(), message.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    shutdown(fd, SHUT_WR);
-    // What was sent to us and not read would make the close a reset, which could overtake the message.
-    // (Not for as long as it likes to send.)
-    char unread[4096];
-    for (int i = 0; i < 16 && recv(fd, unread, sizeof unread, MSG_DONTWAIT) > 0; ++i) {
-    }
     count(Rejection::kSaturated);
+    plan_.closing.end(fd);
     log_.tell(connection->peer, Rejection::kSaturated,
               "all workers are busy, and more than " + std::to_string(most) +
                   " connections wait (saturation)");
@@ -121,9 +117,9 @@ void Shedder::stop() {
   if (pid_) kill(pid_, SIGKILL);  // reaped with the others
 }
 
-bool Shedder::was(pid_t reaped) {
-  if (pid_ == 0 || reaped != pid_) return false;
-  pid_ = 0;
+bool Shedder::was(pid_t changed, int status) {
+  if (pid_ == 0 || changed != pid_) return false;
+  if (WIFEXITED(status) || WIFSIGNALED(status)) pid_ = 0;
   return true;
 }
 

@@ -43,8 +43,8 @@ class Shedder {
   // again, should that last: kNever, or when a fork may be tried again.
   Nanoseconds wake(Nanoseconds now);
   void stop();
-  // Called for each child that was reaped: whether it was this one.
-  bool was(pid_t reaped);
+  // Called for each child that was reaped, or has changed otherwise: whether it was this one.
+  bool was(pid_t changed, int status);
 
  private:
   [[noreturn]] void shed() const;

@@ -20,6 +20,7 @@ constexpr Nanoseconds kSayAtMaxAgain = 60 * kSecond;
 constexpr Nanoseconds kMeasureEvery = kSecond;
 constexpr uint32_t kFlood = 32;  // turns with nothing to do, before it rests
 constexpr Nanoseconds kRest = 1 * kMillisecond;
+constexpr Nanoseconds kLookForCloser = 100 * kMillisecond;  // one that was killed
 
 // The one global: signal handlers can reach nothing else.
 struct {
@@ -47,14 +48,24 @@ void install_supervisor_signals(shm::Doorbell& bell) {
 }
 
 Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, DaemonEnds& daemon,
-                       const SupervisorArgs& args)
+                       const SupervisorArgs& args, ClosingPairs& pairs)
     : plan_(plan),
       board_(board),
       daemon_(daemon),
       own_sockets_(args.own_sockets),
-      workforce_(plan, board, {daemon.orders.fd(), daemon.reports.fd()},
-                 [this](pid_t pid) { return shedder_.was(pid); }),
-      shedder_(plan, [this] { daemon_.close(); }),
+      closer_(plan, pairs, [this] { daemon_.close(); }),
+      workforce_(
+          plan, board,
+          {daemon.orders.fd(), daemon.reports.fd(), closer_.ends()[0], closer_.ends()[1]},
+          [this](pid_t pid, int status) {
+            if (!closer_.was(pid, status)) shedder_.was(pid, status);
+          },
+          [this](pid_t pid, bool in_question) { return closer_.program_ended(pid, in_question); }),
+      shedder_(plan,
+               [this] {
+                 daemon_.close();
+                 for (int fd : closer_.ends()) system_call(SYS_close, fd);
+               }),
       limits_(plan.settings.limits),
       first_workers_(args.first_workers),
       on_trial_(args.on_trial) {
@@ -75,9 +86,8 @@ int Supervisor::run() {
     if (signalled.term && course_ == Course::kServing) drain(plan_.settings.drain_timeout, 0, now);
     bool did_something = obey_daemon(now);
     did_something |= reap_workers(now);
-    if (board_.alive() == 0 && course_ != Course::kServing &&
-        (course_ == Course::kEnding || queue_is_finished(now)))
-      break;
+    due_ = std::min(due_, closer_.look(now));
+    if (nobody_is_left(now)) break;
     did_something |= settle(now);
     did_something |= tell_progress();
     if (did_something) {
@@ -97,6 +107,15 @@ int Supervisor::run() {
   }
   say(ReportType::kDrained);
   return 0;
+}
+
+// Neither who serves, or waits to be served, nor a connection that is being closed.
+bool Supervisor::nobody_is_left(Nanoseconds now) {
+  if (board_.alive() > 0 || course_ == Course::kServing) return false;
+  if (course_ == Course::kDraining)
+    return queue_is_finished(now) && closer_.has_left(now, drain_ends_);
+  due_ = std::min(due_, now + kLookForCloser);
+  return closer_.has_left(now, now);
 }
 
 // --- the workers ---------------------------------------------------------------------------------
@@ -165,9 +184,10 @@ bool Supervisor::settle(Nanoseconds now) {
     }
     due_ = std::min(due_, next_look(drain_ends_, now));
     if (now >= drain_ends_) {
-      log_warning(
-          "drain: " + std::to_string(board_.alive()) + " workers are not done in time: ended",
-          Event::kDrainForced);
+      if (board_.alive() > 0)
+        log_warning(
+            "drain: " + std::to_string(board_.alive()) + " workers are not done in time: ended",
+            Event::kDrainForced);
       drain_ends_ = kNever;
       course_ = Course::kEnding;
       workforce_.end_all(now);

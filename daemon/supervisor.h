@@ -22,6 +22,7 @@
 #include "base/message_pipe.h"
 #include "base/messages.h"
 #include "daemon/breaker.h"
+#include "daemon/closer.h"
 #include "daemon/scaler.h"
 #include "daemon/shedder.h"
 #include "daemon/supervisor_args.h"
@@ -46,9 +47,11 @@ class Supervisor {
  public:
   // Of the arguments those that say how it begins: `own_sockets` (shut down if the daemon dies), `first_workers`
   // (as many as the generation had that it takes over from), `on_trial`.
+  // `pairs` are those whose workers' ends the plan has; the closer's are taken.
   Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, DaemonEnds& daemon,
-             const SupervisorArgs& args);
+             const SupervisorArgs& args, ClosingPairs& pairs);
 
+  std::array<int, 2> closers_ends() const { return closer_.ends(); }
   // Returns when every worker is gone: drained, stopped, or without a daemon.
   int run();
 
@@ -59,6 +62,7 @@ class Supervisor {
  private:
   // One turn's parts, in the order in which run() calls them. Each says whether it did something.
   bool obey_daemon(Nanoseconds now);
+  bool nobody_is_left(Nanoseconds now);
   bool reap_workers(Nanoseconds now);
   bool settle(Nanoseconds now);
   void look_for_proof(Nanoseconds now);
@@ -92,6 +96,7 @@ class Supervisor {
   shm::Scoreboard& board_;
   DaemonEnds& daemon_;
   uint32_t own_sockets_;
+  Closer closer_;
   Workforce workforce_;
   Shedder shedder_;
   Limits limits_;

@@ -83,7 +83,7 @@ int check(const PoolSettings& settings) {
 }
 
 // Of each of its workers: all but the slot and the pid.
-ServingWorker as_serving_worker(const SupervisorArgs& args) {
+ServingWorker as_serving_worker(const SupervisorArgs& args, int closer) {
   return {.layout = shm::kLayoutVersion,
           .pid = 0,
           .supervisor = getpid(),
@@ -95,7 +95,8 @@ ServingWorker as_serving_worker(const SupervisorArgs& args) {
           .first_listen = kFirstListenFd,
           .listen_sockets = args.listen_sockets,
           .log_level = args.log_level,
-          .library = fcntl(kLibraryFd, F_GETFD) < 0 ? -1 : kLibraryFd};
+          .library = fcntl(kLibraryFd, F_GETFD) < 0 ? -1 : kLibraryFd,
+          .closer = closer};
 }
 
 // An object that is never destroyed, whichever way the process ends.
@@ -122,7 +123,7 @@ Identity identity_of(int fd) {
 // and without its descriptors it cannot go on. Throws std::runtime_error.
 void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<int> descriptors,
              shm::Doorbell& bell) {
-  const size_t listen_sockets = descriptors.size();
+  const size_t others = descriptors.size();
   descriptors.insert(descriptors.end(), {kOrdersFd, kReportsFd});
   std::vector<Identity> before;
   for (int fd : descriptors) before.push_back(identity_of(fd));
@@ -133,8 +134,9 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
   install_supervisor_signals(bell);
   for (size_t i = before.size(); i-- > 0;) {
     if (identity_of(descriptors[i]) == before[i]) continue;
-    if (i >= listen_sockets) std::exit(kWithoutChannel);
-    throw std::runtime_error("preload closed a listen socket of preforkd");
+    if (i >= others) std::exit(kWithoutChannel);
+    throw std::runtime_error(
+        "preload closed a listen socket of preforkd, or its way to the closer");
   }
 }
 
@@ -166,6 +168,7 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
     std::vector<int> listen_sockets;
     for (uint32_t i = 0; i < args.listen_sockets; ++i)
       listen_sockets.push_back(kFirstListenFd + static_cast<int>(i));
+    ClosingPairs closing(!settings.program.empty());
     std::unique_ptr<HandlerLibrary> handler;
     std::unique_ptr<Program> program;
     std::unique_ptr<ServingProgram> serving;
@@ -175,17 +178,21 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
       handler = std::make_unique<HandlerLibrary>(settings.handler, kHandlerFd);  // closes it
     if (!settings.program.empty()) program = std::make_unique<Program>(settings.program);
     if (!settings.serve.empty())
-      serving = std::make_unique<ServingProgram>(settings.serve, args.folder, args.library,
-                                                 as_serving_worker(args));
+      serving =
+          std::make_unique<ServingProgram>(settings.serve, args.folder, args.library,
+                                           as_serving_worker(args, closing.first.workers.get()));
     // 5. Log lines go to the daemon from here on, the handler's preload's included.
     WorkerPlan plan{{settings, mapping, listen_sockets, getpid(), GateRules(settings, lists)},
                     handler.get(),
                     program.get(),
-                    serving.get()};
-    Supervisor supervisor(plan, board, daemon, args);
+                    serving.get(),
+                    Closing(closing.first.workers.get(), closing.second.workers.get())};
+    Supervisor supervisor(plan, board, daemon, args, closing);
     log_target = &supervisor;
     set_log_sink([](const LogLine& line) { log_target->send_log(line); });
-    if (handler) preload(*handler, settings, listen_sockets, mapping.segment().doorbell);
+    std::vector<int> kept = listen_sockets;
+    kept.insert(kept.end(), {closing.first.workers.get(), supervisor.closers_ends()[0]});
+    if (handler) preload(*handler, settings, kept, mapping.segment().doorbell);
     expect_enough_descriptors(settings.process.limits.nofile);
     // 6. Until every worker is gone.
     std::exit(supervisor.run());

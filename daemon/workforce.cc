@@ -61,11 +61,14 @@ std::string death_text(int status, const shm::Scoreboard::Last& last,
 }  // namespace
 
 Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board,
-                     std::array<int, 2> supervisors_own, std::function<bool(pid_t)> is_other)
+                     const std::array<int, 4>& supervisors_own,
+                     std::function<void(pid_t, int status)> note_other,
+                     std::function<bool(pid_t, bool in_question)> program_ended)
     : plan_(plan),
       board_(board),
       supervisors_own_(supervisors_own),
-      is_other_(std::move(is_other)),
+      note_other_(std::move(note_other)),
+      program_ended_(std::move(program_ended)),
       records_(board.capacity(), &own_) {}
 
 // --- fork ----------------------------------------------------------------------------------------
@@ -136,7 +139,7 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
     if (pid <= 0) return std::nullopt;
     auto found = slot_of_.find(pid);
     if (found == slot_of_.end()) {  // or a child that a handler's preload left behind
-      if (WIFEXITED(status) || WIFSIGNALED(status)) is_other_(pid);
+      note_other_(pid, status);
       continue;
     }
     uint32_t slot = found->second;
@@ -163,6 +166,7 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
       else if (step == shm::StartingStep::kWaitsForTicket)
         shm::pass_on_wake_up(board_.segment().tickets.start);
     }
+    if (plan_.program) look_at_client(slot, pid, status);
     board_.fold(slot, death.ending, outcome_of(slot, status), now);
     told_ -= record.told_to_leave;
     worn_ -= record.worn;
@@ -175,6 +179,14 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
 void Workforce::note_stopped(Record& record, Nanoseconds at) {
   stopped_ += (at != 0) - (record.stopped_at != 0);
   record.stopped_at = at;
+}
+
+// The closer closes it, whatever the slot says of a connection: one that could not be executed has none in hand any more.
+void Workforce::look_at_client(uint32_t slot, pid_t pid, int status) const {
+  const shm::Scoreboard::Last last = board_.last_words(slot);
+  const bool in_question = last.active && !is_success(status, plan_.settings.success) &&
+                           ended_by_itself(status) && records_[slot].ending == 0;
+  if (program_ended_(pid, in_question)) board_.note_client_ended(slot, pid, last.begun);
 }
 
 // What the connection that it had in hand counts as. Of a client that has ended it, a program learns by an error, or by

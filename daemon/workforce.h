@@ -28,10 +28,13 @@ namespace preforkd {
 
 class Workforce {
  public:
-  // `supervisors_own` are descriptors that its workers close: they lead to the daemon.
-  // `is_other` is asked of each child that was reaped and is no worker: what else the supervisor has forked.
-  Workforce(const WorkerPlan& plan, shm::Scoreboard& board, std::array<int, 2> supervisors_own,
-            std::function<bool(pid_t)> is_other);
+  // `supervisors_own` are descriptors that its workers close: two lead to the daemon, two from them to the closer.
+  // `note_other` is told of each child that was reaped, or stopped, and is no worker: what else the supervisor has
+  // forked. `program_ended` is told of each program, and asked whether its client had ended the connection.
+  Workforce(const WorkerPlan& plan, shm::Scoreboard& board,
+            const std::array<int, 4>& supervisors_own,
+            std::function<void(pid_t, int status)> note_other,
+            std::function<bool(pid_t, bool in_question)> program_ended);
 
   // --- fork ---
   // Forks up to `count`; returns how many, and the errno that stopped it (0: none).
@@ -128,6 +131,7 @@ class Workforce {
   Nanoseconds check_connection(uint32_t slot, Nanoseconds now);
   void tell_slow(uint32_t slot, uint64_t number, Nanoseconds took);
   void note_stopped(Record& record, Nanoseconds at);
+  void look_at_client(uint32_t slot, pid_t pid, int status) const;
   Outcome outcome_of(uint32_t slot, int status) const;
   void note_continued(uint32_t slot, Nanoseconds now);
   Death judge(uint32_t slot, pid_t pid, int status, const rusage& usage);
@@ -144,8 +148,9 @@ class Workforce {
 
   const WorkerPlan& plan_;
   shm::Scoreboard& board_;
-  const std::array<int, 2> supervisors_own_;
-  std::function<bool(pid_t)> is_other_;
+  const std::array<int, 4> supervisors_own_;
+  std::function<void(pid_t, int status)> note_other_;
+  std::function<bool(pid_t, bool in_question)> program_ended_;
   OwnMemory own_;
   std::pmr::unsynchronized_pool_resource own_pool_{&own_};
   std::pmr::vector<Record> records_;  // by slot

@@ -1,8 +1,8 @@
 // libpreforkd.so: the functions of preforkd/serve.h. One worker in a process, whose Intake this is; nothing is thrown
 // out of here, and nothing is left behind in the heap that a caller would have to free.
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <preforkd/serve.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -17,6 +17,7 @@
 #include "base/program_environment.h"
 #include "conf/pool_json.h"
 #include "worker/client_end.h"
+#include "worker/closing.h"
 #include "worker/host.h"
 #include "worker/intake.h"
 #include "worker/other_library.h"
@@ -34,17 +35,6 @@ struct NotAWorker : std::runtime_error {
 // What the structure had when serve.h was made: programs that were compiled then have room for no more.
 constexpr size_t kDescribed = 48;
 
-// Whether what listens there has accepted this one: of TCP the host may be any.
-bool is_at(const SocketAddress& local, const SocketAddress& listening) {
-  if (local.storage.ss_family != listening.storage.ss_family) return false;
-  if (local.storage.ss_family == AF_UNIX) return to_string(local) == to_string(listening);
-  // (IPv6 has its port at the same place.)
-  auto port = [](const SocketAddress& a) {
-    return reinterpret_cast<const sockaddr_in*>(&a.storage)->sin_port;
-  };
-  return local.storage.ss_family != 0 && port(local) == port(listening);
-}
-
 // The worker that this process was started as.
 class Self {
  public:
@@ -55,9 +45,11 @@ class Self {
         listen_sockets_(numbers(worker)),
         plan_{settings_, mapping_, listen_sockets_, worker.supervisor,
               GateRules(settings_, lists_)},
-        intake_(plan_, worker.slot) {
+        intake_(plan_, worker.slot),
+        closing_(worker.closer) {
     for (int fd : listen_sockets_)
       if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) throw SysError("listen socket", errno);
+    if (worker.closer >= 0) fcntl(worker.closer, F_SETFD, FD_CLOEXEC);
     // Nothing fails from here on: whoever tries again after a failure finds these still open.
     close(worker.settings);
     close(worker.networks);
@@ -85,12 +77,15 @@ class Self {
     static_assert(sizeof described == kDescribed, "it would be written past its end: see serve.h");
     described = intake_.describe(connection_);
     described.fd = fd_ = connection_.fd.release();  // the caller's
+    cookie_ = cookie_of(fd_);
     return true;
   }
   void done(bool served) {
     if (!is_in_hand_) return;
-    intake_.done(served || is_still_open() ? outcome_of(served, fd_) : Outcome::kFailed);
+    const bool open = is_still_open();
+    intake_.done(served || open ? outcome_of(served, fd_) : Outcome::kFailed);
     is_in_hand_ = false;
+    if (open) closing_.end(fd_);
     peer_.clear();
     local_.clear();
   }
@@ -102,6 +97,12 @@ class Self {
   const char* local() { return text_of(connection_.local, local_); }
 
  private:
+  // Of a socket, which no other one has had; 0: it is none.
+  static uint64_t cookie_of(int fd) {
+    uint64_t cookie = 0;
+    socklen_t size = sizeof cookie;
+    return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 ? cookie : 0;
+  }
   static std::vector<int> numbers(const ServingWorker& worker) {
     std::vector<int> all;
     for (uint32_t i = 0; i < worker.listen_sockets; ++i)
@@ -109,13 +110,8 @@ class Self {
     return all;
   }
 
-  // The caller may have closed it, and have another one by its number: one of ours has the address of a listen socket.
-  bool is_still_open() const {
-    const SocketAddress local = local_address(fd_);
-    for (int listening : listen_sockets_)
-      if (is_at(local, local_address(listening))) return true;
-    return false;
-  }
+  // The caller may have closed it, and have another one by its number.
+  bool is_still_open() const { return cookie_ != 0 && cookie_of(fd_) == cookie_; }
 
   const char* text_of(const SocketAddress& address, std::string& text) const {
     if (is_in_hand_ && text.empty()) text = to_string(address);
@@ -129,8 +125,10 @@ class Self {
   const std::vector<int> listen_sockets_;
   const IntakePlan plan_;
   Intake intake_;
+  const Closing closing_;
   Accepted connection_;
-  int fd_ = -1;  // of the one in hand; the caller's
+  int fd_ = -1;          // the connection in hand; the caller's
+  uint64_t cookie_ = 0;  // of that
   std::string peer_, local_;
   bool is_started_ = false, is_in_hand_ = false, is_over_ = false;
 };

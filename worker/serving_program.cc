@@ -37,7 +37,7 @@ std::string ServingWorker::to_text() const {
   for (int64_t number :
        {int64_t{layout}, int64_t{pid}, int64_t{supervisor}, int64_t{slot}, int64_t{capacity},
         int64_t{segment}, int64_t{settings}, int64_t{networks}, int64_t{first_listen},
-        int64_t{listen_sockets}, int64_t{log_level}, int64_t{library}})
+        int64_t{listen_sockets}, int64_t{log_level}, int64_t{library}, int64_t{closer}})
     text += (text.empty() ? "" : " ") + std::to_string(number);
   return text;
 }
@@ -45,11 +45,11 @@ std::string ServingWorker::to_text() const {
 std::optional<ServingWorker> ServingWorker::from_text(const char* text) {
   ServingWorker w{};
   const int read =
-      std::sscanf(text, "%u %d %d %u %u %d %d %d %d %u %d %d", &w.layout, &w.pid, &w.supervisor,
+      std::sscanf(text, "%u %d %d %u %u %d %d %d %d %u %d %d %d", &w.layout, &w.pid, &w.supervisor,
                   &w.slot, &w.capacity, &w.segment, &w.settings, &w.networks, &w.first_listen,
-                  &w.listen_sockets, &w.log_level, &w.library);
+                  &w.listen_sockets, &w.log_level, &w.library, &w.closer);
   if (read >= 1 && w.layout != shm::kLayoutVersion) return w;
-  if (read != 12 || w.slot >= w.capacity) return std::nullopt;
+  if (read != 13 || w.slot >= w.capacity) return std::nullopt;
   return w;
 }
 
@@ -95,6 +95,7 @@ std::string ServingProgram::become(uint32_t slot) const {
   fcntl(worker.settings, F_SETFD, 0);
   fcntl(worker.networks, F_SETFD, 0);
   if (worker.library >= 0) fcntl(worker.library, F_SETFD, 0);
+  if (worker.closer >= 0) fcntl(worker.closer, F_SETFD, 0);
   for (int fd = worker.first_listen; fd <= last_listen; ++fd) fcntl(fd, F_SETFD, 0);
   dup2(2, 1);
   // What the library takes into its hands stays blocked (worker/intake.h), and SIGPIPE ignored; the rest is as

@@ -3,9 +3,10 @@
 // group of its own.
 //
 // Handed on by inheritance: descriptor 1 becomes the log; the pool's segment, its settings as a JSON document, its
-// lists of networks and its listen sockets stay open under the numbers that they have; and one variable says what they are:
+// lists of networks, its listen sockets and the way to the closer stay open under the numbers that they have; and one
+// variable says what they are:
 //
-//   PREFORKD_WORKER=LAYOUT PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS NETWORKS FIRST_LISTEN LISTEN_SOCKETS LOG_LEVEL LIBRARY
+//   PREFORKD_WORKER=LAYOUT PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS NETWORKS FIRST_LISTEN LISTEN_SOCKETS LOG_LEVEL LIBRARY CLOSER
 //
 // A second one, PREFORKD_LIBRARY, says what to load: libpreforkd of the supervisor's own version, in memory that nobody
 // can change, by the descriptor LIBRARY (closed by the first call that needs to be a worker; -1: there is none, and it
@@ -35,6 +36,7 @@ struct ServingWorker {
   uint32_t listen_sockets;
   int log_level;
   int library;
+  int closer;  // worker/closing.h; -1: there is none
 
   std::string to_text() const;
   // Of another layout than this library's: that alone can be relied on. Nothing: it is none.

@@ -46,6 +46,7 @@ void Worker::serve(Accepted connection) {
   intake_.begin(connection);
   if (plan_.program) {
     system_call(SYS_prctl, PR_SET_PDEATHSIG, 0, 0, 0, 0);  // it would survive the exec
+    plan_.closing.lend(connection.fd.get());
     std::string reason = plan_.program->become(connection, plan_.nudge_signal());
     intake_.done(Outcome::kFailed);
     throw std::runtime_error(reason);  // a worker that cannot become its program counts as crashed
@@ -53,6 +54,7 @@ void Worker::serve(Accepted connection) {
   preforkd_connection c = intake_.describe(connection);
   const bool served = plan_.handler->serve(c) == 0;
   intake_.done(outcome_of(served, c.fd));
+  plan_.closing.end(c.fd);
 }
 
 }  // namespace preforkd

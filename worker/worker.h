@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/surroundings.h"
+#include "worker/closing.h"
 #include "worker/handler_library.h"
 #include "worker/intake.h"
 #include "worker/program.h"
@@ -18,6 +19,7 @@ struct WorkerPlan : IntakePlan {
   const HandlerLibrary* handler;  // exactly one of the three
   const Program* program;
   const ServingProgram* serving;
+  Closing closing;
 
   // Made once: a worker allocates nothing.
   std::string title = "preforkd: worker " + settings.name;

@@ -44,6 +44,7 @@ Suite hostile_suite();
 Suite paths_suite();
 Suite starts_suite();
 Suite odd_start_suite();
+Suite ends_suite();
 Suite moves_suite();
 Suite files_suite();
 Suite orphans_suite();
@@ -74,7 +75,7 @@ inline std::vector<Suite> all_suites() {
           trust_left_suite(),  trust_waits_suite(), trust_unit_suite(),    trust_scope_suite(),
           log_suite(),         waits_suite(),       leaks_suite(),         valgrind_suite(),
           starts_suite(),      figures_suite(),     odd_start_suite(),     versions_suite(),
-          files_suite(),       orphans_suite(),     addresses_suite()};
+          files_suite(),       orphans_suite(),     addresses_suite(),     ends_suite()};
 }
 
 }  // namespace preforkd::system_test

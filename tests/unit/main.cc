@@ -10,6 +10,7 @@
 [[gnu::weak]] void add_backlog_tests();
 [[gnu::weak]] void add_breaker_tests();
 [[gnu::weak]] void add_channel_tests();
+[[gnu::weak]] void add_closing_tests();
 [[gnu::weak]] void add_message_pipe_tests();
 [[gnu::weak]] void add_client_end_tests();
 [[gnu::weak]] void add_conf_tests();
@@ -54,6 +55,7 @@ constexpr void (*kSuites[])() = {
     add_control_tests,      add_control_trust_tests, add_preforkctl_tests,
     add_notify_tests,       add_networks_tests,      add_proxy_protocol_tests,
     add_stream_tests,       add_acceptor_tests,      add_trusted_path_tests,
+    add_log_tests,          add_generation_tests,    add_closing_tests,
     add_log_tests,          add_generation_tests,    add_client_end_tests,
     add_surroundings_tests, add_held_file_tests,
 };

@@ -21,7 +21,8 @@
  * preforkd's in a worker. SIGUSR2 comes when the supervisor is killed, once: a sleep or poll may end early then (EINTR),
  * reads and writes go on. (In preload SIGCHLD and SIGIO are, too; what it changes of these is put back.) SIGPIPE is
  * ignored. Descriptor 2 is the log, 0 is /dev/null. A child that it forks is its own to reap; one that it leaves
- * behind keeps whatever it inherited, the connection included.
+ * behind keeps whatever it inherited, the connection included: but when `serve` returns that is shut down for writing
+ * (unless the client has ended its half), so that the client sees the end of its answer.
  *
  * This header compiles as C99 and as C++.
  */
