@@ -47,15 +47,16 @@ FOR_all   := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev nlohmann-
 FOR_test  := libcunit1-dev curl dbus dropbear-bin git haproxy hitch hunspell-en-us iproute2 libc6-dbg libcurl4-openssl-dev libffi-platypus-perl libhunspell-dev libnss-systemd netcat-openbsd nginx-light openssl perl pkgconf procps python3 rsync systemd ucspi-tcp valgrind
 FOR_bench := hunspell-en-us libhunspell-dev python3 ucspi-tcp
 FOR_soak  := $(FOR_test)
+FOR_sweep := binutils iproute2 libcunit1-dev libcurl4-openssl-dev libunwind-dev util-linux
 FOR_tsan  := libcunit1-dev
 FOR_fuzz  := clang libclang-rt-dev llvm
 FOR_lint  := $(FOR_test) clang-format clang-tidy shellcheck
 FOR_model := spin
 FOR_more   = $(FOR_deps)
-FOR_deps  := $(FOR_lint) $(FOR_fuzz) $(FOR_model)
+FOR_deps  := $(FOR_lint) $(FOR_sweep) $(FOR_fuzz) $(FOR_model)
 PACKAGES  := $(sort $(FOR_all) $(foreach goal,$(MAKECMDGOALS),$(FOR_$(goal))))
 
-.PHONY: all run test tests unit system tsan fuzz fuzzers bench soak lint more model format deps install clean help always
+.PHONY: all run test tests unit system tsan fuzz fuzzers bench soak sweep lint more model format deps install clean help always
 all: $(PROGRAMS:%=$(OUT)/%) $(OUT)/libpreforkd.so.1 $(BINDINGS) $(HANDLERS)   ## build the programs and the handlers
 
 run: deps                                 ## install what is missing, build, and run on the built-in default
@@ -128,6 +129,8 @@ $(OUT)/threads: $(patsubst %,$(OUT)/%.o,tests/unit/main tests/unit/shm_threads_t
 # Runs the programs of any variant, and is of none itself.
 build/system-tests: $(patsubst %.cc,build/driver/%.o,$(wildcard tests/system/*.cc tests/soak/*.cc base/*.cc))
 	$(CXX) -o $@ $^ -lcunit -lcurl -pthread
+build/sweep: $(patsubst %.cc,build/driver/%.o,$(wildcard tests/sweep/*.cc base/*.cc) $(patsubst %,tests/system/%.cc,check client harness process))
+	$(CXX) -o $@ $^ -lcunit -lcurl -lunwind-ptrace -lunwind-generic -lunwind -pthread
 # Bare twice: as little as a process can be, and linked as what loads handlers.
 $(OUT)/bench/bare-dynamic: $(OUT)/bench/bare.o $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(STATIC_$(BUILD)) -o $@ $^ -pthread
@@ -188,6 +191,9 @@ lint: deps                                ## check layout, includes, units, docu
 soak: deps                                ## break everything under load, and count what clients lose (SOAK_SHARE=0.2: a fifth; ONLY="limits": a line)
 	@$(PARALLEL) all $(SYSTEM)
 	tests/soak/run $(CURDIR)/$(OUT) $(if $(ONLY),"$(ONLY)")
+sweep: deps                               ## make each system call of preforkd's processes fail, once in each way (SAMPLE=200 SEED=1: so many of them)
+	@$(PARALLEL) all build/sweep $(OUT)/tests/system/handlers/unruly.so
+	tests/sweep/run $(CURDIR)/$(OUT)
 more: deps                                ## what takes long and seldom breaks: all cases of all tests, all tests with sanitizers, clang-tidy, the models, the whole soak
 	@$(MAKE) --no-print-directory test THOROUGH=1
 	@$(MAKE) --no-print-directory test BUILD=asan

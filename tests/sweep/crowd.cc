@@ -1,0 +1,78 @@
+#include "tests/sweep/crowd.h"
+
+#include <time.h>
+
+#include <exception>
+
+#include "tests/system/check.h"
+#include "tests/system/client.h"
+
+namespace preforkd::sweep {
+namespace {
+
+using system_test::Client;
+using system_test::Failure;
+
+constexpr Nanoseconds kBetween = 8 * kMillisecond, kBetweenLines = 50 * kMillisecond;
+constexpr size_t kMostLosses = 5;
+
+void pause(Nanoseconds time) {
+  const timespec t = to_timespec(time);
+  nanosleep(&t, nullptr);
+}
+
+// One that has half-closed hears the end.
+void take_leave(Client& client) {
+  client.half_close();
+  if (!client.read_until_eof(kLongest).empty()) throw Failure("more than what was sent");
+}
+
+}  // namespace
+
+Crowd::Crowd(const std::string& address) : address_(address) {
+  threads_.emplace_back([this](std::stop_token end) { come_and_go(end); });
+  threads_.emplace_back([this](std::stop_token end) { stay(end); });
+}
+
+void Crowd::leave() {
+  for (std::jthread& thread : threads_) thread.request_stop();
+  threads_.clear();
+}
+
+void Crowd::come_and_go(std::stop_token end) {
+  while (!end.stop_requested()) {
+    const Nanoseconds began = monotonic_now();
+    try {
+      Client client(address_);
+      if (!client.echoes("hello\n", kLongest)) throw Failure("another answer than what was sent");
+      take_leave(client);
+      if (to_seconds(monotonic_now() - began) > kLongest) throw Failure("waited for too long");
+      ++served_;
+    } catch (const std::exception& e) {
+      lose(std::string("who came: ") + e.what());
+    }
+    pause(kBetween);
+  }
+}
+
+void Crowd::stay(std::stop_token end) {
+  try {
+    Client client(address_);
+    while (!end.stop_requested()) {
+      if (!client.echoes("still here\n", kLongest))
+        throw Failure("another answer than what was sent");
+      pause(kBetweenLines);
+    }
+    take_leave(client);
+  } catch (const std::exception& e) {
+    lose(std::string("who stayed: ") + e.what());
+  }
+}
+
+void Crowd::lose(const std::string& text) {
+  std::lock_guard lock(mutex_);
+  if (losses_.size() < kMostLosses)
+    losses_.push_back({monotonic_now(), "lost at " + address_ + ": " + text});
+}
+
+}  // namespace preforkd::sweep

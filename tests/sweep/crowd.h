@@ -1,0 +1,43 @@
+// The clients of one address who come one after the other while the scenario goes on, and one who stays.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/clock.h"
+
+namespace preforkd::sweep {
+
+constexpr double kLongest = 10;  // seconds that a client may wait
+
+struct Loss {
+  Nanoseconds when;
+  std::string text;
+};
+
+class Crowd {
+ public:
+  explicit Crowd(const std::string& address);
+  ~Crowd() { leave(); }
+
+  void leave();  // who is there finishes
+  // After leave().
+  const std::vector<Loss>& losses() const { return losses_; }
+  uint64_t served() const { return served_; }
+
+ private:
+  void come_and_go(std::stop_token end);
+  void stay(std::stop_token end);
+  void lose(const std::string& text);
+
+  const std::string address_;
+  std::atomic<uint64_t> served_{0};
+  std::mutex mutex_;
+  std::vector<Loss> losses_;
+  std::vector<std::jthread> threads_;
+};
+
+}  // namespace preforkd::sweep

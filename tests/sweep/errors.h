@@ -1,0 +1,274 @@
+// What a system call of preforkd's processes is made to fail with: the errors that its manual names and that Linux gives
+// for it in a world gone wrong (no memory, no descriptors, no rights, a signal, a file that is gone), not those for
+// arguments that only a mistake in preforkd could pass (EBADF, EFAULT).
+//
+// What is in neither list is shown by `sweep record` and belongs into one of them.
+#pragma once
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace preforkd::sweep {
+
+using Words = uint64_t[6];  // the arguments of a system call
+
+struct Call {
+  const char* name;  // with what tells it from others of the same number
+  long number;
+  std::vector<int> errors;
+  // Linux does what was asked and says so all the same: close(2) has closed its descriptor.
+  bool is_done = false;
+  bool (*is_so)(const Words& arguments) =
+      nullptr;  // of several rows with a number the first that applies
+};
+
+inline const std::vector<Call>& calls() {
+  static const std::vector<Call> kCalls = {
+      // Descriptors.
+      {"openat", SYS_openat, {EMFILE, ENOMEM, EACCES, ENOENT}},
+      {"open", SYS_open, {EMFILE, ENOMEM, EACCES, ENOENT}},
+      {"socket", SYS_socket, {EMFILE, ENOBUFS}},
+      {"socketpair", SYS_socketpair, {EMFILE, ENOMEM}},
+      {"pipe2", SYS_pipe2, {EMFILE, ENFILE}},
+      {"eventfd2", SYS_eventfd2, {EMFILE, ENOMEM}},
+      {"signalfd4", SYS_signalfd4, {EMFILE, ENOMEM}},
+      {"timerfd_create", SYS_timerfd_create, {EMFILE, ENOMEM}},
+      {"epoll_create1", SYS_epoll_create1, {EMFILE, ENOMEM}},
+      {"epoll_ctl", SYS_epoll_ctl, {ENOMEM, ENOSPC}},
+      {"memfd_create", SYS_memfd_create, {EMFILE, ENOMEM}},
+      {"pidfd_open", SYS_pidfd_open, {EMFILE, ENOMEM, ESRCH}},
+      {"pidfd_getfd", SYS_pidfd_getfd, {EMFILE, EPERM}},
+      {"dup2", SYS_dup2, {EINTR, EMFILE}},
+      {"dup3", SYS_dup3, {EINTR, EMFILE}},
+      {"dup", SYS_dup, {EMFILE}},
+      {"fcntl(F_DUPFD)",
+       SYS_fcntl,
+       {EMFILE},
+       false,
+       [](const Words& a) { return a[1] == F_DUPFD || a[1] == F_DUPFD_CLOEXEC; }},
+      {"fcntl(F_ADD_SEALS)",
+       SYS_fcntl,
+       {EBUSY, EPERM},
+       false,
+       [](const Words& a) { return a[1] == F_ADD_SEALS; }},
+      {"fcntl(F_SETPIPE_SZ)",
+       SYS_fcntl,
+       {EPERM, ENOMEM},
+       false,
+       [](const Words& a) { return a[1] == F_SETPIPE_SZ; }},
+      {"fcntl", SYS_fcntl, {}},
+      {"close", SYS_close, {EINTR, EIO}, true},
+      {"close_range", SYS_close_range, {ENOSYS, ENOMEM}},
+      {"ioctl", SYS_ioctl, {ENOTTY}},
+      // Files.
+      {"newfstatat", SYS_newfstatat, {ENOENT, EACCES, ENOMEM}},
+      {"statx", SYS_statx, {ENOENT, EACCES, ENOMEM}},
+      {"fstat", SYS_fstat, {ENOMEM}},
+      {"stat", SYS_stat, {ENOENT, EACCES}},
+      {"lstat", SYS_lstat, {ENOENT, EACCES}},
+      {"access", SYS_access, {ENOENT, EACCES}},
+      {"faccessat2", SYS_faccessat2, {ENOENT, EACCES, ENOSYS}},
+      {"readlink", SYS_readlink, {ENOENT, EACCES}},
+      {"readlinkat", SYS_readlinkat, {ENOENT, EACCES}},
+      {"getdents64", SYS_getdents64, {ENOENT, EIO}},
+      {"getcwd", SYS_getcwd, {ENOENT, ENOMEM}},
+      {"chdir", SYS_chdir, {ENOENT, EACCES}},
+      {"mkdir", SYS_mkdir, {EACCES, ENOSPC, EROFS}},
+      {"rmdir", SYS_rmdir, {ENOTEMPTY, EBUSY}},
+      {"unlink", SYS_unlink, {ENOENT, EACCES, EROFS}},
+      {"unlinkat", SYS_unlinkat, {ENOENT, EACCES, EROFS}},
+      {"rename", SYS_rename, {EACCES, ENOSPC}},
+      {"chmod", SYS_chmod, {EPERM, EROFS}},
+      {"fchmod", SYS_fchmod, {EPERM, EROFS}},
+      {"fchmodat", SYS_fchmodat, {EPERM, EROFS}},
+      {"chown", SYS_chown, {EPERM, EROFS}},
+      {"fchown", SYS_fchown, {EPERM, EROFS}},
+      {"lchown", SYS_lchown, {EPERM, EROFS}},
+      {"fchownat", SYS_fchownat, {EPERM, EROFS}},
+      {"ftruncate", SYS_ftruncate, {EIO, ENOSPC}},
+      {"fallocate", SYS_fallocate, {ENOSPC, EINTR, ENOMEM}},
+      {"lseek", SYS_lseek, {ESPIPE}},
+      {"flock", SYS_flock, {EWOULDBLOCK, EINTR, ENOLCK}},
+      {"sendfile", SYS_sendfile, {EAGAIN, EIO, ENOMEM}},
+      {"copy_file_range", SYS_copy_file_range, {EIO, ENOSPC, EXDEV}},
+      {"mmap(file)",
+       SYS_mmap,
+       {ENOMEM, EAGAIN},
+       false,
+       [](const Words& a) { return (a[3] & MAP_ANONYMOUS) == 0; }},
+      // What is read and written.
+      {"read", SYS_read, {EINTR, EAGAIN, EIO}},
+      {"pread64", SYS_pread64, {EINTR, EIO}},
+      {"write", SYS_write, {EINTR, EAGAIN, EPIPE, ENOSPC, EIO}},
+      {"pwrite64", SYS_pwrite64, {EINTR, ENOSPC, EIO}},
+      {"readv", SYS_readv, {EINTR, EAGAIN, EIO}},
+      {"writev", SYS_writev, {EINTR, EAGAIN, EPIPE, ENOSPC, EIO}},
+      {"splice", SYS_splice, {EAGAIN, ENOMEM}},
+      {"recvfrom", SYS_recvfrom, {EINTR, EAGAIN, ECONNRESET, ENOMEM}},
+      {"recvmsg", SYS_recvmsg, {EINTR, EAGAIN, ECONNRESET, ENOMEM}},
+      {"sendto", SYS_sendto, {EINTR, EAGAIN, EPIPE, ENOBUFS, ECONNREFUSED}},
+      {"sendmsg", SYS_sendmsg, {EINTR, EAGAIN, EPIPE, ENOBUFS, ETOOMANYREFS}},
+      // Sockets.
+      {"bind", SYS_bind, {EADDRINUSE, EACCES, EADDRNOTAVAIL, ENOMEM}},
+      {"listen", SYS_listen, {EADDRINUSE}},
+      {"accept4", SYS_accept4, {EINTR, EAGAIN, ECONNABORTED, EMFILE, ENOMEM}},
+      {"accept", SYS_accept, {EINTR, EAGAIN, ECONNABORTED, EMFILE, ENOMEM}},
+      {"connect", SYS_connect, {ECONNREFUSED, EAGAIN, ENOENT, EACCES}},
+      {"setsockopt", SYS_setsockopt, {ENOMEM, ENOPROTOOPT, EPERM}},
+      {"getsockopt", SYS_getsockopt, {ENOPROTOOPT, ENOMEM}},
+      {"getsockname", SYS_getsockname, {ENOBUFS}},
+      {"getpeername", SYS_getpeername, {ENOBUFS, ENOTCONN}},
+      {"shutdown", SYS_shutdown, {ENOTCONN}},
+      // Waits.
+      {"epoll_wait", SYS_epoll_wait, {EINTR}},
+      {"epoll_pwait", SYS_epoll_pwait, {EINTR}},
+      {"poll", SYS_poll, {EINTR, ENOMEM}},
+      {"ppoll", SYS_ppoll, {EINTR, ENOMEM}},
+      {"select", SYS_select, {EINTR, ENOMEM}},
+      {"pselect6", SYS_pselect6, {EINTR, ENOMEM}},
+      {"clock_nanosleep", SYS_clock_nanosleep, {EINTR}},
+      {"futex(wait)",
+       SYS_futex,
+       {EAGAIN, EINTR},
+       false,
+       [](const Words& a) { return (a[1] & FUTEX_CMD_MASK) != FUTEX_WAKE; }},
+      {"wait4", SYS_wait4, {EINTR, ECHILD}},
+      {"waitid", SYS_waitid, {EINTR, ECHILD}},
+      // Processes.
+      {"clone", SYS_clone, {EAGAIN, ENOMEM}},
+      {"clone3", SYS_clone3, {EAGAIN, ENOMEM, ENOSYS}},
+      {"fork", SYS_fork, {EAGAIN, ENOMEM}},
+      {"vfork", SYS_vfork, {EAGAIN, ENOMEM}},
+      {"execve", SYS_execve, {ENOMEM, EACCES, ENOENT, ETXTBSY}},
+      {"execveat", SYS_execveat, {ENOMEM, EACCES, ENOENT, ETXTBSY}},
+      {"kill", SYS_kill, {ESRCH, EPERM}},
+      {"tgkill", SYS_tgkill, {ESRCH, EAGAIN}},
+      {"pidfd_send_signal", SYS_pidfd_send_signal, {ESRCH, EPERM}},
+      {"setsid", SYS_setsid, {EPERM}},
+      {"setpgid", SYS_setpgid, {EPERM, ESRCH, EACCES}},
+      {"getsid", SYS_getsid, {ESRCH}},
+      {"setgroups", SYS_setgroups, {EPERM, ENOMEM}},
+      {"setresgid", SYS_setresgid, {EPERM}},
+      {"setresuid", SYS_setresuid, {EPERM, EAGAIN}},
+      {"setfsuid", SYS_setfsuid, {}},
+      {"setfsgid", SYS_setfsgid, {}},
+      {"capset", SYS_capset, {EPERM}},
+      {"capget", SYS_capget, {EPERM}},
+      {"prctl", SYS_prctl, {EINVAL, EPERM}},
+      {"prlimit64", SYS_prlimit64, {EPERM}},
+      {"setpriority", SYS_setpriority, {EACCES, EPERM}},
+      {"getpriority", SYS_getpriority, {ESRCH}},
+      {"sched_setaffinity", SYS_sched_setaffinity, {EPERM}},
+      {"sched_getaffinity", SYS_sched_getaffinity, {EPERM}},
+      {"seccomp", SYS_seccomp, {EINVAL, ENOMEM, EACCES}},
+      {"landlock_create_ruleset", SYS_landlock_create_ruleset, {EOPNOTSUPP, EMFILE}},
+      {"landlock_restrict_self", SYS_landlock_restrict_self, {EPERM, E2BIG}},
+      {"getrandom", SYS_getrandom, {ENOSYS, EINTR}},
+      {"unshare", SYS_unshare, {EPERM}},
+      {"inotify_init1", SYS_inotify_init1, {EMFILE, ENOMEM}},
+      {"inotify_add_watch", SYS_inotify_add_watch, {ENOSPC, ENOENT}},
+  };
+  return kCalls;
+}
+
+// Calls at which nothing is done, and why.
+struct NotInjected {
+  long number;
+  const char* reason;
+};
+
+inline constexpr char kCannotFail[] =
+    "cannot fail, and is seen by nobody else: a kill here is one at the calls beside it";
+inline constexpr char kAllocator[] =
+    "the allocator's and the loader's: without memory for itself a process ends, as by SIGKILL, "
+    "which each of its other calls is met by";
+inline constexpr char kAtStart[] = "libc's before main: without it there is no process";
+inline constexpr char kEnd[] = "does not return";
+
+inline constexpr NotInjected kNotInjected[] = {
+    {SYS_exit, kEnd},
+    {SYS_exit_group, kEnd},
+    {SYS_rt_sigreturn, kEnd},
+    {SYS_restart_syscall, "the kernel's own, in place of the one that was interrupted"},
+    {SYS_brk, kAllocator},
+    {SYS_mmap, kAllocator},  // what is not of a file
+    {SYS_munmap, kAllocator},
+    {SYS_mremap, kAllocator},
+    {SYS_mprotect, kAllocator},
+    {SYS_madvise, kAllocator},
+    {SYS_arch_prctl, kAtStart},
+    {SYS_set_tid_address, kAtStart},
+    {SYS_set_robust_list, kAtStart},
+    {SYS_rseq, kAtStart},
+    {SYS_rt_sigaction, kCannotFail},
+    {SYS_rt_sigprocmask, kCannotFail},
+    {SYS_sigaltstack, kCannotFail},
+    {SYS_getpid, kCannotFail},
+    {SYS_getppid, kCannotFail},
+    {SYS_gettid, kCannotFail},
+    {SYS_getuid, kCannotFail},
+    {SYS_geteuid, kCannotFail},
+    {SYS_getgid, kCannotFail},
+    {SYS_getegid, kCannotFail},
+    {SYS_getgroups, kCannotFail},
+    {SYS_umask, kCannotFail},
+    {SYS_alarm, kCannotFail},
+    {SYS_sched_yield, kCannotFail},
+    {SYS_clock_gettime, kCannotFail},
+    {SYS_futex, kCannotFail},  // what is not a wait
+    {SYS_sysinfo, kCannotFail},
+    {SYS_uname, kCannotFail},
+};
+
+// The row for a call; nullptr: nothing is done there.
+inline const Call* find_call(uint64_t number, const Words& arguments) {
+  for (const Call& call : calls())
+    if (static_cast<uint64_t>(call.number) == number && (!call.is_so || call.is_so(arguments)))
+      return &call;
+  return nullptr;
+}
+
+inline const Call* find_call(std::string_view name) {
+  for (const Call& call : calls())
+    if (name == call.name) return &call;
+  return nullptr;
+}
+
+inline const char* why_not(uint64_t number) {
+  for (const NotInjected& row : kNotInjected)
+    if (static_cast<uint64_t>(row.number) == number) return row.reason;
+  return nullptr;
+}
+
+// Failures of which no message speaks, and by design.
+struct Quiet {
+  const char* call;      // "": any
+  int error;             // 0: any
+  const char* function;  // that stands in the stack; "": any
+  const char* reason;
+};
+
+inline constexpr Quiet kQuiet[] = {
+    {"", EINTR, "", "called again: a signal came"},
+    {"", EAGAIN, "", "comes every minute: tried again when the descriptor, or time, says so"},
+    {"close", 0, "", "the descriptor is closed all the same"},
+};
+
+inline const Quiet* quiet(std::string_view call, int error, const std::string& stack) {
+  for (const Quiet& row : kQuiet)
+    if ((!*row.call || call == row.call) && (row.error == 0 || row.error == error) &&
+        stack.find(row.function) != stack.npos)
+      return &row;
+  return nullptr;
+}
+
+}  // namespace preforkd::sweep

@@ -1,0 +1,214 @@
+#include "tests/sweep/lane.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <fstream>
+#include <map>
+#include <set>
+#include <sstream>
+#include <stdexcept>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/fd.h"
+#include "tests/sweep/errors.h"
+#include "tests/sweep/fault.h"
+
+namespace preforkd::sweep {
+namespace {
+
+constexpr size_t kSoft = 6, kDelays = 2, kKills = 2;  // faults in one run
+constexpr Nanoseconds kLongestRun = 120 * kSecond;
+
+using Batch = std::vector<Fault>;
+
+// Which faults go into one run: those that do not hide each other, and whose messages can be told apart. What goes wrong
+// with several is done again with each of them alone.
+class Batches {
+ public:
+  explicit Batches(const std::vector<Site>& sites) {
+    for (const Site& site : sites) sites_[site.id] = &site;
+  }
+
+  void add(const Fault& fault) {
+    const Site& site = *sites_.at(fault.site);
+    // A daemon that is killed, or whose start fails, comes to no other site.
+    if (site.is_early || (fault.kills() && site.program == "preforkd")) {
+      all_.push_back({fault});
+      return;
+    }
+    std::vector<Batch>& open = fault.kills() ? kills_ : soft_;
+    auto fits = std::find_if(open.begin(), open.end(),
+                             [&](const Batch& batch) { return can_join(fault, batch); });
+    if (fits == open.end()) fits = open.insert(open.end(), Batch());
+    fits->push_back(fault);
+    if (fits->size() < (fault.kills() ? kKills : kSoft)) return;
+    all_.push_back(*fits);
+    open.erase(fits);
+  }
+
+  std::vector<Batch> all() {
+    for (auto* open : {&kills_, &soft_}) all_.insert(all_.end(), open->begin(), open->end());
+    return all_;
+  }
+
+ private:
+  static bool can_join(const Fault& fault, const Batch& batch) {
+    size_t delays = fault.what == What::kDelay;
+    for (const Fault& other : batch) {
+      if (other.site == fault.site) return false;
+      if (other.what == What::kError && other.error == fault.error) return false;
+      delays += other.what == What::kDelay;
+    }
+    return delays <= kDelays;
+  }
+
+  std::map<SiteId, const Site*> sites_;
+  std::vector<Batch> kills_, soft_, all_;
+};
+
+std::vector<Fault> read_faults(const std::string& path) {
+  std::vector<Fault> faults;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) faults.push_back(Fault::parse(line));
+  return faults;
+}
+
+// The number of the next batch, which is ours then.
+size_t take_next(const std::string& path) {
+  UniqueFd file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!file.is_open() || flock(file.get(), LOCK_EX) < 0) throw SysError("lock " + path, errno);
+  size_t next = 0;
+  char text[32] = {};
+  if (pread(file.get(), text, sizeof text - 1, 0) > 0) next = std::stoul(text);
+  const int size = std::snprintf(text, sizeof text, "%zu\n", next + 1);
+  if (pwrite(file.get(), text, static_cast<size_t>(size), 0) != size)
+    throw SysError("write " + path, errno);
+  return next;
+}
+
+struct Outcome {
+  std::vector<Fault> done;
+  std::string complaints;
+  bool is_well = false;
+  std::string output;
+};
+
+class Lane {
+ public:
+  Lane(const std::string& folder, const std::string& program)
+      : folder_(folder),
+        program_(program),
+        output_(folder + "/output." + std::to_string(getpid())) {}
+
+  void work(const Batch& batch) {
+    const Outcome outcome = run(batch);
+    Batch again;
+    for (const Fault& fault : batch) {
+      const bool is_done =
+          std::find(outcome.done.begin(), outcome.done.end(), fault) != outcome.done.end();
+      if (is_done && outcome.is_well)
+        note(fault, "well");
+      else
+        again.push_back(fault);
+    }
+    for (const Fault& fault : again) work_alone(fault, batch.size() == 1 ? &outcome : nullptr);
+    unlink(output_.c_str());
+  }
+
+ private:
+  // Twice, where it does not go well: what then goes well depends on the moment. Both are said.
+  void work_alone(const Fault& fault, const Outcome* first) {
+    int ill = 0, reached = 0;
+    std::string text;
+    for (int times = 0; times < 2; ++times) {
+      const Outcome outcome = times == 0 && first ? *first : run({fault});
+      if (outcome.done.empty() && outcome.is_well) continue;
+      ++reached;
+      if (outcome.is_well) break;
+      ++ill;
+      text = outcome.complaints;
+      keep(fault, outcome);
+    }
+    if (reached == 0) return note(fault, "unreached");
+    note(fault, ill == 0 ? "well"
+                         : "ill " + std::to_string(ill) + " of " + std::to_string(reached) + text);
+  }
+
+  void keep(const Fault& fault, const Outcome& outcome) {
+    std::ofstream(folder_ + "/failed/" + fault.text(), std::ios::trunc) << outcome.output;
+  }
+
+  void note(const Fault& fault, const std::string& what) {
+    const std::string line = fault.text() + " " + what + "\n", path = folder_ + "/done";
+    UniqueFd file(open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644));
+    if (write(file.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size()))
+      throw SysError("write " + path, errno);
+  }
+
+  Outcome run(const Batch& batch) {
+    std::vector<std::string> arguments{program_, "run", folder_ + "/sites"};
+    for (const Fault& fault : batch) arguments.push_back(fault.text());
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    const pid_t pid = fork();
+    if (pid < 0) throw SysError("fork", errno);
+    if (pid == 0) {
+      const int file = open(output_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+      dup2(file, 1);
+      dup2(file, 2);
+      execv(argv[0], argv.data());
+      _exit(127);
+    }
+    const Nanoseconds deadline = monotonic_now() + kLongestRun;
+    bool is_late = false;
+    while (waitpid(pid, nullptr, WNOHANG) == 0) {
+      const timespec pause = to_timespec(10 * kMillisecond);
+      nanosleep(&pause, nullptr);
+      if (monotonic_now() < deadline || is_late) continue;
+      is_late = true;
+      ::kill(pid, SIGKILL);
+    }
+    return read_outcome(is_late);
+  }
+
+  Outcome read_outcome(bool is_late) {
+    Outcome outcome;
+    std::ifstream file(output_);
+    for (std::string line; std::getline(file, line);) {
+      outcome.output += line + "\n";
+      if (line.starts_with("done ")) outcome.done.push_back(Fault::parse(line.substr(5)));
+      if (line.starts_with("complaint ")) outcome.complaints += "; " + line.substr(10, 300);
+      if (line == "well") outcome.is_well = true;
+    }
+    if (is_late) outcome.complaints += "; the run did not end";
+    if (outcome.complaints.empty() && !outcome.is_well) outcome.complaints = "; the run broke off";
+    return outcome;
+  }
+
+  const std::string folder_, program_, output_;
+};
+
+}  // namespace
+
+int run_lane(const std::string& folder, const std::string& program) {
+  mkdir((folder + "/failed").c_str(), 0755);
+  Batches batches(read_sites(folder + "/sites"));
+  for (const Fault& fault : read_faults(folder + "/todo")) batches.add(fault);
+  const std::vector<Batch> all = batches.all();
+  Lane lane(folder, program);
+  for (size_t i; (i = take_next(folder + "/next")) < all.size();) lane.work(all[i]);
+  return 0;
+}
+
+}  // namespace preforkd::sweep
