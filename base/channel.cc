@@ -38,7 +38,10 @@ Channel::Sent Channel::send(std::span<const std::byte> first, std::span<const st
   for (;;) {
     if (sendmsg(fd(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return Sent::kYes;
     if (errno == EINTR) continue;
-    return errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM ? Sent::kFull : Sent::kGone;
+    // (ETOOMANYREFS: more descriptors are on their way, from all of this user's processes, than one may have.)
+    const bool is_full =
+        errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS;
+    return is_full ? Sent::kFull : Sent::kGone;
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -43,7 +44,12 @@ inline const std::vector<Call>& calls() {
       {"signalfd4", SYS_signalfd4, {EMFILE, ENOMEM}},
       {"timerfd_create", SYS_timerfd_create, {EMFILE, ENOMEM}},
       {"epoll_create1", SYS_epoll_create1, {EMFILE, ENOMEM}},
-      {"epoll_ctl", SYS_epoll_ctl, {ENOMEM, ENOSPC}},
+      {"epoll_ctl(EPOLL_CTL_ADD)",
+       SYS_epoll_ctl,
+       {ENOMEM, ENOSPC},
+       false,
+       [](const Words& a) { return a[1] == EPOLL_CTL_ADD; }},
+      {"epoll_ctl", SYS_epoll_ctl, {}},  // what is watched already takes no memory
       {"memfd_create", SYS_memfd_create, {EMFILE, ENOMEM}},
       {"pidfd_open", SYS_pidfd_open, {EMFILE, ENOMEM, ESRCH}},
       {"pidfd_getfd", SYS_pidfd_getfd, {EMFILE, EPERM}},
@@ -111,7 +117,7 @@ inline const std::vector<Call>& calls() {
       {"write", SYS_write, {EINTR, EAGAIN, EPIPE, ENOSPC, EIO}},
       {"pwrite64", SYS_pwrite64, {EINTR, ENOSPC, EIO}},
       {"readv", SYS_readv, {EINTR, EAGAIN, EIO}},
-      {"writev", SYS_writev, {EINTR, EAGAIN, EPIPE, ENOSPC, EIO}},
+      {"writev", SYS_writev, {EINTR, EAGAIN, EPIPE, ENOMEM}},
       {"splice", SYS_splice, {EAGAIN, ENOMEM}},
       {"recvfrom", SYS_recvfrom, {EINTR, EAGAIN, ECONNRESET, ENOMEM}},
       {"recvmsg", SYS_recvmsg, {EINTR, EAGAIN, ECONNRESET, ENOMEM}},
@@ -261,6 +267,14 @@ inline constexpr Quiet kQuiet[] = {
     {"", EINTR, "", "called again: a signal came"},
     {"", EAGAIN, "", "comes every minute: tried again when the descriptor, or time, says so"},
     {"close", 0, "", "the descriptor is closed all the same"},
+    {"close_range", 0, "close_all_but", "they are closed one after the other, as before Linux 5.9"},
+    {"", 0, "service_user", "libc's reading of what says who there is: what counts is its verdict"},
+    {"", 0, "open_trusted", "what root cannot vouch for is opened by the pool's user"},
+    {"prctl", 0, "set_process_title", "ps shows another name"},
+    {"sendmsg", ENOBUFS, "Channel::send", "waits until there is room"},
+    {"getsid", ESRCH, "", "the process has gone"},
+    {"listen", 0, "ControlLink::start",
+     "it listens already: that makes good what the control before may have done"},
 };
 
 inline const Quiet* quiet(std::string_view call, int error, const std::string& stack) {

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <set>
@@ -27,6 +28,7 @@ namespace preforkd::sweep {
 namespace {
 
 constexpr size_t kSoft = 6, kDelays = 2, kKills = 2;  // faults in one run
+constexpr int kNotRun = 127;
 constexpr Nanoseconds kLongestRun = 120 * kSecond;
 
 using Batch = std::vector<Fault>;
@@ -36,11 +38,11 @@ using Batch = std::vector<Fault>;
 class Batches {
  public:
   explicit Batches(const std::vector<Site>& sites) {
-    for (const Site& site : sites) sites_[site.id] = &site;
+    for (const Site& site : sites) sites_[site.id] = site;
   }
 
   void add(const Fault& fault) {
-    const Site& site = *sites_.at(fault.site);
+    const Site& site = sites_.at(fault.site);
     // A daemon that is killed, or whose start fails, comes to no other site.
     if (site.is_early || (fault.kills() && site.program == "preforkd")) {
       all_.push_back({fault});
@@ -72,7 +74,7 @@ class Batches {
     return delays <= kDelays;
   }
 
-  std::map<SiteId, const Site*> sites_;
+  std::map<SiteId, Site> sites_;
   std::vector<Batch> kills_, soft_, all_;
 };
 
@@ -103,12 +105,21 @@ struct Outcome {
   std::string output;
 };
 
+// (Each lane is in a namespace of its own, where all have the same pid.)
+std::string own_file(const std::string& folder) {
+  std::string path = folder + "/output.XXXXXX";
+  UniqueFd file(mkostemp(path.data(), O_CLOEXEC));
+  if (!file.is_open()) throw SysError("make " + path, errno);
+  return path;
+}
+
 class Lane {
  public:
   Lane(const std::string& folder, const std::string& program)
-      : folder_(folder),
-        program_(program),
-        output_(folder + "/output." + std::to_string(getpid())) {}
+      : folder_(folder), program_(program), output_(own_file(folder)) {}
+  ~Lane() { unlink(output_.c_str()); }
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
 
   void work(const Batch& batch) {
     const Outcome outcome = run(batch);
@@ -122,7 +133,6 @@ class Lane {
         again.push_back(fault);
     }
     for (const Fault& fault : again) work_alone(fault, batch.size() == 1 ? &outcome : nullptr);
-    unlink(output_.c_str());
   }
 
  private:
@@ -167,18 +177,21 @@ class Lane {
       const int file = open(output_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
       dup2(file, 1);
       dup2(file, 2);
-      execv(argv[0], argv.data());
-      _exit(127);
+      execv("/proc/self/exe", argv.data());  // this one, whatever has been built meanwhile
+      _exit(kNotRun);
     }
     const Nanoseconds deadline = monotonic_now() + kLongestRun;
     bool is_late = false;
-    while (waitpid(pid, nullptr, WNOHANG) == 0) {
+    int status = 0;
+    while (waitpid(pid, &status, WNOHANG) == 0) {
       const timespec pause = to_timespec(10 * kMillisecond);
       nanosleep(&pause, nullptr);
       if (monotonic_now() < deadline || is_late) continue;
       is_late = true;
       ::kill(pid, SIGKILL);
     }
+    if (WIFEXITED(status) && WEXITSTATUS(status) == kNotRun)
+      throw std::runtime_error("the scenario could not be run");
     return read_outcome(is_late);
   }
 
