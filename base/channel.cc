@@ -51,7 +51,9 @@ Channel::Got Channel::receive(Datagram& datagram) {
   ssize_t size;
   do size = recv(fd(), nullptr, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
   while (size < 0 && errno == EINTR);
-  if (size < 0) return errno == EAGAIN ? Got::kNothing : Got::kGone;
+  // (Without memory now there may be some at the next look: it is still there.)
+  auto passes = [] { return errno == EAGAIN || errno == ENOMEM || errno == ENOBUFS; };
+  if (size < 0) return passes() ? Got::kNothing : Got::kGone;
   if (size == 0 || static_cast<size_t>(size) > kMaxDatagram) return Got::kGone;
   datagram.bytes.resize(static_cast<size_t>(size));
   datagram.descriptor.reset();
@@ -66,6 +68,7 @@ Channel::Got Channel::receive(Datagram& datagram) {
   message.msg_controllen = CMSG_LEN(sizeof(int));
   do size = recvmsg(fd(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   while (size < 0 && errno == EINTR);
+  if (size < 0 && passes()) return Got::kNothing;
   if (size <= 0) return Got::kGone;
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
     if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;

@@ -48,7 +48,7 @@ inline const std::vector<Call>& calls() {
        SYS_epoll_ctl,
        {ENOMEM, ENOSPC},
        false,
-       [](const Words& a) { return a[1] == EPOLL_CTL_ADD; }},
+       [](const Words& a, bool) { return a[1] == EPOLL_CTL_ADD; }},
       {"epoll_ctl", SYS_epoll_ctl, {}},  // what is watched already takes no memory
       {"memfd_create", SYS_memfd_create, {EMFILE, ENOMEM}},
       {"pidfd_open", SYS_pidfd_open, {EMFILE, ENOMEM, ESRCH}},
@@ -60,17 +60,17 @@ inline const std::vector<Call>& calls() {
        SYS_fcntl,
        {EMFILE},
        false,
-       [](const Words& a) { return a[1] == F_DUPFD || a[1] == F_DUPFD_CLOEXEC; }},
+       [](const Words& a, bool) { return a[1] == F_DUPFD || a[1] == F_DUPFD_CLOEXEC; }},
       {"fcntl(F_ADD_SEALS)",
        SYS_fcntl,
        {EBUSY, EPERM},
        false,
-       [](const Words& a) { return a[1] == F_ADD_SEALS; }},
+       [](const Words& a, bool) { return a[1] == F_ADD_SEALS; }},
       {"fcntl(F_SETPIPE_SZ)",
        SYS_fcntl,
        {EPERM, ENOMEM},
        false,
-       [](const Words& a) { return a[1] == F_SETPIPE_SZ; }},
+       [](const Words& a, bool) { return a[1] == F_SETPIPE_SZ; }},
       {"fcntl", SYS_fcntl, {}},
       {"close", SYS_close, {EINTR, EIO}, true},
       {"close_range", SYS_close_range, {ENOSYS, ENOMEM}},
@@ -110,19 +110,29 @@ inline const std::vector<Call>& calls() {
        SYS_mmap,
        {ENOMEM, EAGAIN},
        false,
-       [](const Words& a) { return (a[3] & MAP_ANONYMOUS) == 0; }},
-      // What is read and written.
-      {"read", SYS_read, {EINTR, EAGAIN, EIO}},
-      {"pread64", SYS_pread64, {EINTR, EIO}},
-      {"write", SYS_write, {EINTR, EAGAIN, EPIPE, ENOSPC, EIO}},
+       [](const Words& a, bool) { return (a[3] & MAP_ANONYMOUS) == 0; }},
+      // What is read and written. (That the other end is gone is no fault by itself: it has been killed.)
+      {"read(file)",
+       SYS_read,
+       {EINTR, EIO, ENOMEM},
+       false,
+       [](const Words&, bool is_file) { return is_file; }},
+      {"read", SYS_read, {EINTR, EAGAIN}},
+      {"pread64", SYS_pread64, {EINTR, EIO, ENOMEM}},
+      {"write(file)",
+       SYS_write,
+       {EINTR, ENOSPC, EIO},
+       false,
+       [](const Words&, bool is_file) { return is_file; }},
+      {"write", SYS_write, {EINTR, EAGAIN}},
       {"pwrite64", SYS_pwrite64, {EINTR, ENOSPC, EIO}},
-      {"readv", SYS_readv, {EINTR, EAGAIN, EIO}},
-      {"writev", SYS_writev, {EINTR, EAGAIN, EPIPE, ENOMEM}},
+      {"readv", SYS_readv, {EINTR, EAGAIN}},
+      {"writev", SYS_writev, {EINTR, EAGAIN, ENOMEM}},
       {"splice", SYS_splice, {EAGAIN, ENOMEM}},
-      {"recvfrom", SYS_recvfrom, {EINTR, EAGAIN, ECONNRESET, ENOMEM}},
-      {"recvmsg", SYS_recvmsg, {EINTR, EAGAIN, ECONNRESET, ENOMEM}},
-      {"sendto", SYS_sendto, {EINTR, EAGAIN, EPIPE, ENOBUFS, ECONNREFUSED}},
-      {"sendmsg", SYS_sendmsg, {EINTR, EAGAIN, EPIPE, ENOBUFS, ETOOMANYREFS}},
+      {"recvfrom", SYS_recvfrom, {EINTR, EAGAIN, ENOMEM}},
+      {"recvmsg", SYS_recvmsg, {EINTR, EAGAIN, ENOMEM}},
+      {"sendto", SYS_sendto, {EINTR, EAGAIN, ENOBUFS}},
+      {"sendmsg", SYS_sendmsg, {EINTR, EAGAIN, ENOBUFS, ETOOMANYREFS}},
       // Sockets.
       {"bind", SYS_bind, {EADDRINUSE, EACCES, EADDRNOTAVAIL, ENOMEM}},
       {"listen", SYS_listen, {EADDRINUSE}},
@@ -146,7 +156,7 @@ inline const std::vector<Call>& calls() {
        SYS_futex,
        {EAGAIN, EINTR},
        false,
-       [](const Words& a) { return (a[1] & FUTEX_CMD_MASK) != FUTEX_WAKE; }},
+       [](const Words& a, bool) { return (a[1] & FUTEX_CMD_MASK) != FUTEX_WAKE; }},
       {"wait4", SYS_wait4, {EINTR, ECHILD}},
       {"waitid", SYS_waitid, {EINTR, ECHILD}},
       // Processes.
@@ -235,10 +245,14 @@ inline constexpr NotInjected kNotInjected[] = {
     {SYS_uname, kCannotFail},
 };
 
+// Whether its first argument can be a file, which has errors of its own.
+inline bool tells_files(uint64_t number) { return number == SYS_read || number == SYS_write; }
+
 // The row for a call; nullptr: nothing is done there.
-inline const Call* find_call(uint64_t number, const Words& arguments) {
+inline const Call* find_call(uint64_t number, const Words& arguments, bool is_file) {
   for (const Call& call : calls())
-    if (static_cast<uint64_t>(call.number) == number && (!call.is_so || call.is_so(arguments)))
+    if (static_cast<uint64_t>(call.number) == number &&
+        (!call.is_so || call.is_so(arguments, is_file)))
       return &call;
   return nullptr;
 }
@@ -272,6 +286,10 @@ inline constexpr Quiet kQuiet[] = {
     {"", 0, "open_trusted", "what root cannot vouch for is opened by the pool's user"},
     {"prctl", 0, "set_process_title", "ps shows another name"},
     {"sendmsg", ENOBUFS, "Channel::send", "waits until there is room"},
+    {"sendmsg", ETOOMANYREFS, "Channel::send", "waits until there is room"},
+    {"recvmsg", ENOMEM, "Channel::receive", "tried again at once: it is still there"},
+    {"recvfrom", ENOMEM, "Channel::receive", "tried again at once: it is still there"},
+    {"", 0, "own_children", "looked at again"},
     {"getsid", ESRCH, "", "the process has gone"},
     {"listen", 0, "ControlLink::start",
      "it listens already: that makes good what the control before may have done"},

@@ -27,7 +27,8 @@
 namespace preforkd::sweep {
 namespace {
 
-constexpr size_t kSoft = 6, kDelays = 2, kKills = 2;  // faults in one run
+// Faults in one run. (A start that fails comes to no other site.)
+constexpr size_t kSoft = 6, kEarly = 3, kDelays = 2, kKills = 2;
 constexpr int kNotRun = 127;
 constexpr Nanoseconds kLongestRun = 120 * kSecond;
 
@@ -43,23 +44,24 @@ class Batches {
 
   void add(const Fault& fault) {
     const Site& site = sites_.at(fault.site);
-    // A daemon that is killed, or whose start fails, comes to no other site.
-    if (site.is_early || (fault.kills() && site.program == "preforkd")) {
+    // A daemon that is killed comes to no other site.
+    if (fault.kills() && site.program == "preforkd") {
       all_.push_back({fault});
       return;
     }
-    std::vector<Batch>& open = fault.kills() ? kills_ : soft_;
+    std::vector<Batch>& open = fault.kills() ? kills_ : site.is_early ? early_ : soft_;
     auto fits = std::find_if(open.begin(), open.end(),
                              [&](const Batch& batch) { return can_join(fault, batch); });
     if (fits == open.end()) fits = open.insert(open.end(), Batch());
     fits->push_back(fault);
-    if (fits->size() < (fault.kills() ? kKills : kSoft)) return;
+    if (fits->size() < (fault.kills() ? kKills : site.is_early ? kEarly : kSoft)) return;
     all_.push_back(*fits);
     open.erase(fits);
   }
 
   std::vector<Batch> all() {
-    for (auto* open : {&kills_, &soft_}) all_.insert(all_.end(), open->begin(), open->end());
+    for (auto* open : {&kills_, &early_, &soft_})
+      all_.insert(all_.end(), open->begin(), open->end());
     return all_;
   }
 
@@ -75,7 +77,7 @@ class Batches {
   }
 
   std::map<SiteId, Site> sites_;
-  std::vector<Batch> kills_, soft_, all_;
+  std::vector<Batch> kills_, early_, soft_, all_;
 };
 
 std::vector<Fault> read_faults(const std::string& path) {

@@ -180,15 +180,21 @@ class Tracing {
   }
 
   template <class Entry>
-  static const Call* call_of(uint64_t number, const Entry& entry) {
+  static const Call* call_of(pid_t tid, uint64_t number, const Entry& entry) {
     Words words;
     std::copy(std::begin(entry.args), std::end(entry.args), words);
-    return find_call(number, words);
+    char first = 0;  // of "/path", "pipe:[1]", "socket:[2]", "anon_inode:[eventfd]"
+    if (tells_files(number)) {
+      const std::string link =
+          "/proc/" + std::to_string(tid) + "/fd/" + std::to_string(static_cast<int>(words[0]));
+      if (readlink(link.c_str(), &first, 1) != 1) first = 0;
+    }
+    return find_call(number, words, first == '/');
   }
 
   template <class Entry>
   void note_site(pid_t tid, Traced& traced, uint64_t number, const Entry& entry) {
-    const Call* call = call_of(number, entry);
+    const Call* call = call_of(tid, number, entry);
     if (!call) {
       if (!why_not(number)) ++unknown_[static_cast<long>(number)];
       return;
@@ -208,7 +214,7 @@ class Tracing {
   // False: it is not to go on.
   template <class Entry>
   bool do_fault(pid_t tid, Traced& traced, uint64_t number, const Entry& entry) {
-    const Call* call = call_of(number, entry);
+    const Call* call = call_of(tid, number, entry);
     if (!call) return true;
     const std::vector<Frame> frames = traced.image->frames(tid);
     if (frames.empty()) return true;
