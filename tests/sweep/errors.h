@@ -28,8 +28,8 @@ struct Call {
   std::vector<int> errors;
   // Linux does what was asked and says so all the same: close(2) has closed its descriptor.
   bool is_done = false;
-  bool (*is_so)(const Words& arguments) =
-      nullptr;  // of several rows with a number the first that applies
+  bool (*is_so)(const Words& arguments,
+                bool is_file) = nullptr;  // of several rows with a number the first that applies
 };
 
 inline const std::vector<Call>& calls() {
