@@ -39,10 +39,13 @@ std::optional<std::vector<pid_t>> children_from_proc() {
   std::unique_ptr<DIR, int (*)(DIR*)> proc(opendir("/proc"), closedir);
   if (!proc) return std::nullopt;
   std::vector<pid_t> children;
-  while (dirent* entry = readdir(proc.get()))
-    if (const pid_t pid = std::atoi(entry->d_name); pid > 0 && has_parent(pid, getpid(), getpid()))
-      children.push_back(pid);
-  return children;
+  errno = 0;
+  while (dirent* entry = readdir(proc.get())) {
+    const pid_t pid = std::atoi(entry->d_name);
+    if (pid > 0 && has_parent(pid, getpid(), getpid())) children.push_back(pid);
+    errno = 0;
+  }
+  return errno ? std::nullopt : std::optional(children);
 }
 
 // Of all its threads, of which it may have thousands.
@@ -82,7 +85,8 @@ std::optional<std::vector<pid_t>> own_children() {
   if (!file) return children_from_proc();
   std::vector<pid_t> children;
   for (pid_t pid; file >> pid;) children.push_back(pid);
-  return children;
+  // A list that breaks off is not taken for a whole one: who is not in it would be forgotten.
+  return file.bad() ? std::nullopt : std::optional(children);
 }
 
 std::optional<std::vector<pid_t>> children_in_session(pid_t session) {
