@@ -122,7 +122,8 @@ Trouble become(const Launch& what, pid_t parent, int executable, int& report, ch
     return trouble("change nice by " + std::to_string(process.nice), errno, "nice");
   if (auto no = make_room_for(process.oom_score_adjust))
     return trouble(no->what, no->error, no->name);
-  if (what.keeps_signals_within) keep_signals_within();
+  if (what.keeps_signals_within)
+    if (const int error = keep_signals_within()) return trouble("keep signals within", error);
   // (The kernel does so at a change of user unless fs.suid_dumpable says otherwise.)
   become_undumpable();
   if (what.user.change) {

@@ -27,7 +27,7 @@ constexpr long kFirstWithScope = 6;
 
 // prlimit(2) asks neither the scope nor whether a process is dumpable: a limit of 0 s of processor time ends it. Who
 // names a pid and new limits is refused; setrlimit(2) names none. By each of the machine's two tables of system calls.
-void keep_limits_within() {
+int keep_limits_within() {
 #if defined(__x86_64__)
   constexpr uint32_t kNative = AUDIT_ARCH_X86_64, kOther = 340, kOwnBits = ~0x40000000u;  // x32's
 #elif defined(__aarch64__)
@@ -57,19 +57,27 @@ void keep_limits_within() {
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
   };
   const sock_fprog program{std::size(refuse_others), refuse_others};
-  prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+  return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+#else
+  return 0;
 #endif
 }
 
 }  // namespace
 
-void keep_signals_within() {
+int keep_signals_within() {
+  // What the kernel does not have, or does not grant, is said at the start; for want of room nobody goes without.
+  auto wants_room = [] { return errno == EMFILE || errno == ENFILE || errno == ENOMEM; };
   const RulesetAttributes attributes{.scoped = kScopeSignal};
   UniqueFd ruleset(
       static_cast<int>(syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, 0)));
-  if (ruleset.is_open()) syscall(SYS_landlock_restrict_self, ruleset.get(), 0);
+  if (!ruleset.is_open() && wants_room()) return errno;
+  if (ruleset.is_open() && syscall(SYS_landlock_restrict_self, ruleset.get(), 0) < 0 &&
+      wants_room())
+    return errno;
   // Root's pools have users of their own, whose limits are their own.
-  if (geteuid() != 0) keep_limits_within();
+  if (geteuid() != 0 && keep_limits_within() < 0 && wants_room()) return errno;
+  return 0;
 }
 
 const char* why_signals_reach_out() {

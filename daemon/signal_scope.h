@@ -9,8 +9,8 @@ namespace preforkd {
 
 // For this process and all that it will start, between fork and exec. It takes CAP_SYS_ADMIN, or no_new_privs
 // (NoNewPrivileges= of a unit; not set here, since a pool's program may be a setuid one). Without effect where it
-// cannot be had.
-void keep_signals_within();
+// cannot be had; for want of memory or descriptors it fails: 0, or an errno.
+int keep_signals_within();
 
 // Whether it would have an effect; "", or why not: "Linux has no scope for signals (6.12 has)".
 const char* why_signals_reach_out();
