@@ -20,6 +20,11 @@
 namespace preforkd {
 namespace {
 
+// No memory, process or descriptor: that may pass.
+bool wants_room(int error) {
+  return error == ENOMEM || error == EAGAIN || error == EMFILE || error == ENFILE;
+}
+
 std::string folder_of(const std::string& path) {
   return path.substr(0, std::max(path.rfind('/'), size_t{1}));
 }
@@ -130,7 +135,12 @@ FileId bind_at(const std::string& path, const EffectiveUser& user, int socket,
     if (error == EADDRINUSE) whose = what_is_at(at, who);
   }
   if (error) throw SysError(verb + at.as_whom + whose, error);
-  return socket_in(at);
+  const FileId made = socket_in(at);
+  if (made.inode) return made;
+  // Nobody could ever say that it is ours, look after it, and take it away.
+  const int reason = errno;
+  unlinkat(at.folder.get(), at.name.c_str(), 0);
+  throw SysError(verb + at.as_whom + ": find its file", reason);
 }
 
 void remove_at(const std::string& verb, const std::string& path, const EffectiveUser& user,
@@ -235,11 +245,19 @@ bool SocketPath::is_there() const noexcept {
 void SocketPath::remove() noexcept {
   if (!is_ours()) return;
   const std::string verb = "remove unix:" + path_;
-  try {
+  auto try_it = [&] {
     in_file_system(verb, folder_of(path_), -1, [&] {
       remove_at(verb, path_, user_, file_);
       return FileId{};
     });
+  };
+  try {
+    try {
+      try_it();
+    } catch (const SysError& e) {
+      if (!wants_room(e.error())) throw;
+      try_it();  // there is no later occasion
+    }
   } catch (const NoAnswer& e) {
     return log_warning(e.what());
   } catch (const SysError& e) {
