@@ -333,16 +333,28 @@ class Scenario {
         complain("left behind: " + file.path().string());
   }
 
+  // What may not be removed stays, and it is said why.
+  bool removal_has_failed() const {
+    for (size_t i = 0; i < faults_.size(); ++i)
+      if (tracer_->done().faults[i].pid != 0 && site_of(faults_[i]).call.starts_with("unlink"))
+        return true;
+    return false;
+  }
+
+  const Site& site_of(const Fault& fault) const {
+    return *std::find_if(sites_.begin(), sites_.end(),
+                         [&](const Site& site) { return site.id == fault.site; });
+  }
+
   void look_for_messages() {
     const std::string text = server_->log() + answers_;
     for (size_t i = 0; i < faults_.size(); ++i) {
       const Fault& fault = faults_[i];
       if (fault.what != What::kError || tracer_->done().faults[i].pid == 0) continue;
-      const auto site = std::find_if(sites_.begin(), sites_.end(),
-                                     [&](const Site& s) { return s.id == fault.site; });
-      if (quiet(site->call, fault.error, site->stack)) continue;
+      const Site& site = site_of(fault);
+      if (quiet(site.call, fault.error, site.stack)) continue;
       if (text.find(std::strerror(fault.error)) == text.npos)
-        complain("nobody said: " + fault.text() + " (" + site->call + " in " + site->stack + ")");
+        complain("nobody said: " + fault.text() + " (" + site.call + " in " + site.stack + ")");
     }
   }
 

@@ -32,9 +32,9 @@ bool is_between(const std::string& module) {
 
 // "preforkd::Daemon::start_log(int)" without its arguments and namespace.
 std::string short_name(std::string name) {
-  if (size_t end = name.find('('); end != name.npos && end > 0) name.erase(end);
   for (const char* noise : {"preforkd::", "(anonymous namespace)::", "std::"})
     for (size_t at; (at = name.find(noise)) != name.npos;) name.erase(at, std::strlen(noise));
+  if (size_t end = name.find('('); end != name.npos && end > 0) name.erase(end);
   std::replace(name.begin(), name.end(), ' ', '_');
   return name.size() > 60 ? name.substr(0, 60) : name;
 }
