@@ -75,7 +75,12 @@ void note_unix(const nlmsghdr* header, std::map<ino_t, Backlog>& found) {
   }
 }
 
-// Until there is no more, or `enough` were found.
+// What keeps from asking just now, and may pass; anything else (sock_diag is not compiled in, or denied) stays so.
+bool wants_room(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
+}
+
+// Until there is no more, or `enough` were found. What went wrong is in errno.
 template <class Question, class Note>
 void ask(const Question& question, Note note, std::map<ino_t, Backlog>& found,
          size_t enough = SIZE_MAX) {
@@ -113,11 +118,15 @@ std::optional<Backlog> queued_on(int listen_fd) {
   return it == found.end() ? std::nullopt : std::optional(it->second);
 }
 
-uint32_t queued_on(const std::vector<int>& listen_sockets, uint64_t which) {
+std::optional<uint32_t> queued_if_known(const std::vector<int>& listen_sockets, uint64_t which) {
   uint32_t sum = 0;
   for (size_t i = 0; i < listen_sockets.size(); ++i) {
     if (!is_among(which, i)) continue;
-    if (auto backlog = queued_on(listen_sockets[i])) sum += backlog->queued;
+    errno = 0;
+    if (auto backlog = queued_on(listen_sockets[i]))
+      sum += backlog->queued;
+    else if (wants_room(errno))
+      return std::nullopt;
   }
   return sum;
 }
@@ -134,6 +143,10 @@ std::optional<uint32_t> exceeded_on(const std::vector<int>& listen_sockets, uint
   return sum > most ? std::optional(most) : full;
 }
 
+uint32_t queued_on(const std::vector<int>& listen_sockets, uint64_t which) {
+  return queued_if_known(listen_sockets, which).value_or(0);
+}
+
 bool shakes_hands(const std::vector<int>& listen_sockets, uint64_t which) {
   std::map<ino_t, Backlog> found;  // those who do have no inode yet: all are 0
   for (size_t i = 0; i < listen_sockets.size() && found.empty(); ++i) {
@@ -144,7 +157,9 @@ bool shakes_hands(const std::vector<int>& listen_sockets, uint64_t which) {
     TcpQuestion question = tcp_question(static_cast<uint8_t>(family), kTcpSynReceived);
     // (The port is in the same place in both.)
     question.request.id.idiag_sport = reinterpret_cast<const sockaddr_in*>(own.get())->sin_port;
+    errno = 0;
     ask(question, note_tcp, found, 1);
+    if (found.empty() && wants_room(errno)) return true;
   }
   return !found.empty();
 }

@@ -25,6 +25,8 @@ std::optional<Backlog> queued_on(int listen_fd);
 // On all of them together; with `which`, on the i-th where bit i is set. Beyond 64 only with all bits.
 uint32_t queued_on(const std::vector<int>& listen_sockets, uint64_t which = ~uint64_t{0});
 
+// The same; nothing: it cannot be known just now, for want of memory or a descriptor.
+std::optional<uint32_t> queued_if_known(const std::vector<int>& listen_sockets, uint64_t which);
 // Whether more connections wait than should: on all of the sockets more than `most`, or on one of them as many as the
 // kernel lets wait there (one more than its limit, net.core.somaxconn or the backlog): who comes after that hangs. How
 // many may, of the two; nothing: they do not.
@@ -34,7 +36,8 @@ std::optional<uint32_t> exceeded_on(const std::vector<int>& listen_sockets, uint
 inline bool is_among(uint64_t which, size_t i) { return !~which || (i < 64 && (which >> i & 1)); }
 
 // Whether somebody is shaking hands with one of them: to the kernel the last step is missing, his side may be through.
-// (With who shares their port on another address.) False where sock_diag does not answer, and for Unix sockets.
+// (With who shares their port on another address.) False where sock_diag does not answer, and for Unix sockets;
+// true where it cannot be asked just now.
 bool shakes_hands(const std::vector<int>& listen_sockets, uint64_t which);
 
 // For each inode that is a listening TCP or Unix socket, its backlog. Empty where sock_diag does not

@@ -113,7 +113,9 @@ bool Supervisor::queue_is_finished(Nanoseconds now) {
   if (now < queue_ends_) {
     const bool joins = somebody_joins(now);
     due_ = std::min(due_, joins ? look_at_handshakes_ : queue_ends_);
-    if (joins || queued(finish_) > 0) return false;
+    const auto waiting = queued_if_known(plan_.listen_sockets, finish_);
+    if (!waiting) due_ = std::min(due_, now + kLookAtHandshakes);
+    if (joins || waiting != 0u) return false;
   }
   finish_ = 0;
   board_.segment().published.accept_until.store(0);

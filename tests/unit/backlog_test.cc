@@ -2,6 +2,7 @@
 #include "base/backlog.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -125,6 +126,27 @@ void what_is_no_socket() {
   for (int fd : {-1, file.get()}) CU_ASSERT_FALSE(queued_on(fd).has_value());
 }
 
+// Whoever takes what cannot be known for 0 lets go of those who wait.
+void without_a_descriptor() {
+  Queue queue("unix:");
+  queue.connect_one();
+  const std::vector<int> sockets{queue.fd.get()};
+  CU_ASSERT_TRUE(unit::eventually([&] { return queued_if_known(sockets, ~0u) == 1u; }));
+  unit::Child child([&] {
+    const rlimit none{0, 0};
+    setrlimit(RLIMIT_NOFILE, &none);
+    return queued_if_known(sockets, ~0u) == std::nullopt;
+  });
+  CU_ASSERT(child.succeeded());
+  Queue tcp("127.0.0.1:0");
+  unit::Child other([&] {
+    const rlimit none{0, 0};
+    setrlimit(RLIMIT_NOFILE, &none);
+    return shakes_hands({tcp.fd.get()}, ~0u) && queued_if_known({tcp.fd.get()}, ~0u) == 0u;
+  });
+  CU_ASSERT(other.succeeded());
+}
+
 // One that asks over and over, as a supervisor does, keeps no descriptor.
 void leaves_no_descriptor() {
   Queue queue("unix:");
@@ -145,6 +167,7 @@ void add_backlog_tests() {
       {"the limit is the kernel's", the_limit_is_the_kernels},
       {"only those asked for, by inode", only_those_asked_for},
       {"what is no socket has none", what_is_no_socket},
+      {"without a descriptor", without_a_descriptor},
       {"leaves no descriptor", leaves_no_descriptor},
   };
   unit::add_suite("backlog", kTests);
