@@ -13,7 +13,7 @@ namespace {
 using system_test::Client;
 using system_test::Failure;
 
-constexpr Nanoseconds kBetween = 8 * kMillisecond, kBetweenLines = 50 * kMillisecond;
+constexpr Nanoseconds kBetween = 25 * kMillisecond, kBetweenLines = 50 * kMillisecond;
 constexpr size_t kMostLosses = 5;
 
 void pause(Nanoseconds time) {
