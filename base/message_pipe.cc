@@ -68,7 +68,7 @@ Outbox::Sent Outbox::send(std::span<const std::byte> first, std::span<const std:
   if (n < 0) {
     const int error = errno;
     set_lock(fd(), place, F_UNLCK);
-    return error == EAGAIN ? Sent::kFull : Sent::kGone;
+    return error == EAGAIN || error == ENOMEM ? Sent::kFull : Sent::kGone;
   }
   off_t& claimed = claimed_[number_++ % kMostOnTheWay];
   if (claimed) set_lock(fd(), claimed, F_UNLCK);

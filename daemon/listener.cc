@@ -81,7 +81,7 @@ bool takes_clients(int socket) {
   socklen_t size = sizeof listens;
   pollfd shut{socket, POLLRDHUP, 0};
   return getsockopt(socket, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens &&
-         poll(&shut, 1, 0) == 0;
+         poll(&shut, 1, 0) != 1;  // (without memory to ask, it is as it was)
 }
 
 Listener::Listener(UniqueFd fd, bool inherited) : fd_(std::move(fd)), inherited_(inherited) {
