@@ -306,6 +306,8 @@ inline constexpr Quiet kQuiet[] = {
     {"landlock_restrict_self", EPERM, "", "it may not be granted: said at the start"},
     {"", 0, "SocketPath::is_there", "what cannot be looked at is taken to be there"},
     {"setsockopt", 0, "refuse_rights", "the kernel may not have it: what is attached is closed"},
+    {"writev", ENOMEM, "Outbox::send", "waits until there is room; lines of the log are counted"},
+    {"poll", ENOMEM, "takes_clients", "it is taken to be as it was"},
     {"getsid", ESRCH, "", "the process has gone"},
     {"listen", 0, "ControlLink::start",
      "it listens already: that makes good what the control before may have done"},
