@@ -20,11 +20,6 @@
 namespace preforkd {
 namespace {
 
-// No memory, process or descriptor: that may pass.
-bool wants_room(int error) {
-  return error == ENOMEM || error == EAGAIN || error == EMFILE || error == ENFILE;
-}
-
 std::string folder_of(const std::string& path) {
   return path.substr(0, std::max(path.rfind('/'), size_t{1}));
 }
@@ -254,9 +249,10 @@ void SocketPath::remove() noexcept {
   try {
     try {
       try_it();
-    } catch (const SysError& e) {
-      if (!wants_room(e.error())) throw;
-      try_it();  // there is no later occasion
+    } catch (const NoAnswer&) {
+      throw;
+    } catch (const std::exception&) {
+      try_it();  // what it wanted for, or who was to do it, may be there now: there is no later occasion
     }
   } catch (const NoAnswer& e) {
     return log_warning(e.what());
