@@ -15,6 +15,7 @@
 #include "base/elf_file.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/memory_file.h"
 
 namespace preforkd {
@@ -46,22 +47,30 @@ UniqueFd open_file(const std::string& path, UniqueFd of_daemon) {
 
 // False: it cannot be had in memory, or would not find there what it needs.
 bool copy_to_memory(const std::string& path, int file, UniqueFd& copy) {
+  auto without = [&path](int error) {
+    log_warning("copy " + path + " to memory: " + std::strerror(error) +
+                ": it is loaded from its file, which is not to be overwritten");
+    return false;
+  };
   try {
     copy = make_memory_file(path);
-  } catch (const SysError&) {
-    return false;
+  } catch (const SysError& e) {
+    return without(e.error());
   }
   const std::string origin = "$ORIGIN";
   std::string kept;  // the end of the piece before, where the word may have begun
   std::vector<char> buffer(256 * 1024);
   for (ssize_t n; (n = read(file, buffer.data(), buffer.size())) != 0;) {
-    if (n < 0 || write(copy.get(), buffer.data(), static_cast<size_t>(n)) != n) return false;
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return without(errno);
+    errno = ENOMEM;  // of a piece that does not fit whole
+    if (write(copy.get(), buffer.data(), static_cast<size_t>(n)) != n) return without(errno);
     kept.append(buffer.data(), static_cast<size_t>(n));
     if (kept.find(origin) != kept.npos || kept.find("${ORIGIN}") != kept.npos) return false;
     kept.erase(0, kept.size() - std::min(kept.size(), origin.size() + 2));
   }
-  return fcntl(copy.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) ==
-         0;
+  constexpr int kSeals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+  return fcntl(copy.get(), F_ADD_SEALS, kSeals) == 0 || without(errno);
 }
 
 // What is no ELF file at all dlopen() has words for.
