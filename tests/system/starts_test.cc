@@ -220,8 +220,11 @@ void a_socket_of_systemds() {
     expect_equal("listen", listen(fd.get(), 16), 0);
     expect_equal("shutdown", shutdown(fd.get(), SHUT_RDWR), 0);
     at.sin_port = htons(static_cast<uint16_t>(elsewhere.number()));
-    if (is_connected)
-      expect_equal("connect", connect(fd.get(), reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
+    // (Some kernels refuse that of a socket that has listened: then nobody can do it.)
+    if (is_connected && connect(fd.get(), reinterpret_cast<sockaddr*>(&at), sizeof at) < 0) {
+      expect_equal("why it does not connect", errno, EINVAL);
+      break;
+    }
     Server server({of.pool("", "\"systemd:web\""), bobs_pool()},
                   {.inherited = {fd.get()}, .inherited_names = "web"});
     server.wait_until_ready();

@@ -279,7 +279,11 @@ void listens_again() {
     UniqueFd fd = bare_listen_socket();
     const UniqueFd copy(dup(fd.get()));
     CU_ASSERT_EQUAL(shutdown(copy.get(), SHUT_RDWR), 0);
-    if (is_connected) CU_ASSERT_EQUAL(connect(copy.get(), there.get(), there.length), 0);
+    // (Some kernels refuse that of a socket that has listened: then nobody can do it.)
+    if (is_connected && connect(copy.get(), there.get(), there.length) < 0) {
+      CU_ASSERT_EQUAL(errno, EINVAL);
+      break;
+    }
     Listener listener = is_connected ? Listener::adopt(std::move(fd), "web")
                                      : Listener::recover(std::move(fd), "preforkd/a/b", "w");
     const std::string address = listener.address();
