@@ -133,7 +133,11 @@ FileId in_file_system(const std::string& verb, const std::string& folder, int ke
   Outcome outcome;
   const bool has_come = comes(here.get(), deadline);
   if (!has_come) kill(child, SIGKILL);
-  const bool is_whole = has_come && read(here.get(), &outcome, sizeof outcome) == sizeof outcome;
+  ssize_t size = 0;
+  if (has_come) do
+      size = read(here.get(), &outcome, sizeof outcome);
+    while (size < 0 && errno == EINTR);
+  const bool is_whole = size == sizeof outcome;
   const bool is_reaped = is_reaped_by(child, monotonic_now() + kToEnd);
   if (!has_come) {
     note_late(folder, is_reaped ? -1 : child);

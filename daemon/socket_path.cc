@@ -60,9 +60,10 @@ Reached reach(const std::string& verb, const std::string& path, const EffectiveU
   return reached;
 }
 
-// A socket, and in a sticky folder one of our own.
+// A socket, and in a sticky folder one of our own. Else nothing, with errno where it could not be looked at.
 FileId socket_in(const Reached& at) {
   struct stat s {};
+  errno = 0;
   if (fstatat(at.folder.get(), at.name.c_str(), &s, AT_SYMLINK_NOFOLLOW) < 0) return {};
   if (!S_ISSOCK(s.st_mode) || (at.is_shared && s.st_uid != geteuid())) return {};
   return {s.st_dev, s.st_ino};
@@ -141,7 +142,9 @@ FileId bind_at(const std::string& path, const EffectiveUser& user, int socket,
 void remove_at(const std::string& verb, const std::string& path, const EffectiveUser& user,
                const FileId& file) {
   const Reached at = reach(verb, path, user);
-  if (socket_in(at) == file && unlinkat(at.folder.get(), at.name.c_str(), 0) < 0 && errno != ENOENT)
+  const FileId found = socket_in(at);
+  if (!found.inode && errno) throw SysError(verb + at.as_whom, errno);
+  if (found == file && unlinkat(at.folder.get(), at.name.c_str(), 0) < 0 && errno != ENOENT)
     throw SysError(verb + at.as_whom, errno);
 }
 
