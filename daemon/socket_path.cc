@@ -131,12 +131,11 @@ FileId bind_at(const std::string& path, const EffectiveUser& user, int socket,
     if (error == EADDRINUSE) whose = what_is_at(at, who);
   }
   if (error) throw SysError(verb + at.as_whom + whose, error);
-  const FileId made = socket_in(at);
-  if (made.inode) return made;
-  // Nobody could ever say that it is ours, look after it, and take it away.
-  const int reason = errno;
-  unlinkat(at.folder.get(), at.name.c_str(), 0);
-  throw SysError(verb + at.as_whom + ": find its file", reason);
+  FileId made = socket_in(at);
+  if (!made.inode) made = socket_in(at);  // there may be memory for it now
+  // Nobody could say that it is ours, look after it, and take it away; the next step finds it (made_before).
+  if (!made.inode) throw SysError(verb + at.as_whom + ": find its file", errno);
+  return made;
 }
 
 void remove_at(const std::string& verb, const std::string& path, const EffectiveUser& user,
