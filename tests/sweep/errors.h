@@ -321,6 +321,7 @@ inline constexpr Quiet kQuiet[] = {
     {"setsockopt", 0, "Channel::make_pair",
      "a buffer has the size that it has: fewer messages fit"},
     {"", 0, "SocketPath::remove", "tried once more"},
+    {"newfstatat", 0, "socket_in < bind_at", "looked for once more"},
     {"openat", 0, "Endpoint::run", "libmicrohttpd's and libc's own: the time zone"},
     {"", 0, "shakes_hands", "taken for somebody who does, until the time for it is over"},
     {"mmap(file)", 0, "HandlerLibrary", "the loader says it in words of its own"},
