@@ -6,6 +6,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <exception>
+#include <utility>
+#include <vector>
 
 #include "base/document.h"
 #include "base/error.h"
@@ -159,6 +162,51 @@ DaemonRecord Daemon::record(uint32_t asked_by) const {
   return r;
 }
 
+namespace {
+
+// Descriptors that something is about to take over. Should it fail, and close them on its way, they are put back in
+// their places: the image before needs them once more.
+class PutBackOnFailure {
+ public:
+  explicit PutBackOnFailure(const std::vector<int>& fds) {
+    for (int fd : fds) {
+      if (fd < 0) continue;
+      UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+      if (!copy.is_open()) throw SysError("keep descriptors for the image before", errno);
+      copies_.emplace_back(fd, std::move(copy));
+    }
+  }
+  ~PutBackOnFailure() {
+    if (std::uncaught_exceptions() == exceptions_before_) return;
+    for (const auto& [fd, copy] : copies_) dup2(copy.get(), fd);
+  }
+  PutBackOnFailure(const PutBackOnFailure&) = delete;
+  PutBackOnFailure& operator=(const PutBackOnFailure&) = delete;
+
+ private:
+  const int exceptions_before_ = std::uncaught_exceptions();
+  std::vector<std::pair<int, UniqueFd>> copies_;
+};
+
+// Their end would remove the files of sockets: after a failure there is none, but the exec of the image before.
+struct KeepOnFailure {
+  const Listeners& listeners;
+  const int exceptions_before = std::uncaught_exceptions();
+
+  ~KeepOnFailure() {
+    if (std::uncaught_exceptions() != exceptions_before) new Listeners(listeners);
+  }
+};
+
+std::vector<int> descriptors_of(const PoolRecord& pool) {
+  std::vector<int> fds;
+  for (const auto& g : pool.generations)
+    fds.insert(fds.end(), {g.orders, g.reports, g.segment, g.log.read_end});
+  return fds;
+}
+
+}  // namespace
+
 void Daemon::take_over(const DaemonRecord& r) {
   ran_ = true;  // an error from now on must end nobody
   log_.resume(r.log);
@@ -171,7 +219,11 @@ void Daemon::take_over(const DaemonRecord& r) {
   refusal_ = r.refusal;
   said_ready_ = r.said_ready;
   if (!said_ready_) extend_while_starting(settings_);
+  std::vector<int> sockets;
+  for (const ListenerRecord& l : r.listeners) sockets.push_back(l.fd);
+  const PutBackOnFailure kept_sockets(sockets);  // (Its end comes after that of all of them.)
   Listeners all;
+  const KeepOnFailure kept_files{all};
   for (const ListenerRecord& l : r.listeners)
     all.push_back(std::make_shared<Listener>(Listener::restore(l)));
   for (const ListenerRecord& l : r.unused) inherited_.push_back({UniqueFd(l.fd), l.wanted});
@@ -184,6 +236,7 @@ void Daemon::take_over(const DaemonRecord& r) {
       all.at(at)->has_options(settings_.pools.at(i).tcp);
       listeners.push_back(all.at(at));
     }
+    const PutBackOnFailure kept(descriptors_of(r.pools[i]));
     pools_.push_back(std::make_unique<Pool>(
         loop_, owner, paths_,
         PoolPlan{settings_.pools.at(i), users_.at(i), std::move(listeners), &log_}, level,
@@ -191,6 +244,7 @@ void Daemon::take_over(const DaemonRecord& r) {
     has_taken_a_step();
   }
   for (const LinkRecord& link : r.links) {
+    const PutBackOnFailure kept({link.listen, link.news, link.requests, link.log.read_end});
     links_.push_back(make_link(link.web ? ControlLink::Kind::kWeb : ControlLink::Kind::kFull,
                                UniqueFd(link.listen)));
     links_.back()->resume(link);
