@@ -20,6 +20,7 @@
 #include "base/close_all_but.h"
 #include "base/error.h"
 #include "base/exec_strings.h"
+#include "base/log.h"
 #include "base/reap.h"
 #include "base/surroundings.h"
 #include "base/trusted_path.h"
@@ -214,7 +215,12 @@ Child launch(const Launch& what) {
 Child existing_child(pid_t pid) {
   Child child;
   child.pid = pid;
-  child.pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  // Twice: there may be memory for it now. An upgrade that has come so far goes on without.
+  for (int tries = 2; tries > 0 && !child.pidfd.is_open(); --tries)
+    child.pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  if (!child.pidfd.is_open() && errno != ESRCH)
+    log_error("pidfd_open " + std::to_string(pid) + ": " + std::strerror(errno) +
+              ": this process can be sent no signals");
   return child;
 }
 
