@@ -321,6 +321,7 @@ inline constexpr Quiet kQuiet[] = {
     {"fcntl(F_DUPFD)", 0, "ControlLink::tell_segment", "tried again with the next news"},
     {"getsockopt", 0, "Listener::has_reuse_port", "as a socket that has it not"},
     {"prctl", 0, "supervise", "who is left behind comes to the daemon instead"},
+    {"pread64", 0, "read_document", "read again, three times in all"},
     {"wait4", ECHILD, "Workforce::reap", "nobody is left to reap, at this turn"},
     {"pidfd_open", 0, "existing_child", "tried once more; or the process has gone, and is reaped"},
     {"faccessat2", ENOSYS, "", "libc asks in another way"},
