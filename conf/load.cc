@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/error.h"
 #include "base/fd.h"
 #include "conf/check.h"
 #include "conf/keys.h"
@@ -377,6 +378,8 @@ bool parse(const std::string& text, LoadedSettings& loaded, Problems& problems) 
 // The whole file, or nothing and why. Anything that can be read will do, a pipe too.
 std::optional<std::string> read_whole(const std::string& path, std::string& error) {
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+  if (!fd.is_open() && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
+    throw SysError("open " + path, errno);  // which says nothing about the file
   if (!fd.is_open()) return error = "open " + path + ": " + std::strerror(errno), std::nullopt;
   std::string text;
   char buffer[16 * 1024];

@@ -64,7 +64,7 @@ struct LoadedSettings {
 
 // Adds to `errors` what is wrong, as "FILE:LINE: key: what was expected" in the order of the lines;
 // the settings are good if nothing was added. A file that cannot be read is one error without a
-// line. Waits for a pipe's writer, and for the databases of users: `on_step` hears before each question to one of
+// line; SysError: it could not be tried, for want of descriptors or memory. Waits for a pipe's writer, and for the databases of users: `on_step` hears before each question to one of
 // those what is asked ("look up user \"alice\"").
 using OnStep = std::function<void(const std::string& what)>;
 LoadedSettings load_settings(const std::string& path, std::vector<std::string>& errors,

@@ -179,7 +179,11 @@ int load_for_daemon(const std::string& file, int in_force_document) {
   if (const std::string trouble = no_file(file); !trouble.empty()) {
     errors.push_back(trouble);
   } else {
-    loaded = load(file, errors, step);
+    try {
+      loaded = load(file, errors, step);
+    } catch (const SysError& e) {  // the file was not seen: that, too, is a reason to refuse
+      errors.push_back(e.what());
+    }
     std::vector<std::string> ignored;
     const auto now = load_printed_settings(in_force.settings, "settings in force", ignored);
     for (std::string& reason : check_handlers(paths, loaded, now.settings.pools, check))

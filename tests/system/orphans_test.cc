@@ -145,6 +145,7 @@ void the_supervisor_alone() {
   expect_equal("the path's socket", after.st_ino, before.st_ino);
   expect_equal("a long connection goes on", pid_serving(reads), reading);
   waits.close();
+  server.wait_for("/state", "running");  // it says so a moment after it serves
   expect_served_at_once(server, "the supervisor's death");
   reads.half_close();
   expect(reads.is_ended(), "and ends");
