@@ -87,7 +87,8 @@ void set_soft_nofile(rlim_t soft) {
 void put_surroundings_right(std::initializer_list<int> kept) {
   occupy_standard_descriptors();
   const itimerval none{};
-  setitimer(ITIMER_REAL, &none, nullptr);
+  for (const auto which : {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF})
+    setitimer(which, &none, nullptr);
   reset_signals(kept);
   rlimit limit{};
   getrlimit(RLIMIT_NOFILE, &limit);

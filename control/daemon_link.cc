@@ -135,6 +135,7 @@ void DaemonLink::hand_in_all() {
   if (mute_) return;
   const Nanoseconds until = monotonic_now() + kToHandIn;
   for (auto& [name, pool] : pools_.all()) {
+    if (!pool.is_whole()) continue;  // what the daemon has is more than what is known of it here
     const shm::Figures all = pool.read(monotonic_now()).figures;
     Channel::Sent sent;
     while ((sent = send_totals(name, 0, 1, all)) == Channel::Sent::kFull) {

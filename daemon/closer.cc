@@ -23,6 +23,7 @@ constexpr Nanoseconds kForkAgain = 1 * kSecond;
 constexpr Nanoseconds kUntilDead = 1 * kSecond;
 constexpr Nanoseconds kAskAgain = 1 * kSecond;
 constexpr Nanoseconds kTellAgain = 5 * kMillisecond;
+constexpr int kMostClosed = 4096;  // at once: workers may send as fast as they are read
 
 }  // namespace
 
@@ -39,17 +40,18 @@ Nanoseconds Closer::look(Nanoseconds now) {
   const Nanoseconds next = untold_.empty() ? kNever : now + kTellAgain;
   if (pid_ || !first_.is_open()) return next;
   tell_of_arrivals(true);
-  if (!is_wanted()) return next;
-  if (now < fork_again_at_) return fork_again_at_;
+  if (!is_wanted()) return tells_ ? next : std::min(next, now + kForkAgain);
+  if (now < fork_again_at_) return std::min(next, fork_again_at_);
   fork_again_at_ = now + kForkAgain;
   tell_of_arrivals(false);
   const AllSignalsBlocked over_the_fork;
   const pid_t pid = ::fork();
   if (pid == 0) work();
-  if (pid < 0)
+  if (pid < 0) {
     close_what_waits();
-  else
-    pid_ = pid;
+    return std::min(next, fork_again_at_);  // nobody tells of what comes until the next look
+  }
+  pid_ = pid;
   return next;
 }
 
@@ -78,14 +80,13 @@ bool Closer::is_wanted() const {
 void Closer::tell_of_arrivals(bool on) {
   if (tells_ == on) return;
   const int flags = fcntl(first_.get(), F_GETFL);
-  fcntl(first_.get(), F_SETFL, on ? flags | O_ASYNC : flags & ~O_ASYNC);
-  tells_ = on;
+  if (fcntl(first_.get(), F_SETFL, on ? flags | O_ASYNC : flags & ~O_ASYNC) == 0) tells_ = on;
 }
 
 // There are no processes to be had: nobody must wait for one.
 void Closer::close_what_waits() const {
   for (int end : ends())
-    for (;;) {
+    for (int i = 0; i < kMostClosed; ++i) {
       const Received received = Received::from(end);
       if (received.kind != Received::kMessage) break;
       if (received.connection.is_open()) make_close_not_wait(received.connection.get());

@@ -87,7 +87,7 @@ void ControlLink::watch_clients() {
 // Why nobody can connect to it; "": they can.
 std::string ControlLink::trouble_with_socket() const {
   if (!takes_clients(listen_socket_.get())) return "was shut down";
-  if (path_ && path_->is_ours() && !path_->is_there()) return "has lost its file";
+  if (path_ && path_->is_ours() && !path_->is_there().value_or(true)) return "has lost its file";
   return "";
 }
 
@@ -275,13 +275,13 @@ bool ControlLink::child_changed(pid_t pid, int status) {
     if (WIFSTOPPED(status)) kill_after(kStuckTooLong, kWasStopped);
     return true;
   }
-  loop_.cancel(kill_timer_);
   auto failure = child_.failure();
   child_ = Child{};
   log_pipe_.reset();
   if (renewing_ && hands_in_) read_requests();  // its last words
   hands_in_ = false;
   close_ends();
+  loop_.cancel(kill_timer_);  // last: who reads the end of its words sets it
   if (closing_) return true;
   if (std::exchange(renewing_, false)) {
     start_again();

@@ -8,6 +8,7 @@
 #include <sys/signalfd.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -209,7 +210,10 @@ class Daemon final : private PoolOwner {
   Nanoseconds moves_fail_since_ = 0;
   FileWatch files_{loop_, [this](const auto& listener) { on_file_changed(listener); }};
   Listeners without_file_;  // that are to be made anew
-  Nanoseconds files_pause_ = 0;
+  struct Restored {
+    Nanoseconds pause = 0, not_before = 0;
+  };
+  std::map<std::string, Restored> restored_;  // by pool: when its files were made anew last
   std::unique_ptr<Rehearsal> rehearsal_;
   bool reload_again_ = false;               // a HUP came while one was under way
   std::vector<InheritedSocket> inherited_;  // what no pool has used yet

@@ -30,9 +30,12 @@ FileWatch::~FileWatch() {
 
 void FileWatch::begin() {
   inotify_.reset(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-  if (!inotify_.is_open())
-    return log_warning(std::string("watch the files of sockets: ") + std::strerror(errno) +
-                       ": that one is removed, only a reload will see");
+  if (!inotify_.is_open()) {
+    if (!std::exchange(said_, true))
+      log_warning(std::string("watch the files of sockets: ") + std::strerror(errno) +
+                  ": that one is removed, only a reload will see");
+    return;
+  }
   loop_.watch(inotify_.get(), EPOLLIN, [this](uint32_t) { read_events(); });
 }
 
@@ -45,9 +48,9 @@ void FileWatch::watch(const Listeners& listeners) {
   std::erase_if(tried_, [](const auto& one) { return one.expired(); });
   for (const auto& listener : listeners) {
     if (!listener->has_path() || !listener->is_listening() || was_tried(listener)) continue;
-    tried_.push_back(listener);
     if (!inotify_.is_open()) begin();
     if (!inotify_.is_open()) return;
+    tried_.push_back(listener);
     bool is_there = true;
     const int number = listener->watch_file(inotify_.get(), is_there);
     if (number >= 0) watched_[number] = listener;
@@ -65,8 +68,6 @@ void FileWatch::read_events() {
     if (event->mask & IN_IGNORED) gone.insert(event->wd);
     at += static_cast<ssize_t>(sizeof *event + event->len);
   }
-  loop_.change(inotify_.get(), 0);
-  rest_timer_ = loop_.after(kRest, [this] { loop_.change(inotify_.get(), EPOLLIN); });
   Listeners changed;
   for (const auto& [number, weak] : watched_)
     if (numbers.contains(number) || numbers.contains(kAll))
@@ -74,7 +75,12 @@ void FileWatch::read_events() {
   std::erase_if(watched_, [&](const auto& entry) {
     return gone.contains(entry.first) || entry.second.expired();
   });
+  // A tenth of the daemon's time at most: who owns the folders decides how often there are looks, and how slow they are.
+  const Nanoseconds began = monotonic_now();
   for (const auto& listener : changed) on_change_(listener);
+  loop_.change(inotify_.get(), 0);
+  rest_timer_ = loop_.after(std::max(kRest, 9 * (monotonic_now() - began)),
+                            [this] { loop_.change(inotify_.get(), EPOLLIN); });
 }
 
 }  // namespace preforkd

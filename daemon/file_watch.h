@@ -40,6 +40,7 @@ class FileWatch {
   const OnChange on_change_;
   UniqueFd inotify_;
   std::map<int, std::weak_ptr<Listener>> watched_;  // by the watch's number
+  bool said_ = false;                               // that nothing can be watched
   std::vector<std::weak_ptr<Listener>> tried_;      // those, and who could not be
   EventLoop::TimerId rest_timer_{};
 };

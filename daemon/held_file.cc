@@ -25,6 +25,7 @@ void copy_part(int from, int to, uint64_t size) {
   for (uint64_t at = 0; at < size;) {
     const uint64_t length = std::min(kPiece, size - at);
     if (!read_exactly(from, piece.data(), length, at)) throw std::runtime_error(kCutShort);
+    errno = ENOMEM;  // of a part of it there is no other reason
     if (write(to, piece.data(), length) != static_cast<ssize_t>(length))
       throw SysError("copy into memory", errno);
     at += length;

@@ -18,6 +18,8 @@
 namespace preforkd {
 namespace {
 
+constexpr unsigned kStandsStill = 3;  // seconds: a turn takes milliseconds
+constexpr int kMostUnwatched = 4096;
 constexpr uint32_t kOwnDescriptors = 16;
 constexpr size_t kAtATime = 64 * 1024;
 constexpr int kReadsInARow = 8;  // before others have their turn
@@ -40,15 +42,15 @@ uint32_t make_room_for(uint32_t descriptors) {
 }
 
 bool is_ended(int end) {
-  pollfd state{end, 0, 0};
-  return poll(&state, 1, 0) == 1 && (state.revents & (POLLHUP | POLLERR | POLLNVAL));
+  pollfd state{end, POLLRDHUP, 0};  // (whoever has the other end can shut it down)
+  return poll(&state, 1, 0) == 1;
 }
 
-void watch(int epoll, int fd) {
+bool watch(int epoll, int fd) {
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.fd = fd;
-  epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+  return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
 }  // namespace
@@ -100,6 +102,12 @@ Lingering::Lingering(int first, int second, pid_t supervisor, const LingeringBou
   sigaction(SIGTERM, &action, nullptr);
   action.sa_handler = [](int) { supervisor_died = 1; };
   sigaction(kSupervisorDied, &action, nullptr);
+  // Who stands still in a call, as in the close of what a client has sent along, does not end by itself.
+  signal(SIGALRM, SIG_DFL);
+  sigset_t alarms;
+  sigemptyset(&alarms);
+  sigaddset(&alarms, SIGALRM);
+  sigprocmask(SIG_UNBLOCK, &alarms, nullptr);
   prctl(PR_SET_PDEATHSIG, kSupervisorDied, 0, 0, 0);
   if (getppid() != supervisor_) supervisor_died = 1;
 }
@@ -107,7 +115,12 @@ Lingering::Lingering(int first, int second, pid_t supervisor, const LingeringBou
 void Lingering::run() {
   now_ = monotonic_now();
   read_all_lent();
-  watch(epoll_.get(), first_);
+  if (!watch(epoll_.get(),
+             first_)) {  // then what waits is closed; another closer comes when it is needed
+    for (int i = 0; i < kMostUnwatched && receive(); ++i) {
+    }
+    return;
+  }
   for (;;) {
     now_ = monotonic_now();
     if (supervisor_died && !is_on_its_own_) let_all_go();
@@ -131,7 +144,9 @@ void Lingering::wait(Nanoseconds until) {
   sigemptyset(&none);
   const Nanoseconds pause = until - std::min(until, now_);
   const int timeout = until == kNever ? -1 : static_cast<int>(pause / kMillisecond) + 1;
+  alarm(0);
   const int count = epoll_pwait(epoll_.get(), events, kMost, timeout, &none);
+  alarm(kStandsStill);
   now_ = monotonic_now();
   bool some_wait = false, some_lent_wait = false;
   for (int i = 0; i < count; ++i) {
@@ -141,7 +156,8 @@ void Lingering::wait(Nanoseconds until) {
     if (fd != first_ && fd != second_) read_on(fd);
   }
   // Last: what comes may have the number of one that was closed just now, and of which there was an event.
-  if (some_wait) receive();
+  for (int i = 0; some_wait && i < kMost && receive(); ++i) {
+  }
   if (some_lent_wait) read_all_lent();
 }
 
@@ -188,11 +204,12 @@ void Lingering::linger(UniqueFd connection) {
   const int fd = connection.get();
   const auto index = static_cast<size_t>(fd);
   if (over_.size() <= index) over_.resize(index + 1);
+  now_ = monotonic_now();  // of several in a turn one is the oldest, too
   over_[index] = {std::move(connection), 0, now_, now_};
   ++over_count_;
   read_on(fd);
   if (!over_[index].fd.is_open()) return;
-  watch(epoll_.get(), fd);
+  if (!watch(epoll_.get(), fd)) return drop(fd);
   look_at_ = std::min(look_at_, now_ + bounds_.look_each);
 }
 

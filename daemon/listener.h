@@ -88,7 +88,10 @@ class Listener {
   // Whether nobody is cut off by it: those before have given up, or can coexist with it.
   bool may_listen() const;
   // Of a Unix socket: whether clients who connect to its path come to it, as far as can be known just now.
-  bool has_its_file() const { return !has_path() || !is_listening() || path_.is_there(); }
+  bool has_its_file() const { return knows_its_file().value_or(true); }
+  std::optional<bool> knows_its_file() const {  // nothing: it cannot be known just now
+    return has_path() && is_listening() ? path_.is_there() : std::optional(true);
+  }
   // If it has it no more: what is there, which is not to be touched, or why it could not be made; "": it could.
   std::string in_the_way() const { return path_.in_the_way(); }
   // From now on `inotify` tells when that file is not what it was, under the number that this returns; -1: it cannot, and

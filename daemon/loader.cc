@@ -141,7 +141,8 @@ void look_up_hosts(LoadedSettings& loaded, const BoundEntries& bound, const OnSt
     const auto address = parse_listen_address(entry, error);
     if (!address || !is_host_name(*address) || loaded.names.contains(address->host)) return;
     if (is_bound) {
-      if (unanswered.contains(address->host)) return;
+      constexpr size_t kMostUnanswered = 3;  // nobody answers, then
+      if (unanswered.contains(address->host) || unanswered.size() >= kMostUnanswered) return;
       HostName known{look_up_soon(address->host), ""};
       known.addresses.empty() ? void(unanswered.insert(address->host))
                               : void(loaded.names[address->host] = std::move(known));

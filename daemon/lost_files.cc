@@ -7,7 +7,8 @@
 // It is noticed at once (daemon/file_watch.h), at the latest by a reload, a recycle or resume of the pool, or an upgrade.
 //
 // What may come in between. A reload, or a move, is under way: it is done afterwards, if that has not done it. The new
-// generation fails its trial: it is tried again, after 1 to 30 s, and the old one serves those who are connected. The
+// generation fails its trial, or the file is removed again and again: it is tried again after 1 to 30 s, and the old
+// generation serves those who are connected. The
 // pool is drained: its next socket is made when it is resumed. The file comes back by itself (it was moved away, and
 // back): the pool stays as it is. A SIGKILL of the daemon: the next one listens there anew.
 #include <algorithm>
@@ -37,8 +38,10 @@ Pool* Daemon::pool_with(const std::shared_ptr<Listener>& listener) {
 void Daemon::on_file_changed(const std::shared_ptr<Listener>& listener) {
   Pool* pool = pool_with(listener);
   if (phase_ != Phase::kRunning || !pool || contains(without_file_, listener)) return;
-  if (listener->has_its_file()) return;  // another mode, say
+  const auto known = listener->knows_its_file();
+  if (known.value_or(false)) return;  // another mode, say
   without_file_.push_back(listener);
+  if (!known) return restore_files_after(kLookAgain);
   pool->is_cut_off("the file of " + listener->address() +
                    " was removed, or another put in its place: nobody can connect there");
   restore_files_after(0);
@@ -53,17 +56,24 @@ void Daemon::restore_files() {
   files_timer_ = {};
   if (phase_ != Phase::kRunning) return;
   if (reload_ || is_moving_ || rehearsal_) return restore_files_after(kLookAgain);
-  std::erase_if(without_file_, [this](const auto& listener) {
+  Listeners unknown;  // just now
+  std::erase_if(without_file_, [&](const auto& listener) {
     Pool* pool = pool_with(listener);
     if (!pool) return true;
-    if (!listener->has_its_file()) return false;
+    const auto known = listener->knows_its_file();
+    if (!known) unknown.push_back(listener);
+    if (!known.value_or(false)) return false;
     pool->is_cut_off_no_more();
     return true;
   });
-  bool must_look_again = false;
+  bool must_look_again = !unknown.empty();
   for (const auto& listener : without_file_) {
     Pool& pool = *pool_with(listener);
-    if (!pool.is_serving()) continue;
+    if (!pool.is_serving() || contains(unknown, listener)) continue;
+    if (monotonic_now() < restored_[pool.settings().name].not_before) {
+      must_look_again = true;
+      continue;
+    }
     const std::string obstacle = listener->in_the_way();
     if (obstacle.empty()) return restore_file(pool.settings().name);
     pool.is_cut_off(obstacle + ": its file was removed, and comes back when that is gone");
@@ -73,9 +83,14 @@ void Daemon::restore_files() {
 }
 
 void Daemon::restore_file(const std::string& pool) {
-  reload(pool, [this](const std::string& refusal) {
-    files_pause_ = refusal.empty() ? 0 : std::clamp(files_pause_ * 2, kLookAgain, kLongestPause);
-    if (!without_file_.empty()) restore_files_after(files_pause_);
+  // Who removes it again and again, or makes the trials fail, waits longer and longer for the next one; others do not.
+  Restored& last = restored_[pool];
+  const Nanoseconds now = monotonic_now();
+  const bool again = last.not_before && now < last.not_before + kLongestPause;
+  last.pause = again ? std::clamp(last.pause * 2, kLookAgain, kLongestPause) : 0;
+  last.not_before = now + last.pause;
+  reload(pool, [this](const std::string&) {
+    if (!without_file_.empty()) restore_files_after(0);
   });
 }
 
@@ -97,6 +112,7 @@ void Daemon::restore_files_of(Pool& pool) {
   for (const auto& listener : lost) unstore_socket(*listener);
   pool.adopt(plan, lost, true);
   begin_moves(before);
+  std::erase_if(without_file_, [&](const auto& one) { return contains(lost, one); });
 }
 
 }  // namespace preforkd

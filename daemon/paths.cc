@@ -37,7 +37,8 @@ std::string own_name() {
       named.st_dev != self.st_dev || named.st_ino != self.st_ino ||
       std::string(executed).starts_with("/dev/fd/") || std::string(executed).starts_with("/proc/"))
     return own_file();
-  return std::filesystem::absolute(executed).lexically_normal().string();
+  // (Not made shorter: what is before a ".." may be a link.)
+  return std::filesystem::absolute(executed).string();
 }
 
 std::string beside_or_installed(const std::string& folder, const std::string& name) {

@@ -69,10 +69,12 @@ void Pool::cannot_listen(const std::string& reason) {
 }
 
 void Pool::is_cut_off(const std::string& reason) {
-  if (!is_serving() || (state_ == PoolState::kDegraded && reason_ == reason)) return;
-  log_line(LogLevel::kError, "degraded: " + reason, Event::kPoolDegraded);
-  set_state(PoolState::kDegraded, reason);
-  is_cut_off_ = true;
+  if (!is_serving()) return;
+  if (state_ != PoolState::kDegraded || reason_ != reason) {
+    log_line(LogLevel::kError, "degraded: " + reason, Event::kPoolDegraded);
+    set_state(PoolState::kDegraded, reason);
+  }
+  is_cut_off_ = true;  // over an upgrade, too, which hands on no more than the reason
 }
 
 void Pool::is_cut_off_no_more() {

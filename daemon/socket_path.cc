@@ -204,8 +204,13 @@ std::string SocketPath::in_the_way() const noexcept {
 
 FileId SocketPath::find() const {
   const std::string verb = "find unix:" + path_;
-  return in_file_system(verb, folder_of(path_), -1,
-                        [&] { return socket_in(reach(verb, path_, user_)); });
+  return in_file_system(verb, folder_of(path_), -1, [&] {
+    const Reached at = reach(verb, path_, user_);
+    errno = 0;
+    const FileId found = socket_in(at);
+    if (!found.inode && errno && errno != ENOENT) throw SysError(verb + at.as_whom, errno);
+    return found;
+  });
 }
 
 void SocketPath::bind(int socket, const SocketAddress& address) {
@@ -229,14 +234,14 @@ bool SocketPath::recognise(int socket) {
   }
 }
 
-bool SocketPath::is_there() const noexcept {
+std::optional<bool> SocketPath::is_there() const noexcept {
   try {
     return find() == file_;
   } catch (const SysError& e) {
-    return e.error() != ENOENT && e.error() != ENOTDIR;
-  } catch (const std::exception&) {
-    return true;
+    if (e.error() == ENOENT || e.error() == ENOTDIR) return false;
+  } catch (const std::exception&) {  // no answer, or no process to ask
   }
+  return std::nullopt;
 }
 
 void SocketPath::remove() noexcept {

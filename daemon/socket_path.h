@@ -8,6 +8,7 @@
 // on it, and replaces it. A file system that hangs is not waited for: each step is a child's (daemon/file_step.h).
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "base/address.h"
@@ -30,8 +31,8 @@ class SocketPath {
   // What lies there now is ours, from a daemon before us, if it is this socket's. False if it is another, or there is no
   // socket, or no way to it. (True if its file system does not answer: then nothing is ever removed.)
   bool recognise(int socket);
-  // Whether what lies there is still the socket that was made, or recognised; also if that cannot be known just now.
-  bool is_there() const noexcept;
+  // Whether what lies there is still the socket that was made, or recognised; nothing: it cannot be known just now.
+  std::optional<bool> is_there() const noexcept;
   // Where it is not: why it could not be bound again, what a stranger has there in the first place; "": it could.
   std::string in_the_way() const noexcept;
   // A watch of the file itself, not of its folder, where much may happen that is none of ours: `inotify` tells of its

@@ -222,8 +222,8 @@ void fall_back(DaemonRecord record, const std::string& reason, int document, cha
   UniqueFd next = make_document(to_json(record));
   keep_over_exec(record, true);
   alarm(0);
-  hand_on_surroundings();
   dup2(next.get(), document);  // in the place of the one that it was given: no descriptor more
+  hand_on_surroundings();      // not before: dup2() takes no number beyond the soft limit
   std::string number = std::to_string(document), option = "--takeover";
   char* arguments[] = {argv[0], option.data(), number.data(), nullptr};
   syscall(SYS_execveat, image, "", arguments, environ, AT_EMPTY_PATH);

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/process_title.h"
 #include "base/protocol.h"
 #include "base/surroundings.h"
 #include "base/undumpable.h"
@@ -51,6 +52,8 @@ int main(int argc, char** argv) {
   become_undumpable();
   put_surroundings_right();
   expect_protocol(argc, argv, kNoLayout);
+  reserve_process_title(argc, argv);
+  set_process_title("preforkd: log", "preforkd-log");  // without what it was told besides
   try {
     run();
     _exit(0);  // the thread may stand in a write

@@ -82,7 +82,8 @@ void Closing::end(int connection) const {
 
 void Closing::lend(int connection) const {
   const auto pid = static_cast<pid_t>(system_call(SYS_getpid));
-  if (send_to_closer(second_, {ClosingMessage::kLent, pid}, connection) == EAGAIN)
+  const int error = send_to_closer(second_, {ClosingMessage::kLent, pid}, connection);
+  if (error == EAGAIN || error == ETOOMANYREFS)  // of all of this user's, on their way
     send_to_closer(first_, {ClosingMessage::kLookAtLent, 0}, -1);
 }
 

@@ -319,7 +319,7 @@ void frozen_time() {
                  PoolText{.name = "leaves",
                           .serves = unruly(),
                           .workers = "min = 1; max = 2;",
-                          .timeouts = "drain = 1.0;"}});
+                          .timeouts = "drain = 2.0;"}});
   Client busy(server.address()), left(server.address("leaves"));
   const pid_t serving = pid_serving(busy), leaving = pid_serving(left);
   expect_equal("recycle", server.request("POST", "/v1/pools/leaves/recycle").status, 200);

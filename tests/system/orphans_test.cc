@@ -61,6 +61,8 @@ void busy_handlers() {
                 reading = pid_serving(reads);
     spins.send("s");
     blocks.send("b");
+    server.wait_for("/workers/idle",
+                    1);  // for the next client: who starts from now on does not come through
     server.folder().write("hang", "");
     Client another(port.address());
     pid_serving(another);

@@ -475,15 +475,18 @@ void floods_of_the_log() {
   });
   expect_contains("alice's", journal("PREFORKD_POOL=serve"), "spoken by alice");
   // Whoever may write to the journal names what pool he likes; who wrote it nobody can forge.
-  const std::vector<Process> processes = stage->processes();
-  const auto log = std::find_if(processes.begin(), processes.end(),
-                                [](const Process& p) { return p.title == "preforkd: log"; });
+  std::string log_uid;
+  wait_until("there is a log process", kPatience, [&] {  // it may be replaced, under all that
+    for (const Process& p : stage->processes())
+      if (p.title == "preforkd: log") log_uid = p.uid;
+    return !log_uid.empty();
+  });
   wait_until("what was forged is in the journal", kPatience, [&] {
     return occurrences(journal("PREFORKD_POOL=bob"), "forged") == stage->seats().size();
   });
   expect_equal("forged, as the log process",
                occurrences(stage->machine->must({"journalctl", "--no-pager", "-o", "cat",
-                                                 "PREFORKD_POOL=bob", "_UID=" + log->uid}),
+                                                 "PREFORKD_POOL=bob", "_UID=" + log_uid}),
                            "forged"),
                0u);
   expect_equal("in bob's name", occurrences(journal("PREFORKD_POOL=bob"), "spoken by alice"), 0u);
