@@ -21,7 +21,8 @@ inline constexpr std::string_view kDaemonNews =
     R"("stopping":false,"pools":["echo"]})";
 inline constexpr std::string_view kPoolNews =
     R"({"name":"echo","state":"running","reason":"","generation":1,)"
-    R"("generations":[{"number":1,"over":false,"supervised":true}],"listen":["127.0.0.1:7007"],)"
+    R"("generations":[{"number":1,"over":false,"supervised":true,"ended_well":[],"ended_badly":[]}],)"
+    R"("listen":["127.0.0.1:7007"],)"
     R"("listen_inodes":[],"backlog_limit":4096,"limits":{"min":4,"max":256,"min_spare":2,)"
     R"("max_spare":8,"shrink_after":2.5},"capacity":64})";
 
