@@ -15,7 +15,7 @@
 //   Gone         sums over the workers that are gone, twice; the supervisor's
 //   Bits[]       who is idle, who is busy; a bit has one owner, a word has 64
 //   Admission[]  whose connection each worker has, where sources are limited
-//   Slot[]       the truth about each worker; one writer each (but for `client_ended`)
+//   Slot[]       the truth about each worker; one writer each
 //   Decision[]   why the pool grew and shrank; a ring, the supervisor's
 //
 // Everything is fixed-width and lock-free. Groups with different writers lie in different pairs of
@@ -174,9 +174,9 @@ struct alignas(kLine) Slot {
   Long end;        // the number of the connection that must end now; kEndAny: whatever it does
   Word leave;      // 1: leave at your next wait (recycling: the replacement is there)
   Word writer;     // debug builds: who is writing this slot (shm/scoreboard.h)
-  // Of a program's connection: that its client had ended it (client_end_of()), or 0. Written by who held that connection to
-  // its end, after the program; the supervisor looks at it when it folds the slot. It may come late, when the slot is
-  // another worker's: so it says whose connection it is about, and of any other it says nothing.
+  // Of a program's connection: that its client had ended it (client_end_of()), or 0. Written between reap and fold, when the
+  // closer, which held that connection longer than the program, has answered. It says whose connection it is about, and
+  // of any other it says nothing.
   Long client_ended;
   uint8_t reserved1[80];
 

@@ -88,9 +88,8 @@ class Scoreboard {
     Nanoseconds since = 0;
   };
   Last last_words(uint32_t slot) const;
-  // Called in another process than the supervisor: by whoever holds a program's connection until that has ended, and has
-  // found that its client had ended it (worker/client_end.h). To be called before the fold; what comes later does nothing,
-  // whoever has the slot then. `worker`: the program's pid.
+  // The closer has found that the client of a program, which was reaped and is not folded yet, had ended the connection
+  // (worker/client_end.h). `worker`: the program's pid.
   void note_client_ended(uint32_t slot, pid_t worker, uint64_t connection) const;
   // Folds and frees the slot. `in_hand`: what a connection that it has in hand counts as.
   void fold(uint32_t slot, Ending ending, Outcome in_hand, Nanoseconds now);
