@@ -13,7 +13,4 @@ inline constexpr char kCutShort[] = "cut short";
 // none, or not even that can be read of it.
 std::optional<uint64_t> mapped_part(int fd);
 
-// False: there is less.
-bool read_exactly(int fd, void* into, uint64_t size, uint64_t offset);
-
 }  // namespace preforkd

@@ -95,6 +95,7 @@ class Reader {
   void read_key(const Setting& setting, const Key& key, Target target, KeyLines& lines);
 
   // Each takes the value if it is good, or reports it and returns false.
+  bool is_list(const Setting& setting, const Key& key, const std::string& path);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, uint32_t& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, Nanoseconds& value);
   bool read(const Setting& setting, const Key& key, KeyLines& lines, std::string& value);
@@ -246,15 +247,19 @@ bool Reader::read(const Setting& setting, const Key& key, KeyLines&, std::string
   return true;
 }
 
+// Of as many elements as it may have.
+bool Reader::is_list(const Setting& setting, const Key& key, const std::string& path) {
+  if (!setting.isArray() && !setting.isList()) return unexpected(setting, key);
+  if (setting.getLength() >= key.least && setting.getLength() <= key.most) return true;
+  problems_.add(setting.getSourceLine(), path + ": expected " + expectation(key) + ", not " +
+                                             std::to_string(setting.getLength()));
+  return false;
+}
+
 bool Reader::read(const Setting& setting, const Key& key, KeyLines& lines,
                   std::vector<std::string>& value) {
-  if (!setting.isArray() && !setting.isList()) return unexpected(setting, key);
-  std::string path = path_of(key.section, key.name);
-  if (setting.getLength() < key.least || setting.getLength() > key.most) {
-    problems_.add(setting.getSourceLine(), path + ": expected " + expectation(key) + ", not " +
-                                               std::to_string(setting.getLength()));
-    return false;
-  }
+  const std::string path = path_of(key.section, key.name);
+  if (!is_list(setting, key, path)) return false;
   value.clear();
   bool good = true;
   for (int i = 0; i < setting.getLength(); ++i) {
@@ -273,13 +278,8 @@ bool Reader::read(const Setting& setting, const Key& key, KeyLines& lines,
 }
 
 bool Reader::read(const Setting& setting, const Key& key, KeyLines&, std::vector<uint32_t>& value) {
-  if (!setting.isArray() && !setting.isList()) return unexpected(setting, key);
   const std::string path = path_of(key.section, key.name);
-  if (setting.getLength() < key.least || setting.getLength() > key.most) {
-    problems_.add(setting.getSourceLine(), path + ": expected " + expectation(key) + ", not " +
-                                               std::to_string(setting.getLength()));
-    return false;
-  }
+  if (!is_list(setting, key, path)) return false;
   value.clear();
   bool good = true;
   for (int i = 0; i < setting.getLength(); ++i) {

@@ -43,8 +43,7 @@ UniqueFd make_network_lists(const PoolSettings& settings) {
            AccessList(parse_networks(settings.allow), parse_networks(settings.deny)).flat());
     append(fd.get(), flat_set(parse_networks(settings.trusted), {}, false));
   }
-  if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
-    throw SysError("seal lists of networks", errno);
+  if (fcntl(fd.get(), F_ADD_SEALS, kAllSeals) < 0) throw SysError("seal lists of networks", errno);
   return fd;
 }
 

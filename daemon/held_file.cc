@@ -11,12 +11,12 @@
 #include "base/elf_file.h"
 #include "base/error.h"
 #include "base/memory_file.h"
+#include "base/read_exactly.h"
 
 namespace preforkd {
 namespace {
 
 constexpr uint64_t kPiece = 256 * 1024;
-constexpr int kSeals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
 int64_t nanoseconds(const timespec& t) { return t.tv_sec * int64_t{1000000000} + t.tv_nsec; }
 
@@ -91,7 +91,7 @@ void HeldFile::make_copy() {
     throw std::runtime_error(path_ + ": " + e.what());
   }
   // Whoever may not read the file may not read its copy, nor look into a process of it (daemon/launch.h).
-  if (fchmod(copy.get(), s.st_mode & 0555) < 0 || fcntl(copy.get(), F_ADD_SEALS, kSeals) < 0)
+  if (fchmod(copy.get(), s.st_mode & 0555) < 0 || fcntl(copy.get(), F_ADD_SEALS, kAllSeals) < 0)
     throw SysError("seal a copy of " + path_, errno);
   copy_ = std::move(copy);
 }

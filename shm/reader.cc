@@ -9,21 +9,10 @@
 
 #include "shm/layout.h"
 
+#include "base/read_exactly.h"
+
 namespace preforkd::shm {
 namespace {
-
-bool read_exactly(int fd, void* into, size_t size, size_t offset) {
-  auto* at = static_cast<char*>(into);
-  while (size > 0) {
-    ssize_t n = pread(fd, at, size, static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    at += n;
-    offset += static_cast<size_t>(n);
-    size -= static_cast<size_t>(n);
-  }
-  return true;
-}
 
 // Whether the header's word on the size is the kernel's, which no worker can change: a capacity that is made
 // up would have control find memory for slots that are not there.

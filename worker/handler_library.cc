@@ -69,8 +69,7 @@ bool copy_to_memory(const std::string& path, int file, UniqueFd& copy) {
     if (kept.find(origin) != kept.npos || kept.find("${ORIGIN}") != kept.npos) return false;
     kept.erase(0, kept.size() - std::min(kept.size(), origin.size() + 2));
   }
-  constexpr int kSeals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-  return fcntl(copy.get(), F_ADD_SEALS, kSeals) == 0 || without(errno);
+  return fcntl(copy.get(), F_ADD_SEALS, kAllSeals) == 0 || without(errno);
 }
 
 // What is no ELF file at all dlopen() has words for.
