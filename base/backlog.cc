@@ -17,6 +17,7 @@
 #include <cstdint>
 
 #include "base/address.h"
+#include "base/error.h"
 #include "base/fd.h"
 
 namespace preforkd {
@@ -75,11 +76,6 @@ void note_unix(const nlmsghdr* header, std::map<ino_t, Backlog>& found) {
   }
 }
 
-// What keeps from asking just now, and may pass; anything else (sock_diag is not compiled in, or denied) stays so.
-bool wants_room(int error) {
-  return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
-}
-
 // Until there is no more, or `enough` were found. What went wrong is in errno.
 template <class Question, class Note>
 void ask(const Question& question, Note note, std::map<ino_t, Backlog>& found,
@@ -125,7 +121,7 @@ std::optional<uint32_t> queued_if_known(const std::vector<int>& listen_sockets, 
     errno = 0;
     if (auto backlog = queued_on(listen_sockets[i]))
       sum += backlog->queued;
-    else if (wants_room(errno))
+    else if (lacks_room(errno))  // (that sock_diag is not compiled in, or denied, does not pass)
       return std::nullopt;
   }
   return sum;
@@ -159,7 +155,7 @@ bool shakes_hands(const std::vector<int>& listen_sockets, uint64_t which) {
     question.request.id.idiag_sport = reinterpret_cast<const sockaddr_in*>(own.get())->sin_port;
     errno = 0;
     ask(question, note_tcp, found, 1);
-    if (found.empty() && wants_room(errno)) return true;
+    if (found.empty() && lacks_room(errno)) return true;
   }
   return !found.empty();
 }

@@ -15,8 +15,9 @@ namespace preforkd {
 // (One of another class or byte order would not run here.)
 std::optional<uint64_t> mapped_part(int fd) {
   Elf64_Ehdr header{};
-  if (!read_exactly(fd, &header, sizeof header, 0) ||
-      std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_phentsize != sizeof(Elf64_Phdr))
+  if (!read_exactly(fd, &header, sizeof header, 0)) return std::nullopt;
+  errno = 0;
+  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_phentsize != sizeof(Elf64_Phdr))
     return std::nullopt;
   std::vector<Elf64_Phdr> parts(header.e_phnum);
   if (!read_exactly(fd, parts.data(), parts.size() * sizeof(Elf64_Phdr), header.e_phoff))

@@ -10,7 +10,7 @@ namespace preforkd {
 inline constexpr char kCutShort[] = "cut short";
 
 // The end of the last part of an ELF file of this machine that is mapped; what follows is for debuggers. Nothing: it is
-// none, or not even that can be read of it.
+// none, or cut short before that (errno 0), or cannot be read (errno).
 std::optional<uint64_t> mapped_part(int fd);
 
 }  // namespace preforkd

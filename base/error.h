@@ -4,6 +4,7 @@
 // in a worker's main, and nowhere else.
 #pragma once
 
+#include <cerrno>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -25,6 +26,11 @@ class SysError : public std::runtime_error {
  private:
   int error_;
 };
+
+// What keeps from doing it just now, and may pass: no descriptor, or no memory, to be had.
+inline bool lacks_room(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
+}
 
 // A configuration that cannot be used: one complete message a line.
 class ConfigError : public std::runtime_error {

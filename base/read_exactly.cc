@@ -11,6 +11,7 @@ bool read_exactly(int fd, void* into, uint64_t size, uint64_t offset) {
   while (size > 0) {
     const ssize_t n = pread(fd, at, size, static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
+    if (n == 0) errno = 0;
     if (n <= 0) return false;
     at += n;
     offset += static_cast<uint64_t>(n);

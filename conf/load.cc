@@ -378,7 +378,7 @@ bool parse(const std::string& text, LoadedSettings& loaded, Problems& problems) 
 // The whole file, or nothing and why. Anything that can be read will do, a pipe too.
 std::optional<std::string> read_whole(const std::string& path, std::string& error) {
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
-  if (!fd.is_open() && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
+  if (!fd.is_open() && lacks_room(errno))
     throw SysError("open " + path, errno);  // which says nothing about the file
   if (!fd.is_open()) return error = "open " + path + ": " + std::strerror(errno), std::nullopt;
   std::string text;

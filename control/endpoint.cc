@@ -188,6 +188,7 @@ struct Endpoint::Callbacks {
 Endpoint::Endpoint(EventLoop& loop, UniqueFd listener, Calls calls, Nanoseconds step)
     : loop_(loop), listener_(std::move(listener)), calls_(std::move(calls)), step_(step) {
   refuse_rights(listener_.get());
+  errno = 0;
   daemon_ = MHD_start_daemon(
       MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0,
       nullptr, nullptr, Callbacks::on_request, this,  //
@@ -196,6 +197,7 @@ Endpoint::Endpoint(EventLoop& loop, UniqueFd listener, Calls calls, Nanoseconds 
       static_cast<unsigned>(Places::kEntitled + Places::kOthers + kLeaving),
       MHD_OPTION_NOTIFY_CONNECTION, Callbacks::on_connection, this, MHD_OPTION_NOTIFY_COMPLETED,
       Callbacks::on_completed, this, MHD_OPTION_END);
+  if (!daemon_ && errno) throw SysError("start the HTTP endpoint", errno);
   if (!daemon_) throw std::runtime_error("start the HTTP endpoint: libmicrohttpd refused");
   epoll_ = MHD_get_daemon_info(daemon_, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
   loop_.watch(epoll_, EPOLLIN, [this](uint32_t) { run(); });
@@ -237,7 +239,7 @@ void Endpoint::accept_some() {
       continue;
     }
     if (errno == EAGAIN) break;
-    if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM) continue;
+    if (!lacks_room(errno)) continue;
     loop_.change(listener_.get(), 0);
     accept_timer_ = loop_.after(kPause, [this] { loop_.change(listener_.get(), EPOLLIN); });
     break;

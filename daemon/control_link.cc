@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "base/protocol.h"
 #include "base/refuse_rights.h"
@@ -330,10 +331,12 @@ void ControlLink::flush() {
   }
   if (!news_.is_open() || is_full == waits_for_room_) return;
   waits_for_room_ = is_full;
-  if (is_full)
+  if (!is_full) return loop_.forget(news_.fd());
+  try {
     loop_.watch(news_.fd(), EPOLLOUT, [this](uint32_t) { flush(); });
-  else
-    loop_.forget(news_.fd());
+  } catch (const SysError& e) {  // nobody would ever tell of room
+    kill(std::string("cannot be waited for: ") + e.what());
+  }
 }
 
 void ControlLink::tell_daemon(const std::string& json) {

@@ -63,7 +63,8 @@ Outcome outcome_of(const std::function<FileId()>& step) {
   if (getppid() != daemon) _exit(1);
   close_all_but(0, {keeps, report});
   const Outcome outcome = outcome_of(step);
-  [[maybe_unused]] ssize_t ignored = write(report, &outcome, sizeof outcome);
+  while (write(report, &outcome, sizeof outcome) < 0 && errno == EINTR) {
+  }
   _exit(0);
 }
 
@@ -75,7 +76,7 @@ bool comes(int fd, Nanoseconds deadline) {
     pollfd p{fd, POLLIN, 0};
     const int n = poll(&p, 1, static_cast<int>((left + kMillisecond - 1) / kMillisecond));
     if (n > 0) return true;
-    if (n == 0 || errno != EINTR) return false;
+    if (n == 0 || left == 0) return false;  // (what keeps poll from waiting is waited for)
   }
 }
 

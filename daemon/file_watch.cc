@@ -6,10 +6,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <set>
 #include <utility>
 
+#include "base/error.h"
 #include "base/log.h"
 
 namespace preforkd {
@@ -29,14 +29,16 @@ FileWatch::~FileWatch() {
 }
 
 void FileWatch::begin() {
-  inotify_.reset(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-  if (!inotify_.is_open()) {
+  try {
+    inotify_.reset(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+    if (!inotify_.is_open()) throw SysError("inotify_init1", errno);
+    loop_.watch(inotify_.get(), EPOLLIN, [this](uint32_t) { read_events(); });
+  } catch (const SysError& e) {
+    inotify_.reset();
     if (!std::exchange(said_, true))
-      log_warning(std::string("watch the files of sockets: ") + std::strerror(errno) +
+      log_warning(std::string("watch the files of sockets: ") + e.what() +
                   ": that one is removed, only a reload will see");
-    return;
   }
-  loop_.watch(inotify_.get(), EPOLLIN, [this](uint32_t) { read_events(); });
 }
 
 bool FileWatch::was_tried(const std::shared_ptr<Listener>& listener) const {

@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <stdexcept>
 #include <vector>
 
 #include "base/elf_file.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/memory_file.h"
 #include "base/read_exactly.h"
 
@@ -24,7 +26,10 @@ void copy_part(int from, int to, uint64_t size) {
   std::vector<char> piece(kPiece);
   for (uint64_t at = 0; at < size;) {
     const uint64_t length = std::min(kPiece, size - at);
-    if (!read_exactly(from, piece.data(), length, at)) throw std::runtime_error(kCutShort);
+    if (!read_exactly(from, piece.data(), length, at)) {
+      if (errno) throw SysError("read", errno);
+      throw std::runtime_error(kCutShort);
+    }
     errno = ENOMEM;  // of a part of it there is no other reason
     if (write(to, piece.data(), length) != static_cast<ssize_t>(length))
       throw SysError("copy into memory", errno);
@@ -71,20 +76,26 @@ bool HeldFile::is_untouched() const {
 }
 
 void HeldFile::make_copy() {
-  if (!file_.is_open()) return;
+  auto without = [this](int error) {
+    log_warning("hold a copy of " + path_ + ": " + std::strerror(error) +
+                ": should it be written over, the next start of it is refused");
+  };
+  if (!file_.is_open()) return open_error_ == ENOENT ? void() : without(open_error_);
   // That very file, whatever has its path by now.
   const std::string opened = "/proc/self/fd/" + std::to_string(file_.get());
   const UniqueFd source(open(opened.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat s {};
-  if (!source.is_open() || fstat(source.get(), &s) < 0) return;
+  if (!source.is_open() && errno == EACCES) return;
+  if (!source.is_open() || fstat(source.get(), &s) < 0) return without(errno);
   UniqueFd copy;
   try {
     copy = make_executable_memory_file(path_.substr(path_.rfind('/') + 1));
-  } catch (const SysError&) {
-    return;  // this kernel lets nobody execute memory, or has none: the file, then
+  } catch (const SysError& e) {
+    return without(e.error());  // this kernel lets nobody execute memory, say: the file, then
   }
   try {
     const auto size = mapped_part(source.get());
+    if (!size && errno) throw SysError("read", errno);
     if (!size) throw std::runtime_error("not an executable, or cut short");
     copy_part(source.get(), copy.get(), *size);
   } catch (const std::exception& e) {

@@ -39,7 +39,7 @@ class HeldFile {
   HeldFile(std::string path, UniqueFd file);
   explicit HeldFile(const HeldFileRecord& record);
 
-  // Once. Throws std::runtime_error for a file that is cut short; one that may not be read is left as it is.
+  // Once. Throws std::runtime_error for a file that is cut short, or cannot be read. Where there can be no copy, why is logged.
   void make_copy();
 
   const std::string& path() const { return path_; }

@@ -148,7 +148,9 @@ Trouble become(const Launch& what, pid_t parent, int executable, int& report, ch
 std::string LaunchFailure::text() const { return step + ": " + std::strerror(error); }
 
 void Child::signal(int number) const {
-  if (pidfd.is_open()) syscall(SYS_pidfd_send_signal, pidfd.get(), number, nullptr, 0);
+  if (pidfd.is_open() && syscall(SYS_pidfd_send_signal, pidfd.get(), number, nullptr, 0) < 0 &&
+      errno != ESRCH)
+    log_warning("signal process " + std::to_string(pid) + ": " + std::strerror(errno));
 }
 
 bool Child::has_executed() const {

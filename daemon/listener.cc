@@ -10,10 +10,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <iterator>
 #include <stdexcept>
+#include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/resolve.h"
 #include "daemon/close_apart.h"
 
@@ -61,6 +64,18 @@ bool bind_again(int fd, const SocketAddress& address) {
   return bind(fd, address.get(), address.length) == 0 || errno == EINVAL;
 }
 
+UniqueFd open_socket(int family, const std::string& address) {
+  UniqueFd fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.is_open()) throw SysError("socket for " + address, errno);
+  return fd;
+}
+
+ino_t inode_of(int socket) {
+  struct stat s {};
+  if (fstat(socket, &s) < 0) throw SysError("fstat listen socket", errno);
+  return s.st_ino;
+}
+
 bool can_listen_again(int fd) {
   const SocketAddress address = bound_address(fd);
   if (address.storage.ss_family == AF_UNIX) return false;
@@ -84,10 +99,8 @@ bool takes_clients(int socket) {
          poll(&shut, 1, 0) != 1;  // (without memory to ask, it is as it was)
 }
 
-Listener::Listener(UniqueFd fd, bool inherited) : fd_(std::move(fd)), inherited_(inherited) {
-  struct stat s {};
-  if (fstat(fd_.get(), &s) < 0) throw SysError("fstat listen socket", errno);
-  inode_ = s.st_ino;
+Listener::Listener(UniqueFd fd, bool inherited)
+    : fd_(std::move(fd)), inherited_(inherited), inode_(inode_of(fd_.get())) {
   note_address();
 }
 
@@ -110,8 +123,7 @@ Listener Listener::prepare(const ListenAddress& wanted, const EffectiveUser& use
   SocketAddress address = resolve(wanted);
   const std::string text = to_string(address);
   const int family = address.storage.ss_family;
-  UniqueFd fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd.is_open()) throw SysError("socket for " + text, errno);
+  UniqueFd fd = open_socket(family, text);
   int on = 1;
   // So that a restart need not wait for the connections of before in TIME_WAIT.
   if (family != AF_UNIX) setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -204,14 +216,24 @@ void Listener::share_port(bool on) const {
 // 0 or an errno.
 int Listener::bind_socket() {
   int error = 0;
-  if (!is_bound_ && has_path())
+  if (!is_bound_ && has_path()) {
+    const bool was_bound = to_string(local_address(fd())) == to_string(to_bind_);
+    if (was_bound && !path_.recognise(fd())) take_another_socket();
     path_.bind(fd(), to_bind_);
-  else if (!is_bound_ && bind(fd(), to_bind_.get(), to_bind_.length) < 0)
+  } else if (!is_bound_ && bind(fd(), to_bind_.get(), to_bind_.length) < 0) {
     error = errno;
-  else if (is_bound_ && is_tcp() && !bind_again(fd(), to_bind_))
+  } else if (is_bound_ && is_tcp() && !bind_again(fd(), to_bind_)) {
     error = errno;
+  }
   is_bound_ = error == 0;
   return error;
+}
+
+// One that was bound by a step that could not say so, and whose file is gone since, can be bound to nothing any more.
+void Listener::take_another_socket() {
+  UniqueFd another = open_socket(AF_UNIX, address_);
+  inode_ = inode_of(another.get());
+  close_apart(std::exchange(fd_, std::move(another)));
 }
 
 void Listener::start_listening(int backlog) {
@@ -324,7 +346,9 @@ void Listener::close_the_door() {
       BPF_STMT(BPF_RET | BPF_K, ~0u),
   };
   sock_fprog program{std::size(drop_syn), drop_syn};
-  setsockopt(fd_.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+  if (setsockopt(fd_.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0)
+    log_warning("close the door of " + address_ + ": " + std::strerror(errno) +
+                ": who connects from now on may not be served");
 }
 
 void Listener::give_up() {

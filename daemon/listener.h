@@ -133,6 +133,7 @@ class Listener {
   bool coexists_with(const Listener& before) const;
   void share_port(bool on) const;
   int bind_socket();
+  void take_another_socket();
 
   UniqueFd fd_;
   bool inherited_ = false;

@@ -112,7 +112,8 @@ std::vector<std::string> look_up_soon(const std::string& host) {
   for (ssize_t n = 1; n > 0;) {
     const Nanoseconds now = monotonic_now();
     pollfd p{from.get(), POLLIN, 0};
-    if (now >= until || poll(&p, 1, static_cast<int>((until - now) / kMillisecond) + 1) <= 0) break;
+    if (now >= until) break;
+    if (poll(&p, 1, static_cast<int>((until - now) / kMillisecond) + 1) <= 0) continue;
     n = read(from.get(), part, sizeof part);
     if (n > 0) line.append(part, static_cast<size_t>(n));
     if (n == 0) line += ' ';  // it is whole

@@ -132,10 +132,12 @@ void LogLink::flush() {
   if (waiting_.empty() && closing_) return close_ends();
   if (is_full == waits_for_room_) return;
   waits_for_room_ = is_full;
-  if (is_full)
+  if (!is_full) return loop_.forget(news_.fd());
+  try {
     loop_.watch(news_.fd(), EPOLLOUT, [this](uint32_t) { flush(); });
-  else
-    loop_.forget(news_.fd());
+  } catch (const SysError& e) {  // nobody would ever tell of room
+    kill(std::string("cannot be waited for: ") + e.what());
+  }
 }
 
 void LogLink::close_ends() {

@@ -13,6 +13,7 @@
 #include <memory>
 #include <sstream>
 
+#include "base/error.h"
 #include "base/fd.h"
 
 namespace preforkd {
@@ -120,7 +121,7 @@ void signal_trees(const std::vector<pid_t>& roots, int number, Nanoseconds until
 std::optional<bool> is_of_user(pid_t child, uid_t uid) {
   if (const auto status = status_of(child))
     return std::count(status->uids.begin(), status->uids.end(), uid) > 0;
-  if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) return std::nullopt;
+  if (lacks_room(errno)) return std::nullopt;
   return true;
 }
 

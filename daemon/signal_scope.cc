@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <iterator>
 
+#include "base/error.h"
 #include "base/fd.h"
 
 namespace preforkd {
@@ -67,16 +68,15 @@ int keep_limits_within() {
 
 int keep_signals_within() {
   // What the kernel does not have, or does not grant, is said at the start; for want of room nobody goes without.
-  auto wants_room = [] { return errno == EMFILE || errno == ENFILE || errno == ENOMEM; };
   const RulesetAttributes attributes{.scoped = kScopeSignal};
   UniqueFd ruleset(
       static_cast<int>(syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, 0)));
-  if (!ruleset.is_open() && wants_room()) return errno;
+  if (!ruleset.is_open() && lacks_room(errno)) return errno;
   if (ruleset.is_open() && syscall(SYS_landlock_restrict_self, ruleset.get(), 0) < 0 &&
-      wants_room())
+      lacks_room(errno))
     return errno;
   // Root's pools have users of their own, whose limits are their own.
-  if (geteuid() != 0 && keep_limits_within() < 0 && wants_room()) return errno;
+  if (geteuid() != 0 && keep_limits_within() < 0 && lacks_room(errno)) return errno;
   return 0;
 }
 

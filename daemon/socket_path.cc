@@ -107,10 +107,12 @@ bool is_bound_to(int socket, const SocketAddress& address) {
   return to_string(local_address(socket)) == to_string(address);
 }
 
-// By a step that was late.
-FileId made_before(const std::string& verb, const Reached& at) {
+// By a step that could not say so. (inode_of_file: nothing where the kernel does not tell.)
+FileId made_before(const std::string& verb, const Reached& at, int socket) {
   const FileId found = socket_in(at);
-  if (!found.inode) throw std::runtime_error(verb + ": it was bound, and its file is gone");
+  const auto ours = inode_of_file(socket);
+  if (!found.inode || (ours && *ours != static_cast<uint32_t>(found.inode)))
+    throw std::runtime_error(verb + ": it was bound, and its file is gone");
   return found;
 }
 
@@ -119,7 +121,7 @@ FileId bind_at(const std::string& path, const EffectiveUser& user, int socket,
   const std::string verb = "bind " + to_string(address);
   if (fchmod(socket, 0666) < 0) throw SysError("fchmod socket for " + to_string(address), errno);
   Reached at = reach(verb, path, user);
-  if (is_bound_to(socket, address)) return made_before(verb, at);
+  if (is_bound_to(socket, address)) return made_before(verb, at, socket);
   int error = bind_for_all(socket, address);
   std::string whose;
   if (error == EADDRINUSE) {
@@ -214,8 +216,18 @@ FileId SocketPath::find() const {
 }
 
 void SocketPath::bind(int socket, const SocketAddress& address) {
-  file_ = in_file_system("bind " + to_string(address), folder_of(path_), socket,
-                         [&] { return bind_at(path_, user_, socket, address); });
+  auto try_it = [&] {
+    file_ = in_file_system("bind " + to_string(address), folder_of(path_), socket,
+                           [&] { return bind_at(path_, user_, socket, address); });
+  };
+  try {
+    try_it();
+  } catch (const NoAnswer&) {
+    throw;
+  } catch (const std::exception&) {
+    if (!is_bound_to(socket, address)) throw;
+    try_it();  // it was done, and could not be said: whose file it is has to be known
+  }
 }
 
 bool SocketPath::recognise(int socket) {

@@ -13,10 +13,6 @@
 namespace preforkd {
 namespace {
 
-bool is_shortage(int error) {
-  return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
-}
-
 // accept(2): errors that were pending on the new connection; they say nothing of the listen socket.
 bool is_of_the_network(int error) {
   constexpr int kPassing[] = {ENETDOWN,     ENOPROTOOPT, EHOSTDOWN,   ENONET,
@@ -73,7 +69,7 @@ std::optional<Accepted> Acceptor::try_accept(uint64_t which) {
       // The client gave up while it waited, or a pending network error (accept(2)): try the next one.
       const int error = -got;
       if (error == EINTR || error == ECONNABORTED || error == EPROTO) continue;
-      if (is_shortage(error))
+      if (lacks_room(error))
         short_of_ = error;
       else if (error != EAGAIN && !is_of_the_network(error))
         broken_ = error;

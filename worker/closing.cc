@@ -4,8 +4,10 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <cstring>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/system_call.h"
 
 namespace preforkd {
@@ -59,7 +61,11 @@ ClosingPairs::Pair ClosingPairs::Pair::make() {
   Pair pair;
   int ends[2];
   // Of messages, so that a descriptor cannot be parted from what is said of it; and connected, so that it has an end.
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) return pair;
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
+    log_warning(std::string("socket pair for who closes connections: ") + std::strerror(errno) +
+                ": what a client goes on sending can cost it the end of its answer");
+    return pair;
+  }
   setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &kRoom, sizeof kRoom);
   pair.workers.reset(ends[0]);
   pair.closers.reset(ends[1]);

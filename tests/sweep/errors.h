@@ -243,6 +243,8 @@ inline constexpr NotInjected kNotInjected[] = {
     {SYS_getgroups, kCannotFail},
     {SYS_umask, kCannotFail},
     {SYS_alarm, kCannotFail},
+    {SYS_setitimer, kCannotFail},
+    {SYS_rt_sigpending, kCannotFail},
     {SYS_sched_yield, kCannotFail},
     {SYS_clock_gettime, kCannotFail},
     {SYS_futex, kCannotFail},  // what is not a wait
@@ -315,8 +317,6 @@ inline constexpr Quiet kQuiet[] = {
     {"setsockopt", 0, "Listener::refuse", "it has SO_REUSEADDR already, or the next bind says so"},
     {"", 0, "close_apart", "it is closed by the daemon itself"},
     {"", 0, "no_file", "what cannot be looked at is read, and that says why"},
-    {"kill", EPERM, "Workforce::send",
-     "a worker that has another user: its end is seen all the same"},
     {"accept4", 0, "Endpoint::accept_some", "tried again: at once, or after a moment"},
     {"fcntl(F_DUPFD)", 0, "ControlLink::tell_segment", "tried again with the next news"},
     {"getsockopt", 0, "Listener::has_reuse_port", "as a socket that has it not"},
@@ -333,6 +333,54 @@ inline constexpr Quiet kQuiet[] = {
     {"", 0, "SocketPath::remove", "tried once more"},
     {"newfstatat", 0, "socket_in < bind_at", "looked for once more"},
     {"openat", 0, "Endpoint::run", "libmicrohttpd's and libc's own: the time zone"},
+    {"newfstatat(AT_EMPTY_PATH)", 0, "Endpoint::run",
+     "libmicrohttpd's and libc's own: the time zone"},
+    {"setsockopt", 0, "Endpoint::run", "libmicrohttpd's: TCP_NODELAY and the like"},
+    {"sendmsg", ETOOMANYREFS, "Endpoint::run",
+     "libmicrohttpd's: the client hears of it, and asks again"},
+    {"epoll_ctl(EPOLL_CTL_ADD)", 0, "Endpoint::accept_some",
+     "libmicrohttpd's: the client hears of it, and asks again"},
+    {"", 0, ".so.", "a library's own, before main"},  // (no frame of ours is above it)
+    {"", 0, "__libc_init_first", "libc's own, before main"},
+    {"", 0, "execution_trouble", "what cannot be looked at is executed, and that says why"},
+    {"newfstatat(AT_EMPTY_PATH)", 0, "HeldFile::", "its copy is executed"},
+    {"openat", ENOENT, "HeldFile::", "what is not there is missed when it is needed"},
+    {"openat", EACCES, "HeldFile::make_copy", "one that may not be read has no copy"},
+    {"", 0, "Paths::keep_copies < rehearse", "whoever takes over makes copies of his own"},
+    {"access", 0, "Paths::find", "what is not beside is taken from where it is installed"},
+    {"", 0, "mapped_part < HandlerLibrary", "the loader says it in words of its own"},
+    {"", 0, "expect_whole < HandlerLibrary", "the loader says it in words of its own"},
+    {"openat", 0, "HandlerLibrary::preload", "what `preload` has left is not looked for"},
+    {"", 0, "expect_protocol", "it is taken to be whole"},
+    {"prctl", 0, "become", "the end of the one who waits for it would not end it at once"},
+    {"prctl", 0, "in_file_system",
+     "its parent's death, which it looks for once more, would not end it"},
+    {"prctl", 0, "main < main", "as with a kernel that does not let it"},
+    {"prlimit64", 0, "inherited_nofile", "the limits stay as they are"},
+    {"prlimit64", 0, "hand_on_surroundings", "the limits stay as they are"},
+    {"poll", ENOMEM, "launch_and_wait", "waits again, until its deadline"},
+    {"poll", ENOMEM, "in_file_system", "waits again, until its deadline"},
+    {"poll", ENOMEM, "Closer::", "looked at again at the next turn"},
+    {"listen", 0, "Pool::set_socket_options", "it listens, as long a queue as before"},
+    {"setsockopt", 0, "ControlLink::start",
+     "a buffer has the size that it has: fewer messages fit"},
+    {"waitid", ECHILD, "Daemon::reap", "nobody is left to reap, at this turn"},
+    {"wait4", ECHILD, "Generation::left_behind", "it has been reaped"},
+    {"", ENOENT, "SocketPath::watch", "what is gone is bound again"},
+    {"getsockname", 0, "bind_at", "it is bound, or bind says that it was"},
+    {"kill", EPERM, "Workforce::", "a worker that has another user: its end is seen all the same"},
+    {"pread64", 0, "SegmentReader::decisions", "of memory: this answer has no decisions"},
+    {"pread64", 0, "Sampler::look", "the figures are those of the last look"},
+    {"newfstatat", 0, "load_for_daemon", "what cannot be looked at is read, and that says why"},
+    {"prlimit64", 0, "put_surroundings_right", "the limits stay as they are"},
+    {"", 0, "trouble_with_own_file", "it is taken to be whole"},
+    {"", 0, "own_name", "it is found by the path that it was called with"},
+    {"", 0, "left_by_predecessor", "looked at again"},
+    {"", 0, "children_of_ours", "looked at again"},
+    {"getrandom", 0, "", "a library's own, before main: it takes something else"},
+    {"", 0, "socket_in < watch_at", "looked for once more"},
+    {"", 0, "effective_user",
+     "libc's reading of what says who there is: what counts is its verdict"},
     {"", 0, "shakes_hands", "taken for somebody who does, until the time for it is over"},
     {"mmap(file)", 0, "HandlerLibrary", "the loader says it in words of its own"},
     {"setsockopt", 0, "Listener::prepare",
@@ -355,12 +403,24 @@ inline constexpr Quiet kQuiet[] = {
      "it listens already: that makes good what the control before may have done"},
 };
 
-inline const Quiet* quiet(std::string_view call, int error, const std::string& stack) {
-  for (const Quiet& row : kQuiet)
+// Failures that would last, so that one alone is none of this world.
+inline constexpr Quiet kNotDone[] = {
+    {"kill", EPERM, "Workforce::nudge",
+     "a worker that took another user is waited for, as long as timeouts.drain says"},
+};
+
+template <size_t kRows>
+const Quiet* find_row(const Quiet (&rows)[kRows], std::string_view call, int error,
+                      const std::string& stack) {
+  for (const Quiet& row : rows)
     if ((!*row.call || call == row.call) && (row.error == 0 || row.error == error) &&
         stack.find(row.function) != stack.npos)
       return &row;
   return nullptr;
+}
+
+inline const Quiet* quiet(std::string_view call, int error, const std::string& stack) {
+  return find_row(kQuiet, call, error, stack);
 }
 
 }  // namespace preforkd::sweep

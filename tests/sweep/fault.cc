@@ -51,7 +51,9 @@ std::vector<Fault> faults_of(const Site& site) {
   std::vector<Fault> faults;
   const Call* call = find_call(site.call);
   if (!call) throw std::runtime_error("errors.h has no " + site.call);
-  for (int error : call->errors) faults.push_back({site.id, What::kError, error});
+  for (int error : call->errors)
+    if (!find_row(kNotDone, site.call, error, site.stack))
+      faults.push_back({site.id, What::kError, error});
   for (const auto& row : kNames) faults.push_back({site.id, row.what, 0});
   return faults;
 }
@@ -63,8 +65,8 @@ std::vector<Site> read_sites(const std::string& path) {
   for (std::string line; std::getline(file, line);) {
     std::istringstream fields(line);
     Site site;
-    fields >> std::hex >> site.id >> std::dec >> site.program >> site.call >> site.is_early >>
-        site.count >> std::ws;
+    fields >> std::hex >> site.id >> std::dec >> site.program >> site.call >> site.is_daemon >>
+        site.is_early >> site.count >> std::ws;
     std::getline(fields, site.stack);
     sites.push_back(site);
   }
@@ -76,8 +78,8 @@ void write_sites(const std::string& path, const std::vector<Site>& sites) {
   for (const Site& site : sites) {
     char id[32];
     std::snprintf(id, sizeof id, "%016" PRIx64, site.id);
-    file << id << ' ' << site.program << ' ' << site.call << ' ' << site.is_early << ' '
-         << site.count << ' ' << site.stack << '\n';
+    file << id << ' ' << site.program << ' ' << site.call << ' ' << site.is_daemon << ' '
+         << site.is_early << ' ' << site.count << ' ' << site.stack << '\n';
   }
   if (!file.flush()) throw std::runtime_error("write " + path);
 }

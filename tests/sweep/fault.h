@@ -19,11 +19,12 @@ using SiteId = uint64_t;
 
 struct Site {
   SiteId id = 0;
-  std::string program;    // whose file is executed: "preforkd", "preforkd-control", ...
-  std::string call;       // a name of errors.h
-  bool is_early = false;  // it is reached before preforkd is ready, maybe never after
-  uint64_t count = 0;     // how often it was called
-  std::string stack;      // functions, innermost first, with " < " between
+  std::string program;     // whose file is executed: "preforkd", "preforkd-control", ...
+  std::string call;        // a name of errors.h
+  bool is_daemon = false;  // the daemon itself comes to it, and not only a child before its exec
+  bool is_early = false;   // it is reached before preforkd is ready, maybe never after
+  uint64_t count = 0;      // how often it was called
+  std::string stack;       // functions, innermost first, with " < " between
 };
 
 enum class What : int { kError, kDelay, kKillBefore, kKillAfter };

@@ -45,7 +45,7 @@ class Batches {
   void add(const Fault& fault) {
     const Site& site = sites_.at(fault.site);
     // A daemon that is killed comes to no other site.
-    if (fault.kills() && site.program == "preforkd") {
+    if (fault.kills() && site.is_daemon) {
       all_.push_back({fault});
       return;
     }

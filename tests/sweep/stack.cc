@@ -180,24 +180,30 @@ void Symbols::add(const std::string& path, const std::vector<Frame>& frames) {
 
 void Symbols::resolve() {
   for (const auto& [module, path] : paths_) {
-    std::string command = "addr2line -Cf -e '" + path + "'";
-    std::vector<std::string*> names;
+    std::string command = "addr2line -aCfi -e '" + path + "'";
+    std::map<uint64_t, std::string*> names;
     for (auto& [frame, name] : names_) {
       if (frame.module != module) continue;
       char address[32];
       std::snprintf(address, sizeof address, " %#lx", frame.offset - 1);
       command += address;
-      names.push_back(&name);
+      names[frame.offset - 1] = &name;
     }
     if (names.empty()) continue;
     FILE* said = popen((command + " 2>/dev/null").c_str(), "r");
     if (!said) throw SysError("run addr2line", errno);
+    // An address, then each function that is there, innermost first: all but the last one are inlined.
     char line[8192];
-    for (std::string* name : names) {
-      if (!std::fgets(line, sizeof line, said)) break;
+    std::string* name = nullptr;
+    while (std::fgets(line, sizeof line, said)) {
       line[std::strcspn(line, "\n")] = '\0';
-      *name = short_name(line);
-      if (!std::fgets(line, sizeof line, said)) break;
+      if (std::strncmp(line, "0x", 2) == 0) {
+        name = names.at(std::stoull(line, nullptr, 16));
+        continue;
+      }
+      if (const std::string function = short_name(line); name && function != "??")
+        *name += (name->empty() ? "" : " < ") + function;
+      if (!std::fgets(line, sizeof line, said)) break;  // where it is
     }
     pclose(said);
   }
@@ -208,7 +214,7 @@ std::string Symbols::text(const std::vector<Frame>& frames) const {
   for (const Frame& frame : frames) {
     auto found = names_.find(frame);
     std::string name = found == names_.end() ? "" : found->second;
-    if (name.empty() || name == "??") {
+    if (name.empty()) {
       char offset[32];
       std::snprintf(offset, sizeof offset, "+%#lx", frame.offset);
       name = frame.module + offset;

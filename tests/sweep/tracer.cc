@@ -77,6 +77,7 @@ class Tracing {
   }
 
   void attach(pid_t pid) {
+    daemon_ = pid;
     if (ptrace(PTRACE_SEIZE, pid, nullptr, kFollow) < 0) throw SysError("PTRACE_SEIZE", errno);
     if (ptrace(PTRACE_INTERRUPT, pid, nullptr, nullptr) < 0)
       throw SysError("PTRACE_INTERRUPT", errno);
@@ -202,6 +203,7 @@ class Tracing {
     const std::vector<Frame> frames = traced.image->frames(tid);
     if (frames.empty()) return;
     Seen& seen = seen_[hash_of(call->name, frames)];
+    seen.site.is_daemon |= traced.process == daemon_;
     if (seen.site.count++ > 0) return;
     seen.site.id = hash_of(call->name, frames);
     seen.site.program = traced.image->program();
@@ -276,6 +278,7 @@ class Tracing {
   Done& done_;
   const bool records_;
   size_t left_ = 0;
+  pid_t daemon_ = 0;
   std::set<long> wanted_;
   std::map<pid_t, Traced> traced_;
   std::map<pid_t, Nanoseconds> delayed_;

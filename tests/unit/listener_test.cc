@@ -113,6 +113,28 @@ void a_stale_one_is_replaced() {
   CU_ASSERT_EQUAL(connect_error("unix:" + path), 0);
 }
 
+// As by a step that took too long to be waited for: daemon/file_step.h.
+void one_that_is_bound_already() {
+  unit::Folder folder;
+  const std::string path = folder / "sock";
+  const SocketAddress address = resolve(parsed("unix:" + path));
+  for (const char* what_then : {"is there", "is gone", "is another's"}) {
+    Listener listener = Listener::prepare(parsed("unix:" + path), {}, {});
+    CU_ASSERT_EQUAL_FATAL(bind(listener.fd(), address.get(), address.length), 0);
+    UniqueFd another;
+    if (std::strcmp(what_then, "is there") != 0) CU_ASSERT_EQUAL(unlink(path.c_str()), 0);
+    if (std::strcmp(what_then, "is another's") == 0) another = bound_but_not_listening(path);
+    another.reset();
+    listener.start_listening(16);
+    CU_ASSERT(unit::same_text(listener.address(), "unix:" + path));
+    CU_ASSERT_EQUAL(connect_error("unix:" + path), 0);
+    struct stat s {};
+    CU_ASSERT(fstat(listener.fd(), &s) == 0 && s.st_ino == listener.inode());
+    listener.close_the_door();
+    CU_ASSERT_FALSE(exists(path));
+  }
+}
+
 void a_live_one_is_not() {
   unit::Folder folder;
   const std::string path = folder / "sock",
@@ -441,6 +463,7 @@ void add_listener_tests() {
       {"says why it cannot be opened", says_why},
       {"a Unix socket, gone at the end", a_unix_socket},
       {"a stale Unix socket is replaced", a_stale_one_is_replaced},
+      {"a Unix socket that is bound already", one_that_is_bound_already},
       {"a live Unix socket is not", a_live_one_is_not},
       {"other files are left alone", other_files_are_left_alone},
       {"removes only its own path", removes_only_its_own_path},

@@ -57,7 +57,8 @@ extern "C" {
 int preforkd_accept(struct preforkd_connection* connection);
 
 /* The connection in hand is over; `served`: 0 counts it as failed, or as aborted if the client had ended it (see `serve` in
- * preforkd/handler.h); anything else as served. Call it before the descriptor is closed: then a client that has seen the
+ * preforkd/handler.h); anything else as served. Nothing can be written to it from then on: the client is told of the end,
+ * whoever else has a copy of the descriptor. Call it before the descriptor is closed: then a client that has seen the
  * end of its connection finds it counted, and that the client had ended it can be known. */
 void preforkd_done(int served);
 
