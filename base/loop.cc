@@ -5,30 +5,67 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <cstring>
+#include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace preforkd {
+namespace {
+
+constexpr Nanoseconds kRoomAgain = 100 * kMillisecond;
+
+}  // namespace
 
 EventLoop::EventLoop() : epoll_(epoll_create1(EPOLL_CLOEXEC)) {
   if (!epoll_.is_open()) throw SysError("epoll_create1", errno);
 }
 
-void EventLoop::control(int operation, int fd, uint32_t epoll_events, uint32_t serial) {
+// False: there is no room for it.
+bool EventLoop::control(int operation, int fd, const Watched& watched) {
   epoll_event event{};
-  event.events = epoll_events;
-  event.data.u64 = uint64_t{serial} << 32 | static_cast<uint32_t>(fd);
-  if (epoll_ctl(epoll_.get(), operation, fd, &event) < 0) throw SysError("epoll_ctl", errno);
+  event.events = watched.epoll_events;
+  event.data.u64 = uint64_t{watched.serial} << 32 | static_cast<uint32_t>(fd);
+  if (epoll_ctl(epoll_.get(), operation, fd, &event) == 0) return true;
+  if (errno != ENOMEM && errno != ENOSPC) throw SysError("epoll_ctl", errno);
+  return false;
 }
 
 void EventLoop::watch(int fd, uint32_t epoll_events, OnEvents on_events) {
-  control(EPOLL_CTL_ADD, fd, epoll_events, next_serial_);
-  watched_[fd] = {next_serial_++, std::make_shared<OnEvents>(std::move(on_events))};
+  Watched watched{next_serial_, epoll_events, std::make_shared<OnEvents>(std::move(on_events)),
+                  false};
+  if (!control(EPOLL_CTL_ADD, fd, watched)) {
+    watched.waits_for_room = true;
+    no_room_ = errno;
+    try_again_later();
+  }
+  ++next_serial_;
+  watched_[fd] = std::move(watched);
+}
+
+// Said now, and not by watch(), whose caller may be about to write the log.
+void EventLoop::try_again() {
+  room_timer_ = {};
+  if (const int error = std::exchange(no_room_, 0))
+    log_warning(std::string("epoll_ctl: ") + std::strerror(error) +
+                ": what is to be watched waits until there is room");
+  bool all = true;
+  for (auto& [fd, watched] : watched_)
+    if (watched.waits_for_room)
+      all &= !(watched.waits_for_room = !control(EPOLL_CTL_ADD, fd, watched));
+  if (!all) try_again_later();
+}
+
+void EventLoop::try_again_later() {
+  if (room_timer_.second == 0) room_timer_ = after(kRoomAgain, [this] { try_again(); });
 }
 
 void EventLoop::change(int fd, uint32_t epoll_events) {
   auto found = watched_.find(fd);
-  control(EPOLL_CTL_MOD, fd, epoll_events, found == watched_.end() ? 0 : found->second.serial);
+  if (found == watched_.end()) throw SysError("epoll_ctl", ENOENT);
+  found->second.epoll_events = epoll_events;
+  if (!found->second.waits_for_room) control(EPOLL_CTL_MOD, fd, found->second);
 }
 
 void EventLoop::forget(int fd) {

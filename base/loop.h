@@ -1,5 +1,8 @@
-// The event loop of the daemon and of control: level-triggered epoll, and one-shot timers. Single
+// The event loop of the daemon, of control and of the log process: level-triggered epoll, and one-shot timers. Single
 // threaded. With no timer set it sleeps without a timeout: an idle process is never woken.
+//
+// An exception that a callback lets through ends the process. So a kernel that has no room for one more watch (ENOMEM;
+// ENOSPC: fs.epoll.max_user_watches) is none: it is asked again ten times a second, and a warning says so.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +25,7 @@ class EventLoop {
   EventLoop();
 
   // The descriptor is borrowed: forget it before it is closed. A callback may watch, forget and
-  // set timers freely, itself included.
+  // set timers freely, itself included. Throws SysError for a descriptor that is not open, is watched, or cannot be.
   void watch(int fd, uint32_t epoll_events, OnEvents on_events);
   void change(int fd, uint32_t epoll_events);
   void forget(int fd);
@@ -43,15 +46,21 @@ class EventLoop {
   // earlier callback closed is not given to the next one of that number.
   struct Watched {
     uint32_t serial;
+    uint32_t epoll_events;
     std::shared_ptr<OnEvents> on_events;
+    bool waits_for_room;
   };
-  void control(int operation, int fd, uint32_t epoll_events, uint32_t serial);
+  bool control(int operation, int fd, const Watched& watched);
+  void try_again_later();
+  void try_again();
 
   UniqueFd epoll_;
   std::unordered_map<int, Watched> watched_;
   uint32_t next_serial_ = 1;
   std::map<TimerId, std::function<void()>> timers_;
   uint64_t next_timer_ = 1;
+  TimerId room_timer_{};
+  int no_room_ = 0;  // why, as long as it has not been said
   bool running_ = false;
 };
 

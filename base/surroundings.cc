@@ -17,10 +17,16 @@ namespace {
 constexpr mode_t kOwnUmask = 022;
 
 struct {
-  bool is_put_right = false, has_own_umask = false;
+  bool has_own_umask = false;
   mode_t umask = 0;
-  rlim_t soft_nofile = 0, raised_nofile = 0;
 } remembered;
+
+struct SoftLimit {
+  const decltype(RLIMIT_NOFILE) resource;
+  bool is_raised = false;
+  rlim_t soft = 0, raised = 0;
+};
+SoftLimit nofile{RLIMIT_NOFILE}, fsize{RLIMIT_FSIZE};
 
 // What opens a file gets the lowest number that is free: those below are open by then.
 void occupy_standard_descriptors() {
@@ -75,11 +81,23 @@ void reset_signals(std::initializer_list<int> kept) {
   system_call(SYS_rt_sigprocmask, SIG_SETMASK, &blocked, 0, kSetSize);
 }
 
-void set_soft_nofile(rlim_t soft) {
+// Unless somebody has set it to something else on purpose.
+void change(const SoftLimit& of, rlim_t from, rlim_t to) {
   rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || soft > limit.rlim_max) return;
-  limit.rlim_cur = soft;
-  setrlimit(RLIMIT_NOFILE, &limit);
+  if (!of.is_raised || getrlimit(of.resource, &limit) < 0 || limit.rlim_cur != from ||
+      to > limit.rlim_max)
+    return;
+  limit.rlim_cur = to;
+  setrlimit(of.resource, &limit);
+}
+
+void raise_to_hard(SoftLimit& one) {
+  rlimit limit{};
+  if (getrlimit(one.resource, &limit) < 0) return;
+  one.soft = limit.rlim_cur;
+  one.raised = limit.rlim_max;
+  one.is_raised = true;
+  change(one, one.soft, one.raised);
 }
 
 }  // namespace
@@ -90,34 +108,32 @@ void put_surroundings_right(std::initializer_list<int> kept) {
   for (const auto which : {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF})
     setitimer(which, &none, nullptr);
   reset_signals(kept);
-  rlimit limit{};
-  getrlimit(RLIMIT_NOFILE, &limit);
-  remembered.soft_nofile = limit.rlim_cur;
-  remembered.raised_nofile = limit.rlim_max;
-  remembered.is_put_right = true;
-  set_soft_nofile(remembered.raised_nofile);
+  raise_to_hard(nofile);
 }
 
-void have_own_umask() {
+// (Beyond the hard limit a write fails then, and can say so, where SIGXFSZ would end the process.)
+void have_own_files() {
   remembered.umask = umask(kOwnUmask);
   remembered.has_own_umask = true;
+  raise_to_hard(fsize);
+  signal(SIGXFSZ, SIG_IGN);
 }
 
 rlimit inherited_nofile() {
   rlimit limit{};
   getrlimit(RLIMIT_NOFILE, &limit);
-  if (remembered.is_put_right) limit.rlim_cur = remembered.soft_nofile;
+  if (nofile.is_raised) limit.rlim_cur = nofile.soft;
   return limit;
 }
 
 void hand_on_surroundings() {
   if (remembered.has_own_umask) umask(remembered.umask);
-  if (remembered.is_put_right) set_soft_nofile(remembered.soft_nofile);
+  for (const SoftLimit* one : {&nofile, &fsize}) change(*one, one->raised, one->soft);
 }
 
 void take_surroundings_back() {
   if (remembered.has_own_umask) umask(kOwnUmask);
-  if (remembered.is_put_right) set_soft_nofile(remembered.raised_nofile);
+  for (const SoftLimit* one : {&nofile, &fsize}) change(*one, one->soft, one->raised);
 }
 
 }  // namespace preforkd

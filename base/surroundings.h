@@ -1,10 +1,10 @@
 // What a process has from whoever started it though nobody meant it: closed standard descriptors, ignored and blocked
-// signals, an alarm, a file mode mask, a soft limit of descriptors. Set right as the first act of each program, before
+// signals, an alarm, a file mode mask, soft limits of descriptors and of the size of files. Set right as the first act of each program, before
 // anything is opened or forked: a log line must not go to the client whose socket was given descriptor 2, and who was
 // started with SIGCHLD ignored (trap '' CHLD) would never hear of a child's death.
 //
-// What programs of pools are to have as it was, is remembered, and put back right before each exec: the mask, which
-// whoever started preforkd may have chosen for their files, and the soft limit, which hurts who uses select(2) or closes
+// What programs of pools are to have as it was, is remembered, and put back right before each exec: the mask and the size,
+// which whoever started preforkd may have chosen for their files, and the soft limit of descriptors, which hurts who uses select(2) or closes
 // all descriptors when it is as high as preforkd wants it. So each image finds what the first one found, and remembers it
 // itself: nothing is handed over otherwise, to a supervisor or over an upgrade in place. (Signals are not handed on: what
 // is executed begins with none ignored or blocked.)
@@ -23,13 +23,14 @@ namespace preforkd {
 // pending if they are: the process takes them up when it is ready to. Without /dev/null it ends with 71.
 void put_surroundings_right(std::initializer_list<int> kept = {});
 
-// For who makes files of preforkd's own, which others must be able to reach: the mask becomes 022.
-void have_own_umask();
+// For who makes files of preforkd's own (the daemon): others must be able to reach them, so the mask becomes 022; and what
+// is shared in memory is a file to the kernel, so the soft limit of their size becomes the hard one.
+void have_own_files();
 
 // The soft limit of descriptors as this process was started with it, and the hard one.
 rlimit inherited_nofile();
 
-// Right before an exec: the mask and the soft limit are as they were at the start. Only what may be called in a signal
+// Right before an exec: the mask and the soft limits are as they were at the start. Only what may be called in a signal
 // handler. Does nothing in a process that has not put them right.
 void hand_on_surroundings();
 // The exec has failed.

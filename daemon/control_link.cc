@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "base/error.h"
 #include "base/log.h"
 #include "base/protocol.h"
 #include "base/refuse_rights.h"
@@ -21,8 +20,9 @@
 namespace preforkd {
 namespace {
 
+constexpr Nanoseconds kLookAgain = kSecond;
 constexpr Nanoseconds kFirstPause = 50 * kMillisecond;
-constexpr Nanoseconds kLongestPause = 10 * kSecond;
+constexpr Nanoseconds kLongestPause = 2 * kSecond;  // nobody reads figures meanwhile
 constexpr Nanoseconds kLongLife = 10 * kSecond;
 constexpr Nanoseconds kStuckTooLong = 5 * kSecond;  // stopped by a signal, or told to end
 constexpr Nanoseconds kHungUp = 1 * kSecond;        // its death is on its way, or not
@@ -62,7 +62,7 @@ ControlLink::ControlLink(EventLoop& loop, LogLink& log, Kind kind, Held executab
       executable_(std::move(executable)),
       listen_socket_(std::move(listen_socket)),
       path_(path),
-      address_(to_string(bound_address(listen_socket_.get()))),
+      address_(to_string(local_address(listen_socket_.get()))),
       user_(std::move(user)),
       log_level_(std::move(log_level)),
       hosts_(std::move(hosts)),
@@ -72,7 +72,8 @@ ControlLink::ControlLink(EventLoop& loop, LogLink& log, Kind kind, Held executab
 
 ControlLink::~ControlLink() {
   close_ends();
-  for (auto* timer : {&restart_timer_, &renew_timer_, &kill_timer_}) loop_.cancel(*timer);
+  for (auto* timer : {&restart_timer_, &renew_timer_, &kill_timer_, &look_timer_})
+    loop_.cancel(*timer);
   loop_.forget(listen_socket_.get());
   if (kind_ == Kind::kFull) close_apart(std::move(listen_socket_));
 }
@@ -114,9 +115,23 @@ void ControlLink::listen_anew(const std::string& why) {
   log_warning("control's socket " + address_ + " " + why + ": made anew", Event::kControlDied);
 }
 
+// What keeps the socket from being made anew.
+std::string ControlLink::obstacle() const { return path_ ? path_->in_the_way() : ""; }
+
 void ControlLink::look_at_socket() {
-  if (closing_ || renewing_ || !requests_.is_open() || trouble_with_socket().empty()) return;
-  log_warning("control's socket " + address_ + " " + trouble_with_socket());
+  loop_.cancel(look_timer_);
+  if (closing_ || renewing_ || renew_timer_.second || !requests_.is_open()) return;
+  const std::string trouble = trouble_with_socket(), in_the_way = trouble.empty() ? "" : obstacle();
+  const bool is_new = std::exchange(obstacle_, in_the_way) != in_the_way;
+  if (trouble.empty()) return;
+  if (!in_the_way.empty()) {
+    if (is_new)
+      log_warning(in_the_way + ": control's socket " + trouble +
+                  ", and comes back when that is gone");
+    look_timer_ = loop_.after(kLookAgain, [this] { look_at_socket(); });
+    return;
+  }
+  log_warning("control's socket " + address_ + " " + trouble);
   renew();
 }
 
@@ -149,7 +164,9 @@ void ControlLink::close_ends() {
 }
 
 void ControlLink::start() {
-  if (const std::string trouble = trouble_with_socket(); !trouble.empty()) listen_anew(trouble);
+  // Without its file it serves nobody, but reads the figures.
+  if (const std::string trouble = trouble_with_socket(); !trouble.empty())
+    if (!takes_clients(listen_socket_.get()) || obstacle().empty()) listen_anew(trouble);
   listen(listen_socket_.get(), kControlBacklog);  // whatever the one before has made of it
   auto [news, to_learn] = Channel::make_pair();
   auto [requests, to_ask] = make_message_pipe();
@@ -293,6 +310,7 @@ bool ControlLink::child_changed(pid_t pid, int status) {
       "control " + std::to_string(pid) + " died (" + ending_text(status) + "): starting another",
       Event::kControlDied);
   if (monotonic_now() - started_at_ >= kLongLife) pause_ = 0;
+  loop_.cancel(restart_timer_);
   restart_timer_ = loop_.after(pause_, [this] { start_again(); });
   pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
   return true;
@@ -331,12 +349,10 @@ void ControlLink::flush() {
   }
   if (!news_.is_open() || is_full == waits_for_room_) return;
   waits_for_room_ = is_full;
-  if (!is_full) return loop_.forget(news_.fd());
-  try {
+  if (is_full)
     loop_.watch(news_.fd(), EPOLLOUT, [this](uint32_t) { flush(); });
-  } catch (const SysError& e) {  // nobody would ever tell of room
-    kill(std::string("cannot be waited for: ") + e.what());
-  }
+  else
+    loop_.forget(news_.fd());
 }
 
 void ControlLink::tell_daemon(const std::string& json) {
@@ -382,6 +398,7 @@ void ControlLink::read_requests() {
   for (int i = 0; i < kMostAtOnce && requests_.is_open(); ++i) {
     if (!budget_.take(monotonic_now())) {
       loop_.forget(requests_.fd());
+      loop_.cancel(requests_timer_);  // of a rest that a call from elsewhere did not wait for
       requests_timer_ = loop_.after(kRequestsAgain, [this] {
         requests_timer_ = {};
         watch_requests();

@@ -67,7 +67,8 @@ class ControlLink {
   void close();                       // the process ends when its channel does
   void retire();                      // the same, and its socket refuses at once
   void kill(const std::string& why);  // and says so
-  // Somebody may wonder why nobody can connect: if so, another process, on a socket made anew, takes over in order.
+  // Its socket may have lost its file, or been shut down: if so, another process, on a socket made anew, takes over in
+  // order, as soon as nothing is in the way.
   void look_at_socket();
   bool is_running() const { return child_.is_running(); }
 
@@ -93,6 +94,7 @@ class ControlLink {
   void flush();
   void watch_clients();
   std::string trouble_with_socket() const;
+  std::string obstacle() const;
   void listen_anew(const std::string& why);
   void watch_requests();
   void read_requests();
@@ -130,7 +132,8 @@ class ControlLink {
   Nanoseconds pause_ = 0;
   Nanoseconds started_at_ = 0, answered_at_ = 0, renew_until_ = 0;
   EventLoop::TimerId restart_timer_{}, renew_timer_{}, kill_timer_{}, ping_timer_{},
-      requests_timer_{};
+      requests_timer_{}, look_timer_{};
+  std::string obstacle_;  // the last one that was said
 };
 
 }  // namespace preforkd

@@ -95,9 +95,9 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited,
   }
   note_troubles(troubles, not_had, errors);
   for (const auto& unused : free) unstore_socket(*unused);
+  std::erase_if(inherited_, [](const auto& socket) { return !socket.fd.is_open(); });
   for (const auto& left : inherited_)
-    if (left.fd.is_open())
-      log_warning("systemd passed socket " + left.name + ", which no pool uses");
+    log_warning("systemd passed socket " + left.name + ", which no pool uses");
 
   // The control socket: one that answers belongs to another preforkd.
   std::string path = settings_.control.socket.empty() ? paths_.runtime + "/control.sock"
@@ -186,7 +186,10 @@ void Daemon::start_control() {
 
 std::unique_ptr<ControlLink> Daemon::make_link(ControlLink::Kind kind, UniqueFd socket) {
   ControlLink::Calls calls;
-  calls.greet = [this](ControlLink& link) { greet(link); };
+  calls.greet = [this](ControlLink& link) {
+    greet(link);
+    loop_.after(0, [this] { watch_control(); });  // its socket may be a new one
+  };
   calls.on_request = [this](const Request& r, std::string bytes) {
     on_request(r, std::move(bytes));
   };

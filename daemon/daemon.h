@@ -95,17 +95,20 @@ class Daemon final : private PoolOwner {
     std::vector<Pool*> returning;  // likewise; one of leaving_ that is in the file again
     Listeners before;              // of all pools
     Listeners without_file;        // of those that stay
-    UniqueFd web_socket;           // where control.web has changed, or who may ask for it
-    bool web_stays = false;        // it is the same address
-    std::string recycled;          // one pool as it is, instead of a file; "": none
-    std::string what;              // for systemd's status
-    size_t undecided = 0;          // trials without a verdict
-    std::string trouble;           // the first verdict against it
+    std::vector<InheritedSocket>
+        inherited;        // copies of what no pool has used yet; those that one will are taken out
+    UniqueFd web_socket;  // where control.web has changed, or who may ask for it
+    bool web_stays = false;  // it is the same address
+    std::string recycled;    // one pool as it is, instead of a file; "": none
+    bool restores = false;   // nobody has asked for it: a socket has lost its file
+    std::string what;        // for systemd's status
+    size_t undecided = 0;    // trials without a verdict
+    std::string trouble;     // the first verdict against it
     OnReloaded on_done;
 
     bool recycles() const { return !recycled.empty(); }
   };
-  void reload(const std::string& recycled_pool, OnReloaded on_done);
+  void reload(const std::string& recycled_pool, OnReloaded on_done, bool restores = false);
   void load();
   void on_loaded(std::vector<std::string> errors);
   BoundEntries bound_entries() const;
@@ -139,12 +142,14 @@ class Daemon final : private PoolOwner {
 
   // Files of Unix sockets that are removed: daemon/lost_files.cc.
   void watch_files();
+  void watch_control();
   Pool* pool_with(const std::shared_ptr<Listener>& listener);
   void on_file_changed(const std::shared_ptr<Listener>& listener);
   void restore_files_after(Nanoseconds pause);
   void restore_files();
   void restore_file(const std::string& pool);
   void restore_files_of(Pool& pool);
+  void restoring_gives_way();
 
   // An upgrade in place: daemon/upgrade.cc.
   struct Rehearsal {

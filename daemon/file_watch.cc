@@ -6,10 +6,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <set>
 #include <utility>
 
-#include "base/error.h"
 #include "base/log.h"
 
 namespace preforkd {
@@ -29,16 +29,14 @@ FileWatch::~FileWatch() {
 }
 
 void FileWatch::begin() {
-  try {
-    inotify_.reset(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-    if (!inotify_.is_open()) throw SysError("inotify_init1", errno);
-    loop_.watch(inotify_.get(), EPOLLIN, [this](uint32_t) { read_events(); });
-  } catch (const SysError& e) {
-    inotify_.reset();
+  inotify_.reset(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  if (!inotify_.is_open()) {
     if (!std::exchange(said_, true))
-      log_warning(std::string("watch the files of sockets: ") + e.what() +
+      log_warning(std::string("watch the files of sockets: ") + std::strerror(errno) +
                   ": that one is removed, only a reload will see");
+    return;
   }
+  loop_.watch(inotify_.get(), EPOLLIN, [this](uint32_t) { read_events(); });
 }
 
 bool FileWatch::was_tried(const std::shared_ptr<Listener>& listener) const {
@@ -55,9 +53,23 @@ void FileWatch::watch(const Listeners& listeners) {
     tried_.push_back(listener);
     bool is_there = true;
     const int number = listener->watch_file(inotify_.get(), is_there);
-    if (number >= 0) watched_[number] = listener;
+    // (What is there else may be another pool's, whose watch it is then.)
+    if (number >= 0 && is_there)
+      watched_[number] = listener;
+    else if (number >= 0 && !watched_.contains(number) && !others_.contains(number))
+      inotify_rm_watch(inotify_.get(), number);
     if (!is_there) on_change_(listener);
   }
+}
+
+void FileWatch::watch(const SocketPath& path, std::function<void()> on_change) {
+  if (!path.is_ours()) return;
+  if (!inotify_.is_open()) begin();
+  if (!inotify_.is_open()) return;
+  bool is_there = true;
+  const int number = path.watch(inotify_.get(), is_there);
+  if (!is_there) on_change();
+  if (number >= 0) others_[number] = std::move(on_change);
 }
 
 void FileWatch::read_events() {
@@ -74,12 +86,17 @@ void FileWatch::read_events() {
   for (const auto& [number, weak] : watched_)
     if (numbers.contains(number) || numbers.contains(kAll))
       if (auto listener = weak.lock()) changed.push_back(std::move(listener));
+  std::vector<std::function<void()>> calls;
+  for (const auto& [number, on_change] : others_)
+    if (numbers.contains(number) || numbers.contains(kAll)) calls.push_back(on_change);
+  std::erase_if(others_, [&](const auto& entry) { return gone.contains(entry.first); });
   std::erase_if(watched_, [&](const auto& entry) {
     return gone.contains(entry.first) || entry.second.expired();
   });
   // A tenth of the daemon's time at most: who owns the folders decides how often there are looks, and how slow they are.
   const Nanoseconds began = monotonic_now();
   for (const auto& listener : changed) on_change_(listener);
+  for (const auto& call : calls) call();
   loop_.change(inotify_.get(), 0);
   rest_timer_ = loop_.after(std::max(kRest, 9 * (monotonic_now() - began)),
                             [this] { loop_.change(inotify_.get(), EPOLLIN); });

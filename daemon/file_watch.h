@@ -1,4 +1,4 @@
-// The files of pools' Unix sockets, as long as somebody may remove or replace them: the daemon is told of it by inotify, and
+// The files of Unix sockets, as long as somebody may remove or replace them: pools', and control's. The daemon is told of it by inotify, and
 // is never woken otherwise. It is the files that are watched, of which little is told; what is told is looked at no more
 // than ten times a second, whatever their owners do to them.
 //
@@ -30,6 +30,8 @@ class FileWatch {
 
   // Those of them that listen, have a file and are not watched yet. Each is tried once.
   void watch(const Listeners& listeners);
+  // One that is no pool's, as it is now.
+  void watch(const SocketPath& path, std::function<void()> on_change);
 
  private:
   void begin();
@@ -40,6 +42,7 @@ class FileWatch {
   const OnChange on_change_;
   UniqueFd inotify_;
   std::map<int, std::weak_ptr<Listener>> watched_;  // by the watch's number
+  std::map<int, std::function<void()>> others_;     // likewise
   bool said_ = false;                               // that nothing can be watched
   std::vector<std::weak_ptr<Listener>> tried_;      // those, and who could not be
   EventLoop::TimerId rest_timer_{};

@@ -22,6 +22,12 @@ constexpr Nanoseconds kUntilExecuted = 5 * kSecond;
 constexpr Nanoseconds kBeyondDrain = 5 * kSecond;
 constexpr int kMostAtOnce = 64;  // reports read before others have their turn
 
+std::vector<ino_t> inodes_of(const Listeners& sockets) {
+  std::vector<ino_t> inodes;
+  for (const auto& socket : sockets) inodes.push_back(socket->inode());
+  return inodes;
+}
+
 }  // namespace
 
 Generation::Generation(EventLoop& loop, GenerationOwner& owner, Parts parts)
@@ -37,7 +43,8 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, Parts parts)
       reports_(std::move(parts.reports)),
       segment_(std::move(parts.read_only_segment)),
       log_pipe_(std::move(parts.log_pipe)),
-      sockets_(std::move(parts.sockets)) {
+      sockets_(std::move(parts.sockets)),
+      inodes_(inodes_of(sockets_)) {
   watch_reports();
   wait_for_start(parts.start_timeout);
 }
@@ -83,6 +90,7 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool
       segment_(record.segment),
       log_pipe_(std::move(log_pipe)),
       sockets_(std::move(sockets)),
+      inodes_(inodes_of(sockets_)),
       state_(static_cast<State>(record.state)),
       preloaded_(record.preloaded),
       quiet_(record.quiet),
@@ -230,6 +238,8 @@ void Generation::leaves_by_itself(Nanoseconds timeout) {
   state_ = State::kDraining;
   limit_drain(monotonic_now() + timeout + kBeyondDrain);
 }
+
+bool Generation::has_current_sockets() const { return inodes_of(sockets_) == inodes_; }
 
 uint64_t Generation::bits_of(const Listeners& some) const {
   uint64_t bits = 0;

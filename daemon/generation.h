@@ -104,6 +104,8 @@ class Generation {
   // it drains until it says that none is left.
   bool may_accept() const { return has_supervisor() && preloaded_ && !quiet_; }
   const Listeners& sockets() const { return sockets_; }
+  // Not if one of them had to be made anew: Listener::take_another_socket().
+  bool has_current_sockets() const;
   // The place of each of these in the supervisor's list of listen sockets, as Order::finish has it.
   uint64_t bits_of(const Listeners& some) const;
   uint32_t workers() const { return workers_; }  // when it was last heard of
@@ -189,6 +191,7 @@ class Generation {
   UniqueFd segment_;
   const std::shared_ptr<LogPipe> log_pipe_;  // which its processes write to
   const Listeners sockets_;                  // in the order in which the supervisor has them
+  const std::vector<ino_t> inodes_;          // of those, as it was given them
   State state_ = State::kStarting;
   bool preloaded_ = false;  // it reads its channel
   bool quiet_ = false;      // nobody in it accepts any more

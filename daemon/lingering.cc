@@ -13,6 +13,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/refuse_rights.h"
 #include "worker/client_end.h"
 
 namespace preforkd {
@@ -200,6 +201,7 @@ bool Lingering::make_room() {
 // Its client may have ended it by now: then it need not be watched.
 void Lingering::linger(UniqueFd connection) {
   make_close_not_wait(connection.get());
+  refuse_rights(connection.get());  // what is attached to what is thrown away would be closed here
   if (!make_room()) return;
   const int fd = connection.get();
   const auto index = static_cast<size_t>(fd);

@@ -87,6 +87,7 @@ bool can_listen_again(int fd) {
 
 SocketAddress bound_address(int socket) {
   SocketAddress bound = local_address(socket);
+  if (bound.length == 0) bound = local_address(socket);  // there may be a buffer for it now
   if (bound.length == 0) throw SysError("getsockname", errno);
   return bound;
 }
@@ -218,7 +219,7 @@ int Listener::bind_socket() {
   int error = 0;
   if (!is_bound_ && has_path()) {
     const bool was_bound = to_string(local_address(fd())) == to_string(to_bind_);
-    if (was_bound && !path_.recognise(fd())) take_another_socket();
+    if (was_bound && path_.has_lost(fd())) take_another_socket();
     path_.bind(fd(), to_bind_);
   } else if (!is_bound_ && bind(fd(), to_bind_.get(), to_bind_.length) < 0) {
     error = errno;

@@ -132,12 +132,10 @@ void LogLink::flush() {
   if (waiting_.empty() && closing_) return close_ends();
   if (is_full == waits_for_room_) return;
   waits_for_room_ = is_full;
-  if (!is_full) return loop_.forget(news_.fd());
-  try {
+  if (is_full)
     loop_.watch(news_.fd(), EPOLLOUT, [this](uint32_t) { flush(); });
-  } catch (const SysError& e) {  // nobody would ever tell of room
-    kill(std::string("cannot be waited for: ") + e.what());
-  }
+  else
+    loop_.forget(news_.fd());
 }
 
 void LogLink::close_ends() {
@@ -302,6 +300,7 @@ bool LogLink::child_changed(pid_t pid, int status) {
 }
 
 void LogLink::start_later() {
+  loop_.cancel(restart_timer_);
   if (monotonic_now() - started_at_ >= kLongLife) pause_ = 0;
   restart_timer_ = loop_.after(pause_, [this] { start_again(); });
   pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);

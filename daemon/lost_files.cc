@@ -1,13 +1,14 @@
 // The file of a pool's Unix socket that somebody has removed, or put another in its place of: nobody can connect any more,
-// and a socket that is bound cannot be bound again. So the pool gets a new one at that path, and a new generation with it:
+// and a socket that is bound cannot be bound again. (Control's: daemon/control_link.h.) So the pool gets a new one at that path, and a new generation with it:
 // it is recycled, and that socket moves as one that gets another user (daemon/moves.cc); who waits in the old one's
 // queue is served. What lies there now, if it is no dead socket, is a stranger's, and never touched: the pool is
 // degraded, says who is there, and looks again each second.
 //
 // It is noticed at once (daemon/file_watch.h), at the latest by a reload, a recycle or resume of the pool, or an upgrade.
 //
-// What may come in between. A reload, or a move, is under way: it is done afterwards, if that has not done it. The new
-// generation fails its trial, or the file is removed again and again: it is tried again after 1 to 30 s, and the old
+// What may come in between. A reload, or a move, is under way: it is done afterwards, if that has not done it. Somebody asks
+// for a reload, a recycle, a drain, a resume or an upgrade: that goes first, for a trial lasts as long as its pool likes.
+// The new generation fails its trial, or the file is removed again and again: it is tried again after 1 to 30 s, and the old
 // generation serves those who are connected. The
 // pool is drained: its next socket is made when it is resumed. The file comes back by itself (it was moved away, and
 // back): the pool stays as it is. A SIGKILL of the daemon: the next one listens there anew.
@@ -21,11 +22,19 @@ namespace preforkd {
 namespace {
 
 constexpr Nanoseconds kLookAgain = kSecond, kLongestPause = 30 * kSecond;
+// Of a pool, some of which drain: whoever removes its file again and again has no more than these.
+constexpr size_t kMostGenerations = 16;
 
 }  // namespace
 
 void Daemon::watch_files() {
   for (const auto& pool : pools_) files_.watch(pool->listeners());
+}
+
+void Daemon::watch_control() {
+  files_.watch(control_path_, [this] {
+    if (!links_.empty()) links_.front()->look_at_socket();
+  });
 }
 
 Pool* Daemon::pool_with(const std::shared_ptr<Listener>& listener) {
@@ -75,6 +84,10 @@ void Daemon::restore_files() {
       continue;
     }
     const std::string obstacle = listener->in_the_way();
+    if (obstacle.empty() && pool.all_generations().size() >= kMostGenerations) {
+      must_look_again = true;
+      continue;
+    }
     if (obstacle.empty()) return restore_file(pool.settings().name);
     pool.is_cut_off(obstacle + ": its file was removed, and comes back when that is gone");
     must_look_again = true;
@@ -85,13 +98,23 @@ void Daemon::restore_files() {
 void Daemon::restore_file(const std::string& pool) {
   // Who removes it again and again, or makes the trials fail, waits longer and longer for the next one; others do not.
   Restored& last = restored_[pool];
-  const Nanoseconds now = monotonic_now();
-  const bool again = last.not_before && now < last.not_before + kLongestPause;
+  const bool again = last.not_before && monotonic_now() < last.not_before + kLongestPause;
   last.pause = again ? std::clamp(last.pause * 2, kLookAgain, kLongestPause) : 0;
-  last.not_before = now + last.pause;
-  reload(pool, [this](const std::string&) {
-    if (!without_file_.empty()) restore_files_after(0);
-  });
+  reload(
+      pool,
+      [this, pool](const std::string& trouble) {
+        Restored& this_one = restored_[pool];
+        if (!trouble.empty()) this_one.pause = std::max(this_one.pause, kLookAgain);
+        this_one.not_before =
+            monotonic_now() + this_one.pause;  // a trial may have lasted as long as it may
+        if (!without_file_.empty()) restore_files_after(0);
+      },
+      true);
+}
+
+void Daemon::restoring_gives_way() {
+  if (reload_ && reload_->restores)
+    roll_back("it gives way to what was asked for, and is tried again");
 }
 
 // Before it is resumed: nobody serves it, so there is nobody who would have to be tried out.

@@ -290,7 +290,7 @@ int main(int argc, char** argv) {
   using namespace preforkd;
   become_undumpable();
   put_surroundings_right(kSignalsOfDaemon);
-  have_own_umask();
+  have_own_files();
   try {
     return run(argc, argv);
   } catch (const ConfigError& e) {

@@ -41,9 +41,14 @@ std::string own_name() {
   return std::filesystem::absolute(executed).string();
 }
 
+// (What cannot be looked at is.)
+bool is_there(const std::string& path) {
+  return access(path.c_str(), F_OK) == 0 || (errno != ENOENT && errno != ENOTDIR);
+}
+
 std::string beside_or_installed(const std::string& folder, const std::string& name) {
   std::string beside = folder + "/" + name;
-  return access(beside.c_str(), F_OK) == 0 ? beside : PREFORKD_PREFIX "/lib/preforkd/" + name;
+  return is_there(beside) ? beside : PREFORKD_PREFIX "/lib/preforkd/" + name;
 }
 
 std::string folder_of(const std::string& file) { return file.substr(0, file.rfind('/')); }
@@ -51,7 +56,7 @@ std::string folder_of(const std::string& file) { return file.substr(0, file.rfin
 // Beside the supervisor in a build folder; installed, the library is a folder further up.
 std::string library_of(const std::string& libexec) {
   const std::string name = "/libpreforkd.so.1", beside = libexec + name;
-  return access(beside.c_str(), F_OK) == 0 ? beside : folder_of(libexec) + name;
+  return is_there(beside) ? beside : folder_of(libexec) + name;
 }
 
 std::string environment(const char* name) {

@@ -16,7 +16,6 @@ constexpr Nanoseconds kLongestPause = 10 * kSecond;
 constexpr int kMostLost = 16;                            // generations
 constexpr Nanoseconds kRoomAgain = 1500 * kMillisecond;  // TERM, KILL, and a look
 constexpr int kMostUnread = 8;                           // generations that are over
-constexpr Nanoseconds kWatchAgain = 1 * kSecond;
 constexpr Nanoseconds kBeyondStart = 500 * kMillisecond;
 constexpr Nanoseconds kLongLife =
     10 * kSecond;  // a supervisor that lived so long is replaced at once
@@ -130,6 +129,7 @@ void Pool::launch_again() {
   }
   try {
     launch();
+    if (!awaits_address() || goes_without_) leave_to_newest();
     // A degraded pool stays so until it is ready again; the reason is still the last thing known of it.
     if (state_ != PoolState::kDegraded) set_state(PoolState::kStarting);
     owner_.on_pool_changed(plan_.settings.name);
@@ -379,13 +379,8 @@ void Pool::watch_listeners(uint32_t number) {
     g->order(readable);
   };
   watching_ = true;
-  try {
-    for (const auto& listener : plan_.listeners)
-      if (listener->is_listening()) loop_.watch(listener->fd(), EPOLLIN, look);
-  } catch (const SysError& e) {  // out of memory, or of epoll watches: it will ask again
-    log_line(LogLevel::kError, e.what());
-    watch_timer_ = loop_.after(kWatchAgain, [look] { look(0); });
-  }
+  for (const auto& listener : plan_.listeners)
+    if (listener->is_listening()) loop_.watch(listener->fd(), EPOLLIN, look);
 }
 
 // A worker of an older generation was in the same queue for wake-ups, and may have gone with one.
@@ -398,7 +393,6 @@ void Pool::look_again_after(uint32_t number) {
 }
 
 void Pool::forget_listeners() {
-  loop_.cancel(watch_timer_);
   if (!watching_) return;
   watching_ = false;
   for (const auto& listener : plan_.listeners) loop_.forget(listener->fd());

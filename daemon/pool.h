@@ -199,7 +199,7 @@ class Pool final : private GenerationOwner {
   bool watching_ = false;
   Nanoseconds launched_at_ = 0;
   Nanoseconds pause_ = 0;
-  EventLoop::TimerId restart_timer_{}, watch_timer_{}, start_timer_{}, unread_timer_{};
+  EventLoop::TimerId restart_timer_{}, start_timer_{}, unread_timer_{};
 };
 
 }  // namespace preforkd

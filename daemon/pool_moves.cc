@@ -38,13 +38,13 @@ void Pool::leave_to_newest() {
 void Pool::serve_at_last() {
   const bool went_without = std::exchange(goes_without_, false);
   if (!is_serving()) return;
-  if (went_without) {  // what waits for it meanwhile is in the queue
+  Generation* g = current();
+  // What waits meanwhile is in the queue.
+  if (went_without || (g && !g->has_current_sockets())) {
     loop_.cancel(restart_timer_);
-    launch_again();
-    return leave_to_newest();
+    return launch_again();
   }
   leave_to_newest();
-  Generation* g = current();
   if (!g) {  // the next one is launched soon, and has nothing to wait for
     taking_over_ = false;
     return;

@@ -49,7 +49,8 @@ bool need_new_processes(const PoolPlan& a, const PoolPlan& b) {
 }  // namespace
 
 // With `recycled_pool`, one pool is made anew as it is; without, everything from the file.
-void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
+void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done, bool restores) {
+  if (!restores) restoring_gives_way();
   if (reload_ || is_moving_) {
     if (!on_done) reload_again_ = true;
     if (on_done) on_done("a reload is under way");
@@ -62,6 +63,7 @@ void Daemon::reload(const std::string& recycled_pool, OnReloaded on_done) {
   auto r = std::make_unique<Reload>();
   r->on_done = std::move(on_done);
   r->recycled = recycled_pool;
+  r->restores = restores;
   r->what = !recycled_pool.empty() ? "Recycling " + recycled_pool
             : file_.empty()        ? "Reloading the built-in configuration"
                                    : "Reloading " + file_;
@@ -142,7 +144,15 @@ void Daemon::prepare_reload(Reload& r, std::vector<std::string>& errors) {
 bool Daemon::plan_pools(Reload& r, std::vector<std::string>& errors) {
   const Settings& next = r.loaded.settings;
   Listeners free = r.before;
-  Opening opening{next.pools, r.loaded.names, free, inherited_, errors, r.recycled};
+  for (const auto& socket : inherited_) {
+    UniqueFd copy(fcntl(socket.fd.get(), F_DUPFD_CLOEXEC, 3));
+    if (!copy.is_open()) {
+      errors.push_back("systemd's socket " + socket.name + ": " + std::strerror(errno));
+      return false;
+    }
+    r.inherited.push_back({std::move(copy), socket.name});
+  }
+  Opening opening{next.pools, r.loaded.names, free, r.inherited, errors, r.recycled};
   for (size_t i = 0; i < next.pools.size(); ++i) {
     const PoolSettings& settings = next.pools[i];
     const EffectiveUser& user = r.loaded.users[i].value();
@@ -264,6 +274,9 @@ void Daemon::commit_reload() {
   auto r = std::move(reload_);
   loop_.cancel(move_timer_);
   commit_pools(*r);
+  for (size_t i = 0; i < inherited_.size(); ++i)
+    if (!r->inherited[i].fd.is_open()) inherited_[i].fd.reset();
+  std::erase_if(inherited_, [](const auto& socket) { return !socket.fd.is_open(); });
   if (!r->recycles()) {
     settings_ = r->loaded.settings;
     users_.clear();

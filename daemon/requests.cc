@@ -55,6 +55,7 @@ void Daemon::on_request(const Request& request, std::string bytes) {
     return link.answer(request.id, kNotFound, std::string("no pool ") + request.pool);
   // It has looked at who serves, and would undo it.
   const bool moves_pool = request.ask == ControlAsk::kDrain || request.ask == ControlAsk::kResume;
+  if (moves_pool) restoring_gives_way();
   if (moves_pool && reload_)
     return link.answer(request.id, kConflict, "a reload is under way: try again when it is done");
   switch (request.ask) {

@@ -69,12 +69,13 @@ FileId socket_in(const Reached& at) {
   return {s.st_dev, s.st_ino};
 }
 
-// Whether nobody listens on a Unix socket that lies at this path: left behind by a crash. `who`: a process that does.
-bool is_stale(const SocketAddress& address, pid_t& who) {
+// Whether nobody listens, or will, on a Unix socket that lies at this path: left behind by a crash. `who`: a process that does.
+bool is_stale(const SocketAddress& address, const FileId& file, pid_t& who) {
   UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   // Whoever does listen there leaves nothing in it that its end would have to wait for (daemon/close_apart.h).
   if (!probe.is_open() || shutdown(probe.get(), SHUT_RD) < 0) return false;
-  if (connect(probe.get(), address.get(), address.length) < 0) return errno == ECONNREFUSED;
+  if (connect(probe.get(), address.get(), address.length) < 0)
+    return errno == ECONNREFUSED && !is_about_to_listen(file.device, file.inode);
   ucred listens{};
   socklen_t size = sizeof listens;
   if (getsockopt(probe.get(), SOL_SOCKET, SO_PEERCRED, &listens, &size) == 0) who = listens.pid;
@@ -127,7 +128,7 @@ FileId bind_at(const std::string& path, const EffectiveUser& user, int socket,
   if (error == EADDRINUSE) {
     const FileId found = socket_in(at);
     pid_t who = 0;
-    if (found.inode && is_stale(address, who) && found == socket_in(at) &&
+    if (found.inode && is_stale(address, found, who) && found == socket_in(at) &&
         unlinkat(at.folder.get(), at.name.c_str(), 0) == 0)
       error = bind_for_all(socket, address);
     if (error == EADDRINUSE) whose = what_is_at(at, who);
@@ -193,7 +194,8 @@ std::string SocketPath::in_the_way() const noexcept {
       address.kind = ListenAddress::Kind::kUnix;
       address.path = path_;
       pid_t who = 0;
-      if (socket_in(at).inode && is_stale(resolve(address), who)) return FileId{};
+      const FileId found = socket_in(at);
+      if (found.inode && is_stale(resolve(address), found, who)) return FileId{};
       const std::string what = what_is_at(at, who);
       if (!what.empty()) throw SysError(verb + what, EADDRINUSE);
       return FileId{};
@@ -242,6 +244,16 @@ bool SocketPath::recognise(int socket) {
     return true;
   } catch (const std::exception& e) {
     log_warning(e.what());
+    return false;
+  }
+}
+
+bool SocketPath::has_lost(int socket) const noexcept {
+  try {
+    const FileId found = find();
+    const auto ours = inode_of_file(socket);
+    return !found.inode || (ours && *ours != static_cast<uint32_t>(found.inode));
+  } catch (const std::exception&) {
     return false;
   }
 }

@@ -31,6 +31,9 @@ class SocketPath {
   // What lies there now is ours, from a daemon before us, if it is this socket's. False if it is another, or there is no
   // socket, or no way to it. (True if its file system does not answer: then nothing is ever removed.)
   bool recognise(int socket);
+  // Whether what lies there, if anything, is certainly not this socket, which is bound to the path: nobody will ever come to
+  // it. False if it cannot be known just now.
+  bool has_lost(int socket) const noexcept;
   // Whether what lies there is still the socket that was made, or recognised; nothing: it cannot be known just now.
   std::optional<bool> is_there() const noexcept;
   // Where it is not: why it could not be bound again, what a stranger has there in the first place; "": it could.

@@ -85,8 +85,8 @@ void store_sockets(const std::string& pool, const Listeners& listeners) {
   if (!has_fd_store()) return;
   for (const auto& listener : listeners) {
     if (listener->outlives_us() || !listener->is_listening()) continue;
-    listener->set_stored_as(name_of(pool, *listener));
-    store_fd(listener->stored_as(), listener->fd());
+    const std::string name = name_of(pool, *listener);
+    if (store_fd(name, listener->fd())) listener->set_stored_as(name);
   }
 }
 

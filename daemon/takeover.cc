@@ -219,7 +219,13 @@ void disarm_fall_back() {
 void fall_back(DaemonRecord record, const std::string& reason, int document, char** argv) {
   const int image = record.old_image;
   record.failure = reason;
-  UniqueFd next = make_document(to_json(record));
+  UniqueFd next;
+  try {
+    next = make_document(to_json(record));
+  } catch (const std::exception&) {
+    on_failure(
+        0);  // before all that it needs is closed on the way out; it says that this image crashed
+  }
   keep_over_exec(record, true);
   alarm(0);
   dup2(next.get(), document);  // in the place of the one that it was given: no descriptor more

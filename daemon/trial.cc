@@ -1,5 +1,7 @@
 #include "daemon/trial.h"
 
+#include "daemon/patience.h"
+
 namespace preforkd {
 namespace {
 
@@ -18,11 +20,11 @@ Trial::Trial(EventLoop& loop, GenerationOwner& heir, const Paths& paths, PoolPla
   GenerationOwner& owner = *this;
   generation_ = launch_generation(loop, owner, paths, plan_, incarnation);
   const Nanoseconds patience = plan_.settings.start_timeout;
-  if (patience)
-    timer_ = loop_.after(patience, [this, patience] {
-      timer_ = {};
-      decide("not ready in " + std::to_string(patience / kMillisecond) + " ms (timeouts.start)");
-    });
+  if (!patience) return;
+  until_ = monotonic_now() + patience;
+  wait_patiently(loop_, timer_, until_, [this, patience] {
+    decide("not ready in " + std::to_string(patience / kMillisecond) + " ms (timeouts.start)");
+  });
 }
 
 Trial::~Trial() { loop_.cancel(timer_); }

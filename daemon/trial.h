@@ -55,6 +55,7 @@ class Trial final : private GenerationOwner {
   OnVerdict on_verdict_;
   std::unique_ptr<Generation> generation_;
   EventLoop::TimerId timer_{};  // too late; the end of the canary; the verdict
+  Nanoseconds until_ = 0;       // it is to be ready
   std::string said_;            // a supervisor's own words before it exits
   bool passed_ = false, failed_ = false, wants_watch_ = false;
 };

@@ -49,6 +49,7 @@ std::string Daemon::upgrade_trouble() const {
 // A child of the new binary says whether it can read the state as it will have to. It has copies of nothing but the
 // document.
 void Daemon::upgrade(uint32_t asked_by) {
+  restoring_gives_way();
   std::string refusal = upgrade_trouble();
   if (refusal.empty()) {
     try {
@@ -168,7 +169,9 @@ namespace {
 // their places: the image before needs them once more.
 class PutBackOnFailure {
  public:
-  explicit PutBackOnFailure(const std::vector<int>& fds) {
+  // The image before, which has taken over again, has none to fall back to.
+  PutBackOnFailure(const DaemonRecord& record, const std::vector<int>& fds) {
+    if (!record.failure.empty()) return;
     for (int fd : fds) {
       if (fd < 0) continue;
       UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 3));
@@ -221,7 +224,7 @@ void Daemon::take_over(const DaemonRecord& r) {
   if (!said_ready_) extend_while_starting(settings_);
   std::vector<int> sockets;
   for (const ListenerRecord& l : r.listeners) sockets.push_back(l.fd);
-  const PutBackOnFailure kept_sockets(sockets);  // (Its end comes after that of all of them.)
+  const PutBackOnFailure kept_sockets(r, sockets);  // (Its end comes after that of all of them.)
   Listeners all;
   const KeepOnFailure kept_files{all};
   for (const ListenerRecord& l : r.listeners)
@@ -236,7 +239,7 @@ void Daemon::take_over(const DaemonRecord& r) {
       all.at(at)->has_options(settings_.pools.at(i).tcp);
       listeners.push_back(all.at(at));
     }
-    const PutBackOnFailure kept(descriptors_of(r.pools[i]));
+    const PutBackOnFailure kept(r, descriptors_of(r.pools[i]));
     pools_.push_back(std::make_unique<Pool>(
         loop_, owner, paths_,
         PoolPlan{settings_.pools.at(i), users_.at(i), std::move(listeners), &log_}, level,
@@ -244,7 +247,7 @@ void Daemon::take_over(const DaemonRecord& r) {
     has_taken_a_step();
   }
   for (const LinkRecord& link : r.links) {
-    const PutBackOnFailure kept({link.listen, link.news, link.requests, link.log.read_end});
+    const PutBackOnFailure kept(r, {link.listen, link.news, link.requests, link.log.read_end});
     links_.push_back(make_link(link.web ? ControlLink::Kind::kWeb : ControlLink::Kind::kFull,
                                UniqueFd(link.listen)));
     links_.back()->resume(link);

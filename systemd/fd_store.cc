@@ -1,7 +1,12 @@
 #include "systemd/fd_store.h"
 
-#include <cstdlib>
+#include <fcntl.h>
 
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/log.h"
 #include "systemd/notify_socket.h"
 
 namespace preforkd {
@@ -11,8 +16,15 @@ bool has_fd_store() {
   return std::getenv("NOTIFY_SOCKET") && room && std::atoi(room) > 0;
 }
 
-void store_fd(const std::string& name, int fd) {
-  NotifySocket::of_process().send("FDSTORE=1\nFDNAME=" + name, NotifySocket::Kind::kEach, fd);
+bool store_fd(const std::string& name, int fd) {
+  UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+  if (!copy.is_open()) {
+    log_warning("store " + name + ": " + std::strerror(errno));
+    return false;
+  }
+  NotifySocket::of_process().send("FDSTORE=1\nFDNAME=" + name, NotifySocket::Kind::kEach,
+                                  std::move(copy));
+  return true;
 }
 
 void unstore_fd(const std::string& name) {

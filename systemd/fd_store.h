@@ -11,7 +11,8 @@ namespace preforkd {
 
 bool has_fd_store();
 // The name comes back in $LISTEN_FDNAMES; no ':' and no control characters, at most 255 bytes.
-void store_fd(const std::string& name, int fd);
+// False, and why is logged: there is no descriptor for the copy that is on its way.
+bool store_fd(const std::string& name, int fd);
 void unstore_fd(const std::string& name);
 
 }  // namespace preforkd

@@ -44,16 +44,14 @@ void NotifySocket::watch(bool for_room) {
     loop_->forget(socket_.get());
 }
 
-void NotifySocket::send(std::string message, Kind kind, int descriptor) {
+void NotifySocket::send(std::string message, Kind kind, UniqueFd descriptor) {
   const char* name = std::getenv("NOTIFY_SOCKET");
   if (!name || !*name) return;
   auto older = std::find_if(waiting_.begin(), waiting_.end(),
                             [kind](const Message& m) { return m.kind == kind; });
   if (kind != Kind::kEach && older != waiting_.end()) waiting_.erase(older);
-  UniqueFd copy(descriptor < 0 ? -1 : fcntl(descriptor, F_DUPFD_CLOEXEC, 3));
-  if (descriptor >= 0 && !copy.is_open()) return;
   if (waiting_.size() == kMostWaiting) waiting_.pop_front();
-  waiting_.push_back({std::move(message), kind, std::move(copy)});
+  waiting_.push_back({std::move(message), kind, std::move(descriptor)});
   flush();
 }
 

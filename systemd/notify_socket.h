@@ -22,8 +22,8 @@ class NotifySocket {
 
   // Of what has to wait, a message replaces the one of its kind before it, where the newest says all; kEach: none.
   enum class Kind { kEach, kStatus, kExtend, kWatchdog };
-  // `descriptor`: goes with it, borrowed; -1: none.
-  void send(std::string message, Kind kind, int descriptor = -1);
+  // `descriptor`: goes with it, if there is one.
+  void send(std::string message, Kind kind, UniqueFd descriptor = {});
   bool all_is_sent() const { return waiting_.empty(); }
 
  private:

@@ -40,8 +40,8 @@ UniqueFd open_file(const std::string& path, UniqueFd of_daemon) {
                                                 " nobody but root can change it or its folders)"
                                               : ""));
   struct stat s {};
-  if (fstat(file.get(), &s) < 0 || !S_ISREG(s.st_mode))
-    throw std::runtime_error("load " + path + ": not a regular file");
+  if (fstat(file.get(), &s) < 0) throw SysError("load " + path, errno);
+  if (!S_ISREG(s.st_mode)) throw std::runtime_error("load " + path + ": not a regular file");
   return file;
 }
 

@@ -347,11 +347,19 @@ inline constexpr Quiet kQuiet[] = {
     {"openat", ENOENT, "HeldFile::", "what is not there is missed when it is needed"},
     {"openat", EACCES, "HeldFile::make_copy", "one that may not be read has no copy"},
     {"", 0, "Paths::keep_copies < rehearse", "whoever takes over makes copies of his own"},
-    {"access", 0, "Paths::find", "what is not beside is taken from where it is installed"},
+    {"access", 0, "Paths::find", "what cannot be looked at is taken to be there"},
     {"", 0, "mapped_part < HandlerLibrary", "the loader says it in words of its own"},
     {"", 0, "expect_whole < HandlerLibrary", "the loader says it in words of its own"},
     {"openat", 0, "HandlerLibrary::preload", "what `preload` has left is not looked for"},
     {"", 0, "expect_protocol", "it is taken to be whole"},
+    {"prctl", 0, "load_for_daemon", "the end of the one who waits for it would not end it at once"},
+    {"openat", 0, "Paths::find < load_for_daemon", "it uses those that it was given"},
+    {"openat", EACCES, "HandlerLibrary::HandlerLibrary",
+     "the daemon has opened it for whom it may"},
+    {"setsockopt", 0, "ClosingPairs::", "a buffer has the size that it has: fewer messages fit"},
+    {"recvfrom", ENOMEM, "Endpoint::run",
+     "libmicrohttpd's: the client hears of it, and asks again"},
+    {"getsockname", 0, "bound_address", "tried once more"},
     {"prctl", 0, "become", "the end of the one who waits for it would not end it at once"},
     {"prctl", 0, "in_file_system",
      "its parent's death, which it looks for once more, would not end it"},
@@ -392,7 +400,6 @@ inline constexpr Quiet kQuiet[] = {
     {"", 0, "libcap.so", "a library's own, before main"},
     {"", 0, "groups_of", "libc's reading of what says who there is: what counts is its verdict"},
     {"", 0, "look_up<", "libc's reading of what says who there is: what counts is its verdict"},
-    {"", 0, "beside_or_installed", "what is not beside is taken from where it is installed"},
     {"prctl", 0, "be_the_child",
      "its parent's death, which it looks for once more, would not end it"},
     {"", 0, "why_signals_reach_out", "it is said that signals reach out"},
@@ -407,6 +414,7 @@ inline constexpr Quiet kQuiet[] = {
 inline constexpr Quiet kNotDone[] = {
     {"kill", EPERM, "Workforce::nudge",
      "a worker that took another user is waited for, as long as timeouts.drain says"},
+    {"access", ENOENT, "Paths::find", "that nothing is beside: what is installed is taken"},
 };
 
 template <size_t kRows>

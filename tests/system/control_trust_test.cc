@@ -18,6 +18,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <thread>
 
 #include "base/attachment.h"
@@ -431,12 +432,30 @@ void a_socket_without_its_file() {
   server.wait_until("preforkctl finds the next one", kPatience,
                     [&] { return server.ctl({"status"}).code == 0; });
   server.wait_for_log(" has lost its file: made anew");
-  before = server.control();
+  for (const char* what : {"nobody asks", "the one after it, too"}) {
+    before = server.control();
+    unlink(server.socket().c_str());
+    server.wait_until(std::string("it comes back: ") + what, kPatience,
+                      [&] { return server.ctl({"status"}).code == 0; });
+    expect(server.control() != before, "it is another one");
+  }
+  // What a stranger puts there is left alone, whoever dies meanwhile, and figures are read.
   unlink(server.socket().c_str());
+  std::ofstream(server.socket()) << "precious";
+  server.wait_for_log(": control's socket has lost its file, and comes back when that is gone");
   server.signal(SIGHUP);
-  server.wait_until("a HUP brings another one", kPatience,
+  before = server.control();
+  kill(before, SIGKILL);
+  server.wait_until("there is another control", kPatience, [&] {
+    const pid_t now = server.find_process("preforkd: control");
+    return now > 0 && now != before;
+  });
+  std::string text;
+  std::ifstream(server.socket()) >> text;
+  expect_equal("the stranger's file", text, "precious");
+  unlink(server.socket().c_str());
+  server.wait_until("it comes back when that is gone", kPatience,
                     [&] { return server.ctl({"status"}).code == 0; });
-  expect(server.control() != before, "it is another one");
   server.signal(SIGTERM);
   expect_equal("exit code", server.wait_exit(), 0);
   expect(access(server.socket().c_str(), F_OK) != 0, "the file is gone in the end");

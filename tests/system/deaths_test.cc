@@ -334,6 +334,26 @@ void frozen_time() {
   server.wait_for("/lifetime/timed_out", 1);
 }
 
+// What a reload waits for, too.
+void frozen_time_of_a_trial() {
+  PoolText pool{.timeouts = "start = 2.0;"};
+  Server server({pool});
+  pool.serves = unruly("start_ms = 1200;");
+  server.write_config(config_of({pool}));
+  server.signal(SIGHUP);
+  server.wait_until("it is on trial", kPatience, [&] {
+    size_t supervisors = 0;
+    for (const pid_t pid : server.all_pids())
+      supervisors += title_of(pid) == "preforkd: supervisor echo";
+    return supervisors == 2;
+  });
+  const std::vector<pid_t> all = server.all_pids();
+  for (const pid_t pid : all) kill(pid, SIGSTOP);
+  usleep(2'500'000);  // more than it has
+  for (const pid_t pid : all) kill(pid, SIGCONT);
+  server.wait_for_log("reloaded ");
+}
+
 // One worker alone, by a signal.
 void a_stopped_workers_time() {
   Server server({PoolText{.serves = unruly(), .timeouts = "connection = 1.0;"}});
@@ -370,6 +390,7 @@ Suite deaths_suite() {
        {"a preload that refuses", a_preload_that_refuses},
        {"a silent supervisor is replaced", a_silent_supervisor_is_replaced},
        {"frozen time", frozen_time},
+       {"frozen time of a trial", frozen_time_of_a_trial},
        {"a stopped worker's time", a_stopped_workers_time}}};
 }
 

@@ -1,7 +1,9 @@
 // Files of Unix sockets that are removed, moved away, or have another put in their place, while the daemon runs: the pool has a
 // socket there again, who waited in the old one is served, and what a stranger has put there is left alone.
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -162,6 +164,16 @@ void what_a_stranger_puts_there() {
   expect(!fs::exists(elsewhere), "nothing is made where it leads");
   unlink(stage.path.c_str());
   expect_back(server, stage.address, "a stranger's link");
+
+  fs::remove(stage.path);
+  UniqueFd theirs(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{AF_UNIX, {}};
+  stage.path.copy(address.sun_path, sizeof address.sun_path - 1);
+  expect_equal("bind", bind(theirs.get(), reinterpret_cast<sockaddr*>(&address), sizeof address),
+               0);
+  expect_left_alone("a socket whose owner does not listen yet", "a socket of uid");
+  theirs.reset();
+  expect_back(server, stage.address, "a socket that nobody has any more");
 
   TestFolder others;
   fs::remove(stage.path);

@@ -112,7 +112,7 @@ void handed_on() {
   for (const mode_t before : {0u, 077u, 0777u})
     CU_ASSERT(holds([before] {
       umask(before);
-      have_own_umask();
+      have_own_files();
       bool good = mask_now() == 022;
       hand_on_surroundings();
       good &= mask_now() == before;
@@ -129,6 +129,18 @@ void handed_on() {
     good &= soft_now() == 64;
     take_surroundings_back();
     return good && soft_now() == 512;
+  }));
+  CU_ASSERT(holds([] {  // what is made in memory is a file to the kernel
+    const rlimit before{4096, 1 << 20};
+    setrlimit(RLIMIT_FSIZE, &before);
+    have_own_files();
+    const UniqueFd file(memfd_create("unit", MFD_CLOEXEC));
+    bool good = ftruncate(file.get(), 1 << 20) == 0;
+    good &= ftruncate(file.get(), (1 << 20) + 1) < 0 && errno == EFBIG;  // and no signal
+    hand_on_surroundings();
+    rlimit after{};
+    getrlimit(RLIMIT_FSIZE, &after);
+    return good && after.rlim_cur == 4096 && after.rlim_max == 1 << 20;
   }));
   CU_ASSERT(holds([] {  // nothing was put right, and nothing is put back
     const rlim_t soft = soft_now();
