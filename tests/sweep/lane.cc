@@ -124,45 +124,60 @@ class Lane {
   Lane& operator=(const Lane&) = delete;
 
   void work(const Batch& batch) {
-    const Outcome outcome = run(batch);
-    Batch again;
+    if (batch.size() == 1) return (void)work_alone(batch.front());
+    Outcome outcome = run(batch);
+    // Something may come of several together only, or of the moment.
+    if (!outcome.is_well) {
+      keep("together-" + batch.front().text(), outcome);
+      append("together", batch.front().text() + outcome.complaints);
+      outcome = run(batch);
+    }
+    bool any_alone = false;
     for (const Fault& fault : batch) {
       const bool is_done =
           std::find(outcome.done.begin(), outcome.done.end(), fault) != outcome.done.end();
       if (is_done && outcome.is_well)
         note(fault, "well");
       else
-        again.push_back(fault);
+        any_alone |= !work_alone(fault);
     }
-    for (const Fault& fault : again) work_alone(fault, batch.size() == 1 ? &outcome : nullptr);
+    if (!outcome.is_well && !any_alone) note(batch.front(), "ill with others" + outcome.complaints);
   }
 
  private:
   // Twice, where it does not go well: what then goes well depends on the moment. Both are said. Once more where the fault's
-  // site was not reached.
-  void work_alone(const Fault& fault, const Outcome* first) {
+  // site was not reached. False: it did not go well.
+  bool work_alone(const Fault& fault) {
     int ill = 0, reached = 0;
     std::string text;
     for (int times = 0; times < 3 && reached < 2; ++times) {
-      const Outcome outcome = times == 0 && first ? *first : run({fault});
+      const Outcome outcome = run({fault});
       if (outcome.done.empty() && (outcome.is_well || times < 2)) continue;
       ++reached;
       if (outcome.is_well) break;
       ++ill;
       text = outcome.complaints;
-      keep(fault, outcome);
+      keep(fault.text(), outcome);
     }
-    if (reached == 0) return note(fault, "unreached");
-    note(fault, ill == 0 ? "well"
-                         : "ill " + std::to_string(ill) + " of " + std::to_string(reached) + text);
+    if (reached == 0)
+      note(fault, "unreached");
+    else
+      note(fault, ill == 0
+                      ? "well"
+                      : "ill " + std::to_string(ill) + " of " + std::to_string(reached) + text);
+    return ill == 0;
   }
 
-  void keep(const Fault& fault, const Outcome& outcome) {
-    std::ofstream(folder_ + "/failed/" + fault.text(), std::ios::trunc) << outcome.output;
+  void keep(const std::string& name, const Outcome& outcome) {
+    std::ofstream(folder_ + "/failed/" + name, std::ios::trunc) << outcome.output;
   }
 
   void note(const Fault& fault, const std::string& what) {
-    const std::string line = fault.text() + " " + what + "\n", path = folder_ + "/done";
+    append("done", fault.text() + " " + what);
+  }
+
+  void append(const std::string& name, const std::string& text) {
+    const std::string line = text + "\n", path = folder_ + "/" + name;
     UniqueFd file(open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644));
     if (write(file.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size()))
       throw SysError("write " + path, errno);
