@@ -20,6 +20,8 @@
 namespace preforkd {
 namespace {
 
+constexpr Nanoseconds kWebAgain = kSecond;
+
 LogLink* log_target = nullptr;  // for the log sink, which takes no context
 
 }  // namespace
@@ -105,22 +107,14 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited,
   ListenAddress address;
   address.kind = ListenAddress::Kind::kUnix;
   address.path = path;
-  auto open_control = [&](const ListenAddress& at, UniqueFd& into) {
-    try {
-      Listener listener = Listener::open(with_numbers(at, names_).front(), kControlBacklog);
-      if (&into == &control_socket_) control_path_ = listener.path();
-      into = listener.release_fd();
-      refuse_rights(into.get());
-    } catch (const std::exception& e) {
-      errors.push_back(std::string("control: ") + e.what());
-    }
-  };
-  open_control(address, control_socket_);
-  std::string error;
-  if (!settings_.control.web.empty())
-    if (auto web = parse_listen_address(settings_.control.web, error))
-      open_control(*web, web_socket_);
-
+  try {
+    Listener listener = Listener::open(address, kControlBacklog);
+    control_path_ = listener.path();
+    control_socket_ = listener.release_fd();
+    refuse_rights(control_socket_.get());
+  } catch (const std::exception& e) {
+    errors.push_back(std::string("control: ") + e.what());
+  }
   if (errors.empty()) return;
   for (size_t i = 0; i + 1 < errors.size(); ++i) log_error(errors[i]);
   throw std::runtime_error(errors.back());
@@ -177,11 +171,35 @@ void Daemon::say_listening(const Pool& pool, const Listeners& before) {
 void Daemon::start_control() {
   links_.push_back(make_link(ControlLink::Kind::kFull, std::move(control_socket_)));
   links_.back()->start();
-  if (web_socket_.is_open()) {
-    links_.push_back(make_link(ControlLink::Kind::kWeb, std::move(web_socket_)));
-    links_.back()->start();
-  }
+  if (lacks_web()) open_web(true);
   feed_watchdog();
+}
+
+bool Daemon::lacks_web() const { return !settings_.control.web.empty() && links_.size() == 1; }
+
+// Whoever has taken its port keeps nobody from being served. `is_first`: why it cannot be had is said once.
+void Daemon::open_web(bool is_first) {
+  web_timer_ = {};
+  if (phase_ != Phase::kRunning || !lacks_web()) return;
+  try {
+    std::string error;
+    const auto web = parse_listen_address(settings_.control.web, error);
+    if (!web) throw std::runtime_error(error);
+    Listener listener = Listener::open(with_numbers(*web, names_).front(), kControlBacklog);
+    if (!is_first) log_notice("control.web: listening on " + listener.address());
+    links_.push_back(make_link(ControlLink::Kind::kWeb, listener.release_fd()));
+    links_.back()->start_again();
+  } catch (const std::exception& e) {
+    if (is_first)
+      log_error(std::string("control.web: ") + e.what() +
+                ": pools serve without the page; it is tried again each second");
+    open_web_later();
+  }
+}
+
+void Daemon::open_web_later() {
+  loop_.cancel(web_timer_);
+  web_timer_ = loop_.after(kWebAgain, [this] { open_web(false); });
 }
 
 std::unique_ptr<ControlLink> Daemon::make_link(ControlLink::Kind kind, UniqueFd socket) {

@@ -41,6 +41,9 @@ class Daemon final : private PoolOwner {
                     const std::vector<std::string>& troubles);
   void start_pools();
   void start_control();
+  bool lacks_web() const;
+  void open_web(bool is_first);
+  void open_web_later();
 
   // Instead of these three, in the image that takes over from another in the same process. Throws before anything
   // was changed that the old image could not take over again.
@@ -224,7 +227,7 @@ class Daemon final : private PoolOwner {
   std::vector<InheritedSocket> inherited_;  // what no pool has used yet
   std::vector<Listeners> opened_;           // by pool, until start_pools() hands them over
   std::vector<std::string> troubles_;       // likewise; "": it is well
-  UniqueFd control_socket_, web_socket_;
+  UniqueFd control_socket_;
   SocketPath control_path_;                          // to be removed
   std::vector<std::unique_ptr<ControlLink>> links_;  // the full one first
   std::vector<std::unique_ptr<ControlLink>>
@@ -240,7 +243,7 @@ class Daemon final : private PoolOwner {
   std::vector<pid_t> strangers_;  // children that this process had before
   EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{}, settle_timer_{},
       reload_timer_{}, extend_timer_{}, move_timer_{}, predecessor_timer_{}, reap_timer_{},
-      files_timer_{};
+      files_timer_{}, web_timer_{};
   Nanoseconds end_until_ = 0;          // finishing
   Nanoseconds predecessor_until_ = 0;  // see waits_for_predecessor()
 };

@@ -316,7 +316,14 @@ Listener Listener::recover(UniqueFd fd, const std::string& stored_as, const std:
 }
 
 ListenerRecord Listener::record() const {
-  return {fd_.get(), wanted_, stored_as_, path_.record(), inherited_, uid_};
+  return {fd_.get(),
+          wanted_,
+          stored_as_,
+          path_.record(),
+          inherited_,
+          uid_,
+          is_listening() ? "" : address_,
+          is_bound_};
 }
 
 Listener Listener::restore(const ListenerRecord& record) {
@@ -325,6 +332,13 @@ Listener Listener::restore(const ListenerRecord& record) {
   listener.stored_as_ = record.stored_as;
   listener.path_ = SocketPath(record.path);
   listener.uid_ = record.uid;
+  if (record.awaited.empty()) return listener;
+  std::string error;
+  const auto awaited = parse_listen_address(record.awaited, error);
+  if (!awaited) throw std::runtime_error("listen " + record.awaited + ": " + error);
+  listener.to_bind_ = resolve(*awaited);
+  listener.is_bound_ = record.bound;
+  listener.address_ = record.awaited;
   return listener;
 }
 

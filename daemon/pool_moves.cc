@@ -35,6 +35,14 @@ void Pool::leave_to_newest() {
       g->drain(plan_.settings.drain_timeout, g->bits_of(dropped_));
 }
 
+std::string Pool::waits_for_others() const {
+  const bool does =
+      std::any_of(plan_.listeners.begin(), plan_.listeners.end(), [](const auto& listener) {
+        return !listener->is_listening() && !listener->before().empty();
+      });
+  return does ? reason_ : "";
+}
+
 void Pool::serve_at_last() {
   const bool went_without = std::exchange(goes_without_, false);
   if (!is_serving()) return;

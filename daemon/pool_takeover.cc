@@ -26,6 +26,7 @@ PoolRecord Pool::record(const ListenerIndex& index) const {
   r.state = static_cast<int>(state_);
   r.next_generation = next_generation_;
   r.capacity = capacity_;
+  r.goes_without = goes_without_;
   r.base.assign(base_.begin(), base_.end());
   for (const auto& g : generations_) {
     r.generations.push_back(g->record());
@@ -48,6 +49,7 @@ Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan,
       base_(r.base.begin(), r.base.end()),
       state_(static_cast<PoolState>(r.state)),
       reason_(r.reason),
+      goes_without_(r.goes_without),
       launched_at_(r.launched_at),
       pause_(r.pause) {
   GenerationOwner& self = *this;
@@ -81,6 +83,7 @@ void Pool::go_on() {
   o.type = OrderType::kLimits;
   o.limits = limits_;
   g->order(o);
+  if (awaits_address() && !goes_without_) return;  // serve_at_last() tells it
   o.type = OrderType::kServe;
   g->order(o);
 }

@@ -203,6 +203,7 @@ void Daemon::prepare_web(Reload& r, std::vector<std::string>& errors) {
   if (next.control.web == settings_.control.web) {
     // Other hosts: another process, on the same socket.
     r.web_stays = true;
+    if (links_.size() == 1) return;  // it is not had yet, and tried again
     if (next.control.hosts == settings_.control.hosts) return;
     r.web_socket.reset(fcntl(links_.back()->listen_fd(), F_DUPFD_CLOEXEC, 3));
     if (!r.web_socket.is_open())

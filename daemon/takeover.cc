@@ -27,7 +27,8 @@ namespace preforkd {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Limits, min, max, min_spare, max_spare, shrink_after)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(SocketPathRecord, path, user, device, inode)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ListenerRecord, fd, wanted, stored_as, path, inherited, uid)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ListenerRecord, fd, wanted, stored_as, path, inherited, uid,
+                                   awaited, bound)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogPipeRecord, id, read_end)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogLineRecord, level, worker, event, lost, pool, text)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogRecord, pid, news, pongs, next_pipe, lost, stopped, waiting)
@@ -37,7 +38,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(GenerationRecord, number, capacity, workers, 
                                    drain_until, orphans_until, sockets, log)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PoolRecord, name, reason, listeners, dropped, limits,
                                    limits_before, revert_at, launched_at, pause, state,
-                                   next_generation, capacity, base, generations)
+                                   next_generation, capacity, goes_without, base, generations)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LinkRecord, web, pid, news, requests, listen, started_at,
                                    stopped, next_ticket, unanswered, log)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(HeldFileRecord, path, file, copy, size, modified, changed)

@@ -29,7 +29,7 @@ namespace preforkd {
 // Raised when the document changes its meaning: images of different numbers do not take over from each other, nor do
 // those of different kProtocol (base/protocol.h). The layout of shared memory may be another: supervisors go on with
 // theirs, which the daemon never looks at, and control passes over segments that it cannot read.
-inline constexpr uint32_t kTakeoverFormat = 7;
+inline constexpr uint32_t kTakeoverFormat = 8;
 
 // What a rehearsal says that went well. A status of 0 is not enough: /bin/true has that, too.
 inline constexpr char kCanTakeOver[] = "preforkd: can take over";
@@ -47,6 +47,8 @@ struct ListenerRecord {
   SocketPathRecord path;
   bool inherited = false;
   uint32_t uid = 0;
+  std::string awaited;  // the address that it is to listen on when that can be had; "": it listens
+  bool bound = true;
 };
 
 // A pipe to preforkd-log (daemon/log_link.h).
@@ -90,6 +92,7 @@ struct PoolRecord {
   Nanoseconds launched_at = 0, pause = 0;
   int state = 0;
   uint32_t next_generation = 1, capacity = 0;
+  bool goes_without = false;
   std::vector<uint8_t> base;
   std::vector<GenerationRecord> generations;
 };

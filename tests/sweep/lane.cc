@@ -103,7 +103,7 @@ size_t take_next(const std::string& path) {
 struct Outcome {
   std::vector<Fault> done;
   std::string complaints;
-  bool is_well = false;
+  bool is_well = false, has_lost = false;  // more than a message
   std::string output;
 };
 
@@ -141,7 +141,8 @@ class Lane {
       else
         any_alone |= !work_alone(fault);
     }
-    if (!outcome.is_well && !any_alone) note(batch.front(), "ill with others" + outcome.complaints);
+    // (Of two, one may end the start before anybody has heard of the other.)
+    if (outcome.has_lost && !any_alone) note(batch.front(), "ill with others" + outcome.complaints);
   }
 
  private:
@@ -219,7 +220,10 @@ class Lane {
     for (std::string line; std::getline(file, line);) {
       outcome.output += line + "\n";
       if (line.starts_with("done ")) outcome.done.push_back(Fault::parse(line.substr(5)));
-      if (line.starts_with("complaint ")) outcome.complaints += "; " + line.substr(10, 300);
+      if (line.starts_with("complaint ")) {
+        outcome.complaints += "; " + line.substr(10, 300);
+        outcome.has_lost |= !line.starts_with("complaint nobody said");
+      }
       if (line == "well") outcome.is_well = true;
     }
     if (is_late) outcome.complaints += "; the run did not end";

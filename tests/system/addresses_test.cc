@@ -321,6 +321,37 @@ void waited_for_until_asked() {
   });
 }
 
+// An upgrade does not wait for it, and goes on waiting.
+void an_upgrade_meanwhile() {
+  auto one = std::make_unique<TakenPort>(), other = std::make_unique<TakenPort>();
+  const std::string waited = at("127.0.0.1", *one), also = at("127.0.0.1", *other);
+  Server server({pool_on("\"127.0.0.1:0\""), pool_on(quoted(waited), "waits"),
+                 pool_on("\"127.0.0.1:0\", " + quoted(also), "partly")},
+                {.wait_until_ready = false});
+  server.wait_for_log("ready: ");
+  const std::string in_use = "Address already in use";
+  Client client(server.address());
+  for (int i = 0; i < 2; ++i) {
+    const Answer answer = server.request("POST", "/v1/upgrade");
+    expect(answer.status == 200, "upgrade: " + answer.body);
+    expect(client.echoes("still here\n"), "who is served is served on");
+    for (const char* pool : {"waits", "partly"}) {
+      expect_equal(std::string("state of ") + pool, server.pool(pool)["state"], "degraded");
+      expect_contains("the reason", server.pool(pool)["reason"], in_use);
+    }
+    expect_echo(server.address("partly"));
+  }
+  one.reset();
+  server.wait_for("/state", "running", "waits");
+  expect_echo(waited);
+  expect_equal("and again", server.request("POST", "/v1/upgrade").status, 200);
+  expect_contains("the other's reason", server.pool("partly")["reason"], in_use);
+  other.reset();
+  server.wait_for("/state", "running", "partly");
+  expect_echo(also);
+  expect_equal("nobody crashed", server.pool("waits")["lifetime"]["crashed"], 0);
+}
+
 // --- names ------------------------------------------------------------------------------------------
 
 // A machine whose names are those in the file.
@@ -431,6 +462,7 @@ Suite addresses_suite() {
            {"control.web", control_web},
            {"one that comes later", one_that_comes_later},
            {"waited for until asked", waited_for_until_asked},
+           {"an upgrade meanwhile", an_upgrade_meanwhile},
            {"all of a name", all_of_a_name},
            {"too many", too_many},
            {"without IPv6", without_ipv6}}};

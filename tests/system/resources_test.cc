@@ -23,14 +23,25 @@ namespace {
 
 // --- addresses and rights ------------------------------------------------------------------------
 
+// Whoever has the page's port keeps no pool from serving.
 void control_port_in_use() {
-  TakenPort port;
-  Server web(
-      "control = { web = " + port.quoted() +
-          "; }; pools = ( { name = \"a\"; listen = [ \"127.0.0.1:0\" ]; handler = \"echo\"; } );",
-      {.wait_until_ready = false});
-  expect_refused_start(
-      web, 71, "preforkd: error: control: bind " + port.address() + ": Address already in use\n");
+  auto port = std::make_unique<TakenPort>();
+  const std::string address = port->address();
+  const std::string config =
+      "control = { web = " + port->quoted() +
+      "; }; pools = ( { name = \"a\"; listen = [ \"127.0.0.1:0\" ]; handler = \"echo\"; } );";
+  Server server(config);
+  server.wait_for_log("control.web: bind " + address +
+                      ": Address already in use: pools serve without the page");
+  expect(Client(server.address("a")).echoes("hello\n"), "the pool serves");
+  expect_equal("a reload", server.request("POST", "/v1/reload").status, 200);
+  expect_equal("an upgrade", server.request("POST", "/v1/upgrade").status, 200);
+  port.reset();
+  server.wait_for_log("control.web: listening on " + address);
+  server.wait_until("the page is there", kPatience,
+                    [&] { return Client::try_connect(address).has_value(); });
+  server.signal(SIGTERM);
+  expect_equal("exit code", server.wait_exit(), 0);
 }
 
 // A runtime directory that nobody owns, for daemons that are nobody's.
