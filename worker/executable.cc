@@ -100,6 +100,17 @@ std::string trouble_of(const std::optional<FirstLine>& line, int error) {
   return error == ENOENT ? "its loader: " + reason : reason;
 }
 
+// The kernel hands a CR on, at the end of the argument. Perl takes it for a blank; shells, Python, Ruby, env do not.
+std::string trouble_of_argument(const FirstLine& line) {
+  if (!line.argument.ends_with('\r')) return "";
+  for (const std::string* part : {&line.interpreter, &line.argument})
+    if (part->find("perl") != part->npos) return "";
+  std::string argument = line.argument;
+  argument.pop_back();
+  return "its interpreter, " + line.interpreter + ", is given " + argument +
+         " and a CR (its first line ends with CR LF)";
+}
+
 // "env" looks for it when it runs, and that is too late, too.
 std::string trouble_of_env(const FirstLine& line) {
   const std::string& name = line.argument;
@@ -125,7 +136,9 @@ std::string execution_trouble(const std::string& file) {
   if (const std::string trouble = access_trouble(file); !trouble.empty()) return trouble;
   const std::optional<FirstLine> line = first_line_of(file);
   if (const int error = error_of_execution(file)) return trouble_of(line, error);
-  return line ? trouble_of_env(*line) : "";
+  if (!line) return "";
+  const std::string trouble = trouble_of_env(*line);
+  return trouble.empty() ? trouble_of_argument(*line) : trouble;
 }
 
 }  // namespace preforkd
