@@ -50,8 +50,10 @@ class Batches {
       return;
     }
     std::vector<Batch>& open = fault.kills() ? kills_ : site.is_early ? early_ : soft_;
-    auto fits = std::find_if(open.begin(), open.end(),
-                             [&](const Batch& batch) { return can_join(fault, batch); });
+    // Those of one program: the others need not be followed.
+    auto fits = std::find_if(open.begin(), open.end(), [&](const Batch& batch) {
+      return sites_.at(batch.front().site).program == site.program && can_join(fault, batch);
+    });
     if (fits == open.end()) fits = open.insert(open.end(), Batch());
     fits->push_back(fault);
     if (fits->size() < (fault.kills() ? kKills : site.is_early ? kEarly : kSoft)) return;

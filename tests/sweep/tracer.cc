@@ -72,7 +72,10 @@ class Tracing {
       : faults_(std::move(faults)), done_(done), records_(faults_.empty()) {
     for (const Fault& fault : faults_)
       for (const Site& site : sites)
-        if (site.id == fault.site) wanted_.insert(find_call(site.call)->number);
+        if (site.id == fault.site) {
+          wanted_.insert(find_call(site.call)->number);
+          programs_.insert(site.program);
+        }
     left_ = faults_.size();
   }
 
@@ -117,8 +120,15 @@ class Tracing {
     std::vector<Frame> frames;
   };
 
+  bool is_met(const std::string& program) const {
+    return records_ || (left_ > 0 && programs_.contains(program));
+  }
+
   void go_on(pid_t tid, int signal = 0) {
-    ptrace(left_ > 0 || records_ ? PTRACE_SYSCALL : PTRACE_CONT, tid, nullptr, signal);
+    const auto traced = traced_.find(tid);
+    const bool stops =
+        traced == traced_.end() || !traced->second.image || is_met(traced->second.image->program());
+    ptrace(stops ? PTRACE_SYSCALL : PTRACE_CONT, tid, nullptr, signal);
   }
 
   void look_at(pid_t tid, int status) {
@@ -153,11 +163,12 @@ class Tracing {
     }
   }
 
-  // What a supervisor forks are workers; what is none of ours is nobody's concern.
+  // What a supervisor forks are workers; what is none of ours, or will meet no fault, is nobody's concern.
   void at_exec(pid_t tid, Traced& traced) {
     traced.image = std::make_shared<Image>(tid);
     const std::string& program = traced.image->program();
-    if (!program.starts_with("preforkd")) {
+    // (The daemon is whose children are followed.)
+    if (!program.starts_with("preforkd") || (!is_met(program) && program != "preforkd")) {
       ptrace(PTRACE_DETACH, tid, nullptr, nullptr);
       traced_.erase(tid);
       return;
@@ -280,6 +291,7 @@ class Tracing {
   size_t left_ = 0;
   pid_t daemon_ = 0;
   std::set<long> wanted_;
+  std::set<std::string> programs_;
   std::map<pid_t, Traced> traced_;
   std::map<pid_t, Nanoseconds> delayed_;
   std::map<SiteId, Seen> seen_;
