@@ -64,7 +64,7 @@ GenerationRecord Generation::record() const {
   r.quiet = quiet_;
   r.was_told = was_told_;
   r.stopped = kill_timer_.second != 0;
-  r.start_until = start_timer_.second ? start_timer_.first : kNever;
+  r.start_until = start_timer_.second ? start_until_ : kNever;
   r.drain_until = drain_until_;
   r.orphans_until = orphans_until_;
   r.uid = uid_;
@@ -107,8 +107,10 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool
     kill_after(kUntilDead, "has closed its channel");
   else if (record.stopped)
     supervisor_stopped(true);  // waitpid() says it once
-  if (has_supervisor() && !preloaded_ && record.start_until != kNever)
-    start_timer_ = loop_.at(record.start_until, [this] { start_took_too_long(); });
+  if (has_supervisor() && !preloaded_ && record.start_until != kNever) {
+    start_until_ = record.start_until;
+    wait_patiently(loop_, start_timer_, start_until_, [this] { start_took_too_long(); });
+  }
   if (has_supervisor() && record.drain_until != kNever) limit_drain(record.drain_until);
   if (state_ == State::kOrphaned) orphan_timer_ = loop_.after(0, [this] { wait_for_orphans(); });
 }
@@ -131,19 +133,19 @@ void Generation::close_ends() {
 
 void Generation::wait_for_start(Nanoseconds timeout) {
   const Nanoseconds for_exec = std::min(kUntilExecuted, timeout ? timeout : kNever);
-  start_timer_ = loop_.after(for_exec, [this, timeout, began = monotonic_now()] {
-    start_timer_ = {};
+  start_until_ = monotonic_now() + for_exec;
+  wait_patiently(loop_, start_timer_, start_until_, [this, timeout, for_exec] {
     if (!child_.has_executed())
       return end_start(
           "could not be executed in time: its user has stopped it, or the folder that it is"
           " to work in, or that its handler is in, does not answer");
     if (preloaded_ || timeout == 0) return;
-    start_timer_ = loop_.at(began + timeout, [this] { start_took_too_long(); });
+    start_until_ += timeout - for_exec;
+    wait_patiently(loop_, start_timer_, start_until_, [this] { start_took_too_long(); });
   });
 }
 
 void Generation::start_took_too_long() {
-  start_timer_ = {};
   if (!preloaded_) end_start("did not get through preload in time (timeouts.start)");
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/backlog.h"
 #include "base/error.h"
+#include "daemon/patience.h"
 
 namespace preforkd {
 namespace {
@@ -508,8 +509,8 @@ void Pool::limit_start() {
   const Nanoseconds timeout = plan_.settings.start_timeout;
   loop_.cancel(start_timer_);
   if (timeout == 0) return;
-  start_timer_ = loop_.after(timeout + kBeyondStart, [this, timeout] {
-    start_timer_ = {};
+  start_until_ = monotonic_now() + timeout + kBeyondStart;
+  wait_patiently(loop_, start_timer_, start_until_, [this, timeout] {
     const std::string reason =
         "not ready in " + std::to_string(timeout / kMillisecond) + " ms (timeouts.start)";
     log_line(LogLevel::kWarning, "degraded: " + reason, Event::kPoolDegraded);

@@ -201,6 +201,7 @@ class Pool final : private GenerationOwner {
   bool watching_ = false;
   Nanoseconds launched_at_ = 0;
   Nanoseconds pause_ = 0;
+  Nanoseconds start_until_ = 0;
   EventLoop::TimerId restart_timer_{}, start_timer_{}, unread_timer_{};
 };
 
