@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <sys/un.h>
 
+#include <cerrno>
 #include <charconv>
 #include <cstddef>
 #include <cstring>
@@ -72,8 +73,12 @@ std::optional<ListenAddress> parse_listen_address(std::string_view text, std::st
 
 SocketAddress local_address(int socket) {
   SocketAddress address;
-  address.length = sizeof address.storage;
-  if (getsockname(socket, address.get(), &address.length) < 0) address.length = 0;
+  for (const bool again : {true, false}) {
+    address.length = sizeof address.storage;
+    if (getsockname(socket, address.get(), &address.length) == 0) return address;
+    if (!again || errno != ENOBUFS) break;  // there may be one now
+  }
+  address.length = 0;
   return address;
 }
 

@@ -86,52 +86,64 @@ void ControlLink::watch_clients() {
   });
 }
 
-// Why nobody can connect to it; "": they can.
-std::string ControlLink::trouble_with_socket() const {
+// Why nobody can connect to it; "": they can; nothing: it cannot be known just now.
+std::optional<std::string> ControlLink::trouble_with_socket() const {
   if (!takes_clients(listen_socket_.get())) return "was shut down";
-  if (path_ && path_->is_ours() && !path_->is_there().value_or(true)) return "has lost its file";
-  return "";
+  if (!path_ || !path_->is_ours()) return "";
+  const auto is_there = path_->is_there();
+  if (!is_there) return std::nullopt;
+  return *is_there ? "" : "has lost its file";
 }
 
-void ControlLink::listen_anew(const std::string& why) {
-  ListenAddress address;
-  if (path_) {
-    address.kind = ListenAddress::Kind::kUnix;
-    address.path = path_->path();
-  } else {
-    std::string error;
-    const auto parsed = parse_listen_address(address_, error);
-    if (!parsed) throw std::runtime_error("listen " + address_ + ": " + error);
-    address = *parsed;
+// False: it cannot be had, and why is said once.
+bool ControlLink::make_next_socket(const std::string& trouble) {
+  try {
+    ListenAddress address;
+    if (path_) {
+      address.kind = ListenAddress::Kind::kUnix;
+      address.path = path_->path();
+    } else {
+      std::string error;
+      const auto parsed = parse_listen_address(address_, error);
+      if (!parsed) throw std::runtime_error("listen " + address_ + ": " + error);
+      address = *parsed;
+      shutdown(listen_socket_.get(), SHUT_RDWR);  // it is in nobody's way, whoever has a copy
+    }
+    Listener made = Listener::open(address, kControlBacklog);
+    if (path_) *path_ = made.path();
+    next_socket_ = made.release_fd();
+    refuse_rights(next_socket_.get());
+    next_because_ = trouble;
+    obstacle_.clear();
+    return true;
+  } catch (const std::exception& e) {
+    if (std::exchange(obstacle_, e.what()) != e.what())
+      log_warning(obstacle_ + ": control's socket " + trouble +
+                  ", and comes back when that is gone");
+    return false;
   }
-  shutdown(listen_socket_.get(), SHUT_RDWR);  // it is in nobody's way, whoever has a copy
-  Listener made = Listener::open(address, kControlBacklog);
-  if (path_) *path_ = made.path();
+}
+
+void ControlLink::take_next_socket() {
+  shutdown(listen_socket_.get(), SHUT_RDWR);
   loop_.forget(listen_socket_.get());
   if (path_) close_apart(std::move(listen_socket_));
-  listen_socket_ = made.release_fd();
-  refuse_rights(listen_socket_.get());
+  listen_socket_ = std::move(next_socket_);
   watch_clients();
-  log_warning("control's socket " + address_ + " " + why + ": made anew", Event::kControlDied);
+  log_warning("control's socket " + address_ + " " + next_because_ + ": made anew",
+              Event::kControlDied);
 }
-
-// What keeps the socket from being made anew.
-std::string ControlLink::obstacle() const { return path_ ? path_->in_the_way() : ""; }
 
 void ControlLink::look_at_socket() {
   loop_.cancel(look_timer_);
   if (closing_ || renewing_ || renew_timer_.second || !requests_.is_open()) return;
-  const std::string trouble = trouble_with_socket(), in_the_way = trouble.empty() ? "" : obstacle();
-  const bool is_new = std::exchange(obstacle_, in_the_way) != in_the_way;
-  if (trouble.empty()) return;
-  if (!in_the_way.empty()) {
-    if (is_new)
-      log_warning(in_the_way + ": control's socket " + trouble +
-                  ", and comes back when that is gone");
+  const auto trouble = trouble_with_socket();
+  if (trouble && trouble->empty()) return obstacle_.clear();
+  if (!trouble || !make_next_socket(*trouble)) {
     look_timer_ = loop_.after(kLookAgain, [this] { look_at_socket(); });
     return;
   }
-  log_warning("control's socket " + address_ + " " + trouble);
+  log_warning("control's socket " + address_ + " " + *trouble);
   renew();
 }
 
@@ -165,8 +177,11 @@ void ControlLink::close_ends() {
 
 void ControlLink::start() {
   // Without its file it serves nobody, but reads the figures.
-  if (const std::string trouble = trouble_with_socket(); !trouble.empty())
-    if (!takes_clients(listen_socket_.get()) || obstacle().empty()) listen_anew(trouble);
+  const std::string trouble =
+      next_socket_.is_open() ? "" : trouble_with_socket().value_or(std::string());
+  if (!trouble.empty() && !make_next_socket(trouble) && !takes_clients(listen_socket_.get()))
+    throw std::runtime_error(obstacle_);
+  if (next_socket_.is_open()) take_next_socket();
   listen(listen_socket_.get(), kControlBacklog);  // whatever the one before has made of it
   auto [news, to_learn] = Channel::make_pair();
   auto [requests, to_ask] = make_message_pipe();
@@ -208,7 +223,7 @@ LinkRecord ControlLink::record() const {
   r.pid = child_.pid;
   r.news = news_.fd();
   r.requests = requests_.fd();
-  r.listen = listen_socket_.get();
+  r.listen = (next_socket_.is_open() ? next_socket_ : listen_socket_).get();
   r.started_at = started_at_;
   r.stopped = kill_timer_.second != 0;
   r.next_ticket = next_ticket_;

@@ -7,12 +7,15 @@
 // as it says that it has clients. One that is silent for 5 s is replaced. Without clients nobody is woken.
 //
 // A control that has turned against us can shut the listening socket down for all who have it, and the file of a Unix
-// socket can be removed. So both are looked at before each start, and what nobody can connect to any more is made anew.
+// socket can be removed. So both are looked at before each start, and whenever something happens to the file: what nobody
+// can connect to any more is made anew, and the next process gets it, soon. As long as it cannot be made, because a stranger's
+// file is there, say, the process that is there goes on without clients, for it reads the figures.
 #pragma once
 
 #include <deque>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -68,7 +71,7 @@ class ControlLink {
   void retire();                      // the same, and its socket refuses at once
   void kill(const std::string& why);  // and says so
   // Its socket may have lost its file, or been shut down: if so, another process, on a socket made anew, takes over in
-  // order, as soon as nothing is in the way.
+  // order, as soon as that can be had.
   void look_at_socket();
   bool is_running() const { return child_.is_running(); }
 
@@ -93,9 +96,9 @@ class ControlLink {
   void push(std::string bytes, UniqueFd descriptor = {});
   void flush();
   void watch_clients();
-  std::string trouble_with_socket() const;
-  std::string obstacle() const;
-  void listen_anew(const std::string& why);
+  std::optional<std::string> trouble_with_socket() const;
+  bool make_next_socket(const std::string& trouble);
+  void take_next_socket();
   void watch_requests();
   void read_requests();
   void take(Request request, std::string bytes);
@@ -133,6 +136,8 @@ class ControlLink {
   Nanoseconds started_at_ = 0, answered_at_ = 0, renew_until_ = 0;
   EventLoop::TimerId restart_timer_{}, renew_timer_{}, kill_timer_{}, ping_timer_{},
       requests_timer_{}, look_timer_{};
+  UniqueFd next_socket_;  // for the next process
+  std::string next_because_;
   std::string obstacle_;  // the last one that was said
 };
 

@@ -115,6 +115,8 @@ void Daemon::open_sockets(std::vector<InheritedSocket> inherited,
   } catch (const std::exception& e) {
     errors.push_back(std::string("control: ") + e.what());
   }
+  // Before the code of any pool runs, which could take it.
+  if (!settings_.control.web.empty()) web_socket_ = listen_for_web();
   if (errors.empty()) return;
   for (size_t i = 0; i + 1 < errors.size(); ++i) log_error(errors[i]);
   throw std::runtime_error(errors.back());
@@ -171,35 +173,49 @@ void Daemon::say_listening(const Pool& pool, const Listeners& before) {
 void Daemon::start_control() {
   links_.push_back(make_link(ControlLink::Kind::kFull, std::move(control_socket_)));
   links_.back()->start();
-  if (lacks_web()) open_web(true);
+  if (lacks_web()) start_web(std::move(web_socket_));
   feed_watchdog();
 }
 
+// --- control.web ---------------------------------------------------------------------------------
+// Whoever has taken its port keeps nobody from being served: the page comes later.
+
 bool Daemon::lacks_web() const { return !settings_.control.web.empty() && links_.size() == 1; }
 
-// Whoever has taken its port keeps nobody from being served. `is_first`: why it cannot be had is said once.
-void Daemon::open_web(bool is_first) {
-  web_timer_ = {};
-  if (phase_ != Phase::kRunning || !lacks_web()) return;
+// Not open: it cannot be had, and why is said once.
+UniqueFd Daemon::listen_for_web() {
+  UniqueFd socket;
+  std::string trouble;
   try {
-    std::string error;
-    const auto web = parse_listen_address(settings_.control.web, error);
-    if (!web) throw std::runtime_error(error);
-    Listener listener = Listener::open(with_numbers(*web, names_).front(), kControlBacklog);
-    if (!is_first) log_notice("control.web: listening on " + listener.address());
-    links_.push_back(make_link(ControlLink::Kind::kWeb, listener.release_fd()));
-    links_.back()->start_again();
+    const auto web = parse_listen_address(settings_.control.web, trouble);
+    if (!web) throw std::runtime_error(trouble);
+    socket = Listener::open(with_numbers(*web, names_).front(), kControlBacklog).release_fd();
   } catch (const std::exception& e) {
-    if (is_first)
-      log_error(std::string("control.web: ") + e.what() +
-                ": pools serve without the page; it is tried again each second");
-    open_web_later();
+    trouble = e.what();
   }
+  if (!trouble.empty() && trouble != web_trouble_)
+    log_error("control.web: " + trouble +
+              ": pools serve without the page; it is tried again each second");
+  web_trouble_ = trouble;
+  return socket;
 }
 
-void Daemon::open_web_later() {
+void Daemon::start_web(UniqueFd socket) {
+  if (!socket.is_open()) return start_web_later();
+  links_.push_back(make_link(ControlLink::Kind::kWeb, std::move(socket)));
+  links_.back()->start_again();
+}
+
+void Daemon::start_web_later() {
   loop_.cancel(web_timer_);
-  web_timer_ = loop_.after(kWebAgain, [this] { open_web(false); });
+  web_timer_ = loop_.after(kWebAgain, [this] {
+    web_timer_ = {};
+    if (phase_ != Phase::kRunning || !lacks_web()) return;
+    if (reload_) return start_web_later();  // which may change it
+    UniqueFd socket = listen_for_web();
+    if (socket.is_open()) log_notice("control.web: listening on " + settings_.control.web);
+    start_web(std::move(socket));
+  });
 }
 
 std::unique_ptr<ControlLink> Daemon::make_link(ControlLink::Kind kind, UniqueFd socket) {

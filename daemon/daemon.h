@@ -42,8 +42,9 @@ class Daemon final : private PoolOwner {
   void start_pools();
   void start_control();
   bool lacks_web() const;
-  void open_web(bool is_first);
-  void open_web_later();
+  UniqueFd listen_for_web();
+  void start_web(UniqueFd socket);
+  void start_web_later();
 
   // Instead of these three, in the image that takes over from another in the same process. Throws before anything
   // was changed that the old image could not take over again.
@@ -195,7 +196,7 @@ class Daemon final : private PoolOwner {
   const std::string file_;
   Settings settings_;
   std::vector<EffectiveUser> users_;  // parallel to settings_.pools
-  HostNames names_;                   // of the start
+  HostNames names_;                   // of the last file; none after an upgrade
   EffectiveUser control_user_;
   Nanoseconds started_;
   int64_t control_gid_ = -1;
@@ -227,7 +228,8 @@ class Daemon final : private PoolOwner {
   std::vector<InheritedSocket> inherited_;  // what no pool has used yet
   std::vector<Listeners> opened_;           // by pool, until start_pools() hands them over
   std::vector<std::string> troubles_;       // likewise; "": it is well
-  UniqueFd control_socket_;
+  UniqueFd control_socket_, web_socket_;
+  std::string web_trouble_;                          // the last one that was said
   SocketPath control_path_;                          // to be removed
   std::vector<std::unique_ptr<ControlLink>> links_;  // the full one first
   std::vector<std::unique_ptr<ControlLink>>

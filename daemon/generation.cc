@@ -68,6 +68,7 @@ GenerationRecord Generation::record() const {
   r.drain_until = drain_until_;
   r.orphans_until = orphans_until_;
   r.uid = uid_;
+  r.inodes.assign(inodes_.begin(), inodes_.end());
   r.claimed.assign(claimed_.begin(), claimed_.end());
   r.success = success_;
   r.ended_programs = ended_programs_;
@@ -90,7 +91,7 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool
       segment_(record.segment),
       log_pipe_(std::move(log_pipe)),
       sockets_(std::move(sockets)),
-      inodes_(inodes_of(sockets_)),
+      inodes_(record.inodes.begin(), record.inodes.end()),
       state_(static_cast<State>(record.state)),
       preloaded_(record.preloaded),
       quiet_(record.quiet),
@@ -132,15 +133,16 @@ void Generation::close_ends() {
 // --- its start -----------------------------------------------------------------------------------
 
 void Generation::wait_for_start(Nanoseconds timeout) {
-  const Nanoseconds for_exec = std::min(kUntilExecuted, timeout ? timeout : kNever);
-  start_until_ = monotonic_now() + for_exec;
-  wait_patiently(loop_, start_timer_, start_until_, [this, timeout, for_exec] {
+  const Nanoseconds now = monotonic_now();
+  start_until_ = timeout ? now + timeout : kNever;
+  exec_until_ = std::min(now + kUntilExecuted, start_until_);
+  wait_patiently(loop_, start_timer_, exec_until_, [this, until = exec_until_] {
     if (!child_.has_executed())
       return end_start(
           "could not be executed in time: its user has stopped it, or the folder that it is"
           " to work in, or that its handler is in, does not answer");
-    if (preloaded_ || timeout == 0) return;
-    start_until_ += timeout - for_exec;
+    if (preloaded_ || start_until_ == kNever) return;
+    start_until_ += exec_until_ - until;  // what it stood still
     wait_patiently(loop_, start_timer_, start_until_, [this] { start_took_too_long(); });
   });
 }

@@ -213,7 +213,8 @@ class Generation {
   uint64_t left_out_ = 0;
   Nanoseconds say_left_out_at_ = 0;   // not before
   Nanoseconds drain_until_ = kNever;  // then it is killed, with its workers
-  Nanoseconds start_until_ = kNever;  // it has to be executed, then to be through its preload
+  Nanoseconds exec_until_ = kNever;   // it has to be executed
+  Nanoseconds start_until_ = kNever;  // it has to be through its preload
   EventLoop::TimerId repeat_timer_{}, orphan_timer_{}, kill_timer_{}, start_timer_{},
       drain_timer_{}, reports_timer_{}, put_off_timer_{};
   Nanoseconds orphans_until_ = kNever;  // then TERM, and a second later KILL

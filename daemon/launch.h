@@ -74,7 +74,7 @@ struct Child {
 };
 
 // Descriptor 0 is /dev/null; nothing but what is named is inherited. Its own session, no blocked signals, the
-// environment without systemd's variables; mask and soft limit of descriptors as preforkd was started with them
+// environment without systemd's variables; mask and soft limits as preforkd was started with them
 // (base/surroundings.h). Returns when the child is forked: what fails after that is told by
 // Child::failure(). Throws SysError "start EXECUTABLE: STEP: reason".
 Child launch(const Launch& what);

@@ -87,7 +87,6 @@ bool can_listen_again(int fd) {
 
 SocketAddress bound_address(int socket) {
   SocketAddress bound = local_address(socket);
-  if (bound.length == 0) bound = local_address(socket);  // there may be a buffer for it now
   if (bound.length == 0) throw SysError("getsockname", errno);
   return bound;
 }
@@ -315,6 +314,15 @@ Listener Listener::recover(UniqueFd fd, const std::string& stored_as, const std:
   return listener;
 }
 
+namespace {
+
+uint32_t scope_of(const SocketAddress& address) {
+  if (address.length == 0 || address.storage.ss_family != AF_INET6) return 0;
+  return reinterpret_cast<const sockaddr_in6*>(address.get())->sin6_scope_id;
+}
+
+}  // namespace
+
 ListenerRecord Listener::record() const {
   return {fd_.get(),
           wanted_,
@@ -323,7 +331,8 @@ ListenerRecord Listener::record() const {
           inherited_,
           uid_,
           is_listening() ? "" : address_,
-          is_bound_};
+          is_bound_,
+          scope_of(to_bind_)};
 }
 
 Listener Listener::restore(const ListenerRecord& record) {
@@ -337,6 +346,8 @@ Listener Listener::restore(const ListenerRecord& record) {
   const auto awaited = parse_listen_address(record.awaited, error);
   if (!awaited) throw std::runtime_error("listen " + record.awaited + ": " + error);
   listener.to_bind_ = resolve(*awaited);
+  if (record.scope)
+    reinterpret_cast<sockaddr_in6*>(&listener.to_bind_.storage)->sin6_scope_id = record.scope;
   listener.is_bound_ = record.bound;
   listener.address_ = record.awaited;
   return listener;
@@ -344,7 +355,7 @@ Listener Listener::restore(const ListenerRecord& record) {
 
 void Listener::close_the_door() {
   if (outlives_us() || !is_listening()) return;
-  door_is_closed_ = true;
+  const bool is_first = !std::exchange(door_is_closed_, true);
   path_.remove();
   if (address_.starts_with("unix:")) {
     listen(fd_.get(), 0);  // an abstract name cannot be removed: at most one more gets past
@@ -361,7 +372,7 @@ void Listener::close_the_door() {
       BPF_STMT(BPF_RET | BPF_K, ~0u),
   };
   sock_fprog program{std::size(drop_syn), drop_syn};
-  if (setsockopt(fd_.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0)
+  if (setsockopt(fd_.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0 && is_first)
     log_warning("close the door of " + address_ + ": " + std::strerror(errno) +
                 ": who connects from now on may not be served");
 }

@@ -86,8 +86,8 @@ class Pool final : private GenerationOwner {
   // what served before until then, unless an address was dropped. A generation that is launched meanwhile
   // is on trial, too; or, where there is nobody else and `reason` says that it will last, does without that address.
   bool awaits_address() const { return plan_.awaits_address(); }
-  // "", or why not: what it awaits is another socket's of ours, which has to make way first.
-  std::string waits_for_others() const;
+  // What it awaits is another socket's of ours, which has to make way first.
+  bool waits_for_others() const;
   void serve_at_last();
   void cannot_listen(const std::string& reason);
   // Nobody can connect to an address of it (daemon/lost_files.cc), or everybody can again.

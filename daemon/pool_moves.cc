@@ -35,12 +35,10 @@ void Pool::leave_to_newest() {
       g->drain(plan_.settings.drain_timeout, g->bits_of(dropped_));
 }
 
-std::string Pool::waits_for_others() const {
-  const bool does =
-      std::any_of(plan_.listeners.begin(), plan_.listeners.end(), [](const auto& listener) {
-        return !listener->is_listening() && !listener->before().empty();
-      });
-  return does ? reason_ : "";
+bool Pool::waits_for_others() const {
+  return std::any_of(plan_.listeners.begin(), plan_.listeners.end(), [](const auto& listener) {
+    return !listener->is_listening() && !listener->before().empty();
+  });
 }
 
 void Pool::serve_at_last() {
@@ -73,7 +71,6 @@ void Pool::cannot_listen(const std::string& reason) {
   goes_without_ = true;
   loop_.cancel(restart_timer_);
   launch_again();
-  leave_to_newest();
 }
 
 void Pool::is_cut_off(const std::string& reason) {

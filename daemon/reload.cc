@@ -110,11 +110,12 @@ void Daemon::on_loaded(std::vector<std::string> errors) {
   extend_while_starting(reload_->loaded.settings);
   // Each takes over with as many workers as there are.
   auto waiting = std::make_shared<size_t>(1);
-  auto counted = [this, waiting, asked = reload_.get()] {
-    if (--*waiting > 0 || reload_.get() != asked) return;
+  // (By its number: the next one may have its place in memory.)
+  auto counted = [this, waiting, asked = reloads_asked_] {
+    if (--*waiting > 0 || !reload_ || reloads_asked_ != asked) return;
     // From a timer: a supervisor that dies answers, too, in the midst of something.
     reload_timer_ = loop_.after(0, [this, asked] {
-      if (reload_.get() == asked) start_trials();
+      if (reload_ && reloads_asked_ == asked) start_trials();
     });
   };
   const Reload& r = *reload_;
@@ -203,7 +204,7 @@ void Daemon::prepare_web(Reload& r, std::vector<std::string>& errors) {
   if (next.control.web == settings_.control.web) {
     // Other hosts: another process, on the same socket.
     r.web_stays = true;
-    if (links_.size() == 1) return;  // it is not had yet, and tried again
+    if (lacks_web()) return;  // it is tried again
     if (next.control.hosts == settings_.control.hosts) return;
     r.web_socket.reset(fcntl(links_.back()->listen_fd(), F_DUPFD_CLOEXEC, 3));
     if (!r.web_socket.is_open())
@@ -280,6 +281,7 @@ void Daemon::commit_reload() {
   std::erase_if(inherited_, [](const auto& socket) { return !socket.fd.is_open(); });
   if (!r->recycles()) {
     settings_ = r->loaded.settings;
+    names_ = r->loaded.names;
     users_.clear();
     for (const PoolPlan& plan : r->plans) users_.push_back(plan.user);
     LogLevel level = LogLevel::kInfo;
@@ -385,6 +387,7 @@ void Daemon::commit_web(Reload& r) {
 
 void Daemon::roll_back(const std::string& reason) {
   auto r = std::move(reload_);
+  loop_.cancel(reload_timer_);
   for (auto& pool : pools_)
     if (pool->trial()) pool->abandon();
   for (auto& pool : leaving_)

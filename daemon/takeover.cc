@@ -28,14 +28,14 @@ namespace preforkd {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Limits, min, max, min_spare, max_spare, shrink_after)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(SocketPathRecord, path, user, device, inode)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ListenerRecord, fd, wanted, stored_as, path, inherited, uid,
-                                   awaited, bound)
+                                   awaited, bound, scope)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogPipeRecord, id, read_end)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogLineRecord, level, worker, event, lost, pool, text)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogRecord, pid, news, pongs, next_pipe, lost, stopped, waiting)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(GenerationRecord, number, capacity, workers, next_order, pid,
-                                   orders, reports, segment, uid, claimed, success, ended_programs,
-                                   state, preloaded, quiet, was_told, stopped, start_until,
-                                   drain_until, orphans_until, sockets, log)
+                                   orders, reports, segment, uid, claimed, inodes, success,
+                                   ended_programs, state, preloaded, quiet, was_told, stopped,
+                                   start_until, drain_until, orphans_until, sockets, log)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PoolRecord, name, reason, listeners, dropped, limits,
                                    limits_before, revert_at, launched_at, pause, state,
                                    next_generation, capacity, goes_without, base, generations)

@@ -49,6 +49,7 @@ struct ListenerRecord {
   uint32_t uid = 0;
   std::string awaited;  // the address that it is to listen on when that can be had; "": it listens
   bool bound = true;
+  uint32_t scope = 0;  // of an IPv6 address that is awaited: which interface
 };
 
 // A pipe to preforkd-log (daemon/log_link.h).
@@ -75,6 +76,7 @@ struct GenerationRecord {
   int pid = 0, orders = -1, reports = -1, segment = -1;  // reports -1: the supervisor is gone
   uint32_t uid = 0;
   std::vector<int> claimed;
+  std::vector<uint64_t> inodes;  // of its sockets, when it was launched
   std::vector<uint32_t> success;
   std::map<int, bool> ended_programs;
   int state = 0;

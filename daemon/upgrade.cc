@@ -40,8 +40,9 @@ std::string Daemon::upgrade_trouble() const {
   if (!notify_.all_is_sent()) return "systemd does not read what it is told";
   if (is_moving_) return "an address is on its way from one pool to another";
   for (const auto& pool : pools_)
-    if (const std::string why = pool->waits_for_others(); !why.empty())
-      return "pool " + pool->settings().name + " waits for an address that others have: " + why;
+    if (pool->waits_for_others())
+      return "pool " + pool->settings().name + " waits for an address that others have yet" +
+             (pool->reason().empty() ? "" : ": " + pool->reason());
   for (const auto& pool : leaving_)
     return "pool " + pool->settings().name + ", taken out of the configuration, is still draining";
   return "";
@@ -159,7 +160,7 @@ DaemonRecord Daemon::record(uint32_t asked_by) const {
   for (const auto& pool : pools_) r.pools.push_back(pool->record(index));
   for (const auto& socket : inherited_)
     if (socket.fd.is_open())
-      r.unused.push_back({socket.fd.get(), socket.name, "", {}, true, 0, "", true});
+      r.unused.push_back({socket.fd.get(), socket.name, "", {}, true, 0, "", true, 0});
   for (const auto& link : links_) r.links.push_back(link->record());
   r.log = log_.record();
   return r;
@@ -268,7 +269,7 @@ void Daemon::taken_over(const DaemonRecord& r) {
   reap();  // who ended meanwhile: the signal may have been taken by the image before
   watch_files();
   wait_for_addresses();
-  if (lacks_web()) open_web_later();
+  if (lacks_web()) start_web_later();
   // Of all that may be asked, limits alone have no answer during an upgrade; they are in force, and told again.
   for (auto& link : links_) link->answer_all_but(r.asked_by, 200);
   const std::string now = std::string("preforkd ") + kVersion;

@@ -143,27 +143,18 @@ Nanoseconds Workforce::check_connection(uint32_t slot, Nanoseconds now) {
   uint64_t number = s.begun.load();
   const Nanoseconds since = std::min<Nanoseconds>(s.since.load(), now);  // whatever the slot says
   const Nanoseconds slow = plan_.settings.slow_timeout, timeout = plan_.settings.connection_timeout;
-  const Record& record = records_[slot];
-  const Nanoseconds stood =
-      standstills_.since(since) + (record.stood_with == number ? record.stood : 0);
-  const Nanoseconds end = std::max<Nanoseconds>(since + timeout, s.extended_until.load()) + stood;
-  // Not one yet: its PROXY header is waited for. It begins anew then. Or one that is over, and that its client lets nobody
-  // close (a socket attached to what was not read): that lasts no longer than one that is served. (What programs that accept
-  // by themselves do in between is theirs: preforkd/serve.h.)
-  if (!in_hand(slot, number)) {
-    const Nanoseconds first = plan_.settings.first_deadline();
-    if (timeout == 0 || !plan_.settings.serve.empty() || now < end + first) return now + first;
-    warn(records_[slot].pid, Event::kConnectionTimedOut,
-         "does not come back from a connection that is over: ended (timeouts.connection)");
-    order_end(slot, shm::kEndAny, now);
-    return records_[slot].kill_at;
-  }
+  // Not one yet: its PROXY header is waited for. It begins anew then.
+  if (!in_hand(slot, number)) return now + plan_.settings.first_deadline();
   Nanoseconds next = kNever;
   if (slow && records_[slot].slow_told != number) {
     next = since + slow;
     if (now >= next) tell_slow(slot, number, now - since), next = kNever;
   }
   if (timeout == 0) return next;
+  const Record& record = records_[slot];
+  const Nanoseconds stood =
+      standstills_.since(since) + (record.stood_with == number ? record.stood : 0);
+  const Nanoseconds end = std::max<Nanoseconds>(since + timeout, s.extended_until.load()) + stood;
   if (now < end) return std::min(next, next_look(end, now));
   const std::string what = in_hand_text(s);
   if (!order_end(slot, number, now)) return std::min(next, now + timeout);

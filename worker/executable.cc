@@ -100,11 +100,11 @@ std::string trouble_of(const std::optional<FirstLine>& line, int error) {
   return error == ENOENT ? "its loader: " + reason : reason;
 }
 
-// The kernel hands a CR on, at the end of the argument. Perl takes it for a blank; shells, Python, Ruby, env do not.
+// The kernel hands a CR on, at the end of the argument. Perl, and env -S, take it for a blank; shells, Python, Ruby do not.
 std::string trouble_of_argument(const FirstLine& line) {
-  if (!line.argument.ends_with('\r')) return "";
-  for (const std::string* part : {&line.interpreter, &line.argument})
-    if (part->find("perl") != part->npos) return "";
+  if (!line.argument.ends_with('\r') || line.interpreter.find("perl") != std::string::npos ||
+      line.argument.starts_with("-S") || line.argument.starts_with("--split-string"))
+    return "";
   std::string argument = line.argument;
   argument.pop_back();
   return "its interpreter, " + line.interpreter + ", is given " + argument +

@@ -362,8 +362,14 @@ inline constexpr Quiet kQuiet[] = {
      "the connection is closed as it is, or the closer looks at what it has"},
     {"recvfrom", ENOMEM, "Endpoint::run",
      "libmicrohttpd's: the client hears of it, and asks again"},
-    {"getsockname", 0, "bound_address", "tried once more"},
-    {"getsockname", 0, "Listener::bind_socket", "it is bound, or bind says that it was"},
+    {"getsockname", ENOBUFS, "local_address", "tried once more"},
+    {"lseek", 0, "Endpoint::run", "libmicrohttpd's and libc's own: the time zone"},
+    {"wait4", ECHILD, "Daemon::reap", "nobody is left to reap, at this turn"},
+    {"newfstatat(AT_EMPTY_PATH)", 0, "main < preload", "what `preload` has left is not looked for"},
+    {"write(file)", 0, "Writer::run", "the log's own descriptor: there is nobody to tell"},
+    {"sendmsg", ENOBUFS, "send_to_closer",
+     "the connection is closed as it is, or the closer looks at what it has"},
+    {"kill", EPERM, "Closer::", "its end is seen all the same"},
     {"newfstatat(AT_EMPTY_PATH)", 0, "HandlerLibrary::preload",
      "what `preload` has left is not looked for"},
     {"prlimit64", 0, "have_own_files", "the limits stay as they are"},
@@ -382,7 +388,6 @@ inline constexpr Quiet kQuiet[] = {
     {"waitid", ECHILD, "Daemon::reap", "nobody is left to reap, at this turn"},
     {"wait4", ECHILD, "Generation::left_behind", "it has been reaped"},
     {"", ENOENT, "SocketPath::watch", "what is gone is bound again"},
-    {"getsockname", 0, "bind_at", "it is bound, or bind says that it was"},
     {"kill", EPERM, "Workforce::", "a worker that has another user: its end is seen all the same"},
     {"pread64", 0, "SegmentReader::decisions", "of memory: this answer has no decisions"},
     {"pread64", 0, "Sampler::look", "the figures are those of the last look"},
@@ -400,7 +405,6 @@ inline constexpr Quiet kQuiet[] = {
     {"mmap(file)", 0, "HandlerLibrary", "the loader says it in words of its own"},
     {"setsockopt", 0, "Listener::prepare",
      "SO_REUSEADDR and IPV6_V6ONLY: what follows is said by bind"},
-    {"getsockname", 0, "is_bound_to", "it is bound, or bind says that it was"},
     {"shutdown", ENOTCONN, "", "the other end has gone"},
     {"prctl", 0, "become_undumpable", "as with a kernel that does not let it"},
     {"getsockopt", 0, "peer_of", "whose rights are not known has none, and is told so"},
@@ -417,8 +421,9 @@ inline constexpr Quiet kQuiet[] = {
      "it listens already: that makes good what the control before may have done"},
 };
 
-// Failures that would last, so that one alone is none of this world.
+// Failures that would last, or cannot be, so that one alone is none of this world.
 inline constexpr Quiet kNotDone[] = {
+    {"kill", ESRCH, "Workforce::", "a child that is not reaped is there"},
     {"kill", EPERM, "Workforce::nudge",
      "a worker that took another user is waited for, as long as timeouts.drain says"},
     {"access", ENOENT, "Paths::find", "that nothing is beside: what is installed is taken"},
