@@ -326,7 +326,7 @@ void Pool::on_report(uint32_t number, const Report& report) {
       if (newest) on_nobody_accepts();
       break;
     case ReportType::kWatchListen:
-      if (newest && generations_.back()->serves()) watch_listeners(number);
+      if (Generation* g = in_charge(); g && g->number() == number) watch_listeners(number);
       break;
     case ReportType::kWorkerFailed:
       look_again_after(number);
@@ -368,12 +368,20 @@ void Pool::give_up_dropped() {
   dropped_.clear();
 }
 
+// The newest that serves: while that waits for an address, the one before.
+Generation* Pool::in_charge() {
+  const bool waits = awaits_address() && !goes_without_;
+  for (auto g = generations_.rbegin(); g != generations_.rend(); ++g)
+    if ((*g)->serves() && !(waits && *g == generations_.back())) return g->get();
+  return nullptr;
+}
+
 // One shot: the first connection on any of the sockets ends the watch.
 void Pool::watch_listeners(uint32_t number) {
   forget_listeners();
   auto look = [this, number](uint32_t) {
     forget_listeners();
-    Generation* g = current();
+    Generation* g = in_charge();
     if (!g || g->number() != number) return;
     Order readable;
     readable.type = OrderType::kReadable;

@@ -155,6 +155,7 @@ class Pool final : private GenerationOwner {
   void restart_later();
   bool has_room();
   void drop_unread();
+  Generation* in_charge();
   void watch_listeners(uint32_t generation);
   void forget_listeners();
   void look_again_after(uint32_t generation);

@@ -53,6 +53,7 @@ void Pool::promote(const Listeners& dropped, bool recycled) {
   else if (!others_serve())
     set_state(PoolState::kDegraded, "waits for an address that others have yet");
   if (!waits && trial->wants_watch()) watch_listeners(g.number());
+  if (Generation* before = in_charge(); waits && before) watch_listeners(before->number());
   // What was set during the trial was for the limits of before.
   const Limits& in_file = plan_.settings.limits;
   if (!recycled && !(limits_ == in_file)) set_limits(in_file, in_file, 0, {});

@@ -78,7 +78,7 @@ void Pool::go_on() {
     restart_timer_ = loop_.after(0, [this] { launch_again(); });
     return;
   }
-  watch_listeners(g->number());
+  if (const Generation* serving = in_charge()) watch_listeners(serving->number());
   Order o;
   o.type = OrderType::kLimits;
   o.limits = limits_;

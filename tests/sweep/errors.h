@@ -342,6 +342,7 @@ inline constexpr Quiet kQuiet[] = {
      "libmicrohttpd's: the client hears of it, and asks again"},
     {"", 0, ".so.", "a library's own, before main"},  // (no frame of ours is above it)
     {"", 0, "__libc_init_first", "libc's own, before main"},
+    {"", 0, "__libc_early_init", "libc's own, before main"},
     {"", 0, "execution_trouble", "what cannot be looked at is executed, and that says why"},
     {"newfstatat(AT_EMPTY_PATH)", 0, "HeldFile::", "its copy is executed"},
     {"openat", ENOENT, "HeldFile::", "what is not there is missed when it is needed"},

@@ -321,6 +321,26 @@ void waited_for_until_asked() {
   });
 }
 
+// Whoever has no worker just now has one for who comes to the addresses that it has.
+void without_workers_meanwhile() {
+  TakenPort port;
+  PoolText pool = pool_on("\"127.0.0.1:0\"");
+  pool.workers = "min = 0; max = 4; min_spare = 0; max_spare = 0; shrink_after = 0.1;";
+  Server server({pool});
+  const std::string had = server.address();
+  server.wait_for("/workers/total", 0);
+  pool.listen = quoted(had) + ", " + quoted(at("127.0.0.1", port));
+  server.write_config(config_of({pool}));
+  const Answer answer = server.request("POST", "/v1/reload");
+  expect_contains("the reload", answer.body, "Address already in use");
+  for (int i = 0; i < 3; ++i) {
+    expect_echo(had);
+    server.wait_for("/workers/total", 0);
+  }
+  expect_equal("an upgrade", server.request("POST", "/v1/upgrade").status, 200);
+  expect_echo(had);
+}
+
 // An upgrade does not wait for it, and goes on waiting.
 void an_upgrade_meanwhile() {
   auto one = std::make_unique<TakenPort>(), other = std::make_unique<TakenPort>();
@@ -462,6 +482,7 @@ Suite addresses_suite() {
            {"control.web", control_web},
            {"one that comes later", one_that_comes_later},
            {"waited for until asked", waited_for_until_asked},
+           {"without workers meanwhile", without_workers_meanwhile},
            {"an upgrade meanwhile", an_upgrade_meanwhile},
            {"all of a name", all_of_a_name},
            {"too many", too_many},
