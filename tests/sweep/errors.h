@@ -343,6 +343,9 @@ inline constexpr Quiet kQuiet[] = {
     {"", 0, ".so.", "a library's own, before main"},  // (no frame of ours is above it)
     {"", 0, "__libc_init_first", "libc's own, before main"},
     {"", 0, "__libc_early_init", "libc's own, before main"},
+    {"newfstatat(AT_EMPTY_PATH)", 0, "rehearse_takeover < run",
+     "libc's own: how stdout is buffered"},
+    {"listen", 0, "Pool::leave", "a path's file is gone; of an abstract name more get past"},
     {"", 0, "execution_trouble", "what cannot be looked at is executed, and that says why"},
     {"newfstatat(AT_EMPTY_PATH)", 0, "HeldFile::", "its copy is executed"},
     {"openat", ENOENT, "HeldFile::", "what is not there is missed when it is needed"},
