@@ -407,6 +407,8 @@ inline constexpr Quiet kQuiet[] = {
      "libc's reading of what says who there is: what counts is its verdict"},
     {"", 0, "shakes_hands", "taken for somebody who does, until the time for it is over"},
     {"mmap(file)", 0, "HandlerLibrary", "the loader says it in words of its own"},
+    {"mmap(file)", 0, "expect_release", "the loader says it in words of its own"},
+    {"clone", 0, "Closer::", "connections end without it; it is tried again"},
     {"setsockopt", 0, "Listener::prepare",
      "SO_REUSEADDR and IPV6_V6ONLY: what follows is said by bind"},
     {"shutdown", ENOTCONN, "", "the other end has gone"},
