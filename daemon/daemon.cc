@@ -219,15 +219,15 @@ void Daemon::start_web_later() {
 }
 
 std::unique_ptr<ControlLink> Daemon::make_link(ControlLink::Kind kind, UniqueFd socket) {
+  const bool is_web = kind == ControlLink::Kind::kWeb;
   ControlLink::Calls calls;
-  calls.greet = [this](ControlLink& link) {
+  calls.greet = [this, is_web](ControlLink& link) {
     greet(link);
-    loop_.after(0, [this] { watch_control(); });  // its socket may be a new one
+    if (!is_web) loop_.after(0, [this] { watch_control(); });  // its socket may be a new one
   };
   calls.on_request = [this](const Request& r, std::string bytes) {
     on_request(r, std::move(bytes));
   };
-  const bool is_web = kind == ControlLink::Kind::kWeb;
   return std::make_unique<ControlLink>(
       loop_, log_, kind, paths_.control, std::move(socket), is_web ? nullptr : &control_path_,
       control_user_, settings_.log_level,

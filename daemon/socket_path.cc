@@ -108,11 +108,16 @@ bool is_bound_to(int socket, const SocketAddress& address) {
   return to_string(local_address(socket)) == to_string(address);
 }
 
-// By a step that could not say so. (inode_of_file: nothing where the kernel does not tell.)
+// Whether what was found is the socket's own. (inode_of_file: nothing where the kernel does not tell.)
+bool is_file_of(int socket, const FileId& found) {
+  const auto ours = inode_of_file(socket);
+  return found.inode && (!ours || *ours == static_cast<uint32_t>(found.inode));
+}
+
+// By a step that could not say so.
 FileId made_before(const std::string& verb, const Reached& at, int socket) {
   const FileId found = socket_in(at);
-  const auto ours = inode_of_file(socket);
-  if (!found.inode || (ours && *ours != static_cast<uint32_t>(found.inode)))
+  if (!is_file_of(socket, found))
     throw std::runtime_error(verb + ": it was bound, and its file is gone");
   return found;
 }
@@ -235,10 +240,9 @@ void SocketPath::bind(int socket, const SocketAddress& address) {
 bool SocketPath::recognise(int socket) {
   try {
     const FileId found = find();
-    const auto ours = inode_of_file(socket);
-    if (ours && *ours != static_cast<uint32_t>(found.inode)) return false;
+    if (!is_file_of(socket, found)) return false;
     file_ = found;
-    return is_ours();
+    return true;
   } catch (const NoAnswer& e) {
     log_warning(e.what());
     return true;
@@ -250,9 +254,7 @@ bool SocketPath::recognise(int socket) {
 
 bool SocketPath::has_lost(int socket) const noexcept {
   try {
-    const FileId found = find();
-    const auto ours = inode_of_file(socket);
-    return !found.inode || (ours && *ours != static_cast<uint32_t>(found.inode));
+    return !is_file_of(socket, find());
   } catch (const std::exception&) {
     return false;
   }

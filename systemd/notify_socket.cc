@@ -1,6 +1,5 @@
 #include "systemd/notify_socket.h"
 
-#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
