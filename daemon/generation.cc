@@ -65,6 +65,7 @@ GenerationRecord Generation::record() const {
   r.was_told = was_told_;
   r.stopped = kill_timer_.second != 0;
   r.start_until = start_timer_.second ? start_until_ : kNever;
+  if (r.start_until == kNever && !child_.has_executed()) r.start_until = exec_until_;
   r.drain_until = drain_until_;
   r.orphans_until = orphans_until_;
   r.uid = uid_;

@@ -109,6 +109,7 @@ void Pool::launch() {
   capacity_ = generations_.back()->capacity();
   launched_at_ = monotonic_now();
   forget_listeners();  // what the one before had asked for
+  if (on_trial) watch_listeners();
 }
 
 // The newest one, if it has a supervisor.
@@ -176,7 +177,7 @@ void Pool::on_supervisor_death(uint32_t number, int status) {
     look_again_after(number);
     return owner_.on_pool_changed(plan_.settings.name);
   }
-  forget_listeners();
+  watch_listeners();
   if (finishing_ || state_ == PoolState::kDraining || state_ == PoolState::kStopped)
     return owner_.on_pool_changed(plan_.settings.name);
   const std::string what =
@@ -326,7 +327,7 @@ void Pool::on_report(uint32_t number, const Report& report) {
       if (newest) on_nobody_accepts();
       break;
     case ReportType::kWatchListen:
-      if (Generation* g = in_charge(); g && g->number() == number) watch_listeners(number);
+      if (Generation* g = in_charge(); g && g->number() == number) watch_listeners();
       break;
     case ReportType::kWorkerFailed:
       look_again_after(number);
@@ -376,20 +377,22 @@ Generation* Pool::in_charge() {
   return nullptr;
 }
 
-// One shot: the first connection on any of the sockets ends the watch.
-void Pool::watch_listeners(uint32_t number) {
+// For who serves. One shot: the first connection on any of the sockets ends the watch. (An order that nobody has asked for
+// does no harm.)
+void Pool::watch_listeners() {
   forget_listeners();
-  auto look = [this, number](uint32_t) {
+  const Generation* serving = in_charge();
+  if (!serving || !is_serving()) return;
+  auto look = [this](uint32_t) {
     forget_listeners();
-    Generation* g = in_charge();
-    if (!g || g->number() != number) return;
     Order readable;
     readable.type = OrderType::kReadable;
-    g->order(readable);
+    if (Generation* g = in_charge()) g->order(readable);
   };
   watching_ = true;
   for (const auto& listener : plan_.listeners)
-    if (listener->is_listening()) loop_.watch(listener->fd(), EPOLLIN, look);
+    if (listener->is_listening() && contains(serving->sockets(), listener))
+      loop_.watch(listener->fd(), EPOLLIN, look);
 }
 
 // A worker of an older generation was in the same queue for wake-ups, and may have gone with one.

@@ -93,6 +93,10 @@ class Pool final : private GenerationOwner {
   // Nobody can connect to an address of it (daemon/lost_files.cc), or everybody can again.
   void is_cut_off(const std::string& reason);
   void is_cut_off_no_more();
+  // Tells who serves, and may have no worker, when a client comes. A commit has them forgotten meanwhile: a socket may be
+  // another pool's afterwards.
+  void watch_listeners();
+  void forget_listeners();
   // Asks how many workers there are, which try_out() begins with; `then` also if nobody answers.
   void count_workers(std::function<void()> then);
 
@@ -156,8 +160,6 @@ class Pool final : private GenerationOwner {
   bool has_room();
   void drop_unread();
   Generation* in_charge();
-  void watch_listeners(uint32_t generation);
-  void forget_listeners();
   void look_again_after(uint32_t generation);
   void on_failure(uint32_t generation, const std::string& reason);
   void on_nobody_accepts();

@@ -56,7 +56,7 @@ void Pool::serve_at_last() {
     return;
   }
   tell_to_serve(*g);
-  watch_listeners(g->number());  // it may have asked before there was anything to see
+  watch_listeners();  // it may have asked before there was anything to see
   if (g->state() == Generation::State::kServing) newest_serves();
 }
 

@@ -32,7 +32,9 @@ void Pool::promote(const Listeners& dropped, bool recycled) {
   finishing_ = false;
   loop_.cancel(restart_timer_);
   if (!recycled) loop_.cancel(revert_timer_);
-  forget_listeners();
+  // One that waited for an address has served nobody.
+  if (awaits_address() && !goes_without_ && !generations_.empty())
+    generations_.back()->drain(plan_.settings.drain_timeout, 0);
   const bool waits = trial->plan().awaits_address();
   goes_without_ = false;
   taking_over_ = true;
@@ -52,8 +54,6 @@ void Pool::promote(const Listeners& dropped, bool recycled) {
     newest_serves();
   else if (!others_serve())
     set_state(PoolState::kDegraded, "waits for an address that others have yet");
-  if (!waits && trial->wants_watch()) watch_listeners(g.number());
-  if (Generation* before = in_charge(); waits && before) watch_listeners(before->number());
   // What was set during the trial was for the limits of before.
   const Limits& in_file = plan_.settings.limits;
   if (!recycled && !(limits_ == in_file)) set_limits(in_file, in_file, 0, {});

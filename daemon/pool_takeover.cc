@@ -73,12 +73,12 @@ void Pool::go_on() {
     if (g->has_supervisor() && !g->serves())
       g->drain_again(plan_.settings.drain_timeout, g->bits_of(dropped_));
   if (!is_serving()) return;
+  watch_listeners();
   Generation* g = current();
   if (!g || !g->serves()) {  // (one that left by itself)
     restart_timer_ = loop_.after(0, [this] { launch_again(); });
     return;
   }
-  if (const Generation* serving = in_charge()) watch_listeners(serving->number());
   Order o;
   o.type = OrderType::kLimits;
   o.limits = limits_;

@@ -333,6 +333,7 @@ void Daemon::commit_pools(Reload& r) {
     return dropped;
   };
 
+  for (auto& pool : pools_) pool->forget_listeners();
   for (size_t i = 0; i < r.plans.size(); ++i) {
     Pool& pool = pool_of(r, i);
     Listeners dropped = r.added[i] || r.returning[i] ? Listeners{} : dropped_by(pool);
@@ -365,6 +366,7 @@ void Daemon::commit_pools(Reload& r) {
     leaving_.push_back(std::move(pool));
   }
   pools_ = std::move(next);
+  for (auto& pool : pools_) pool->watch_listeners();
 }
 
 // The page's socket may have moved; the socket that commands come from has not.

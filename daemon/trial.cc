@@ -65,9 +65,7 @@ void Trial::on_report(uint32_t, const Report& report) {
     case ReportType::kQuiet:
     case ReportType::kDrained:
       return decide("it left by itself");
-    case ReportType::kWatchListen:
-      wants_watch_ = true;
-      return;
+    case ReportType::kWatchListen:  // whoever is in charge is watched for
     case ReportType::kPreloaded:
     case ReportType::kRecovered:
     case ReportType::kAck:

@@ -32,8 +32,6 @@ class Trial final : private GenerationOwner {
   const PoolPlan& plan() const { return plan_; }
   const Limits& limits() const { return limits_; }
   void set_limits(const Limits& limits);
-  // It has asked for a look at the listen sockets.
-  bool wants_watch() const { return wants_watch_; }
 
   // Ends the trial without a verdict; the generation is the caller's.
   std::unique_ptr<Generation> release();
@@ -57,7 +55,7 @@ class Trial final : private GenerationOwner {
   EventLoop::TimerId timer_{};  // too late; the end of the canary; the verdict
   Nanoseconds until_ = 0;       // it is to be ready
   std::string said_;            // a supervisor's own words before it exits
-  bool passed_ = false, failed_ = false, wants_watch_ = false;
+  bool passed_ = false, failed_ = false;
 };
 
 }  // namespace preforkd

@@ -279,11 +279,12 @@ void Daemon::taken_over(const DaemonRecord& r) {
       log_notice("figures of what runs are in another layout (" + std::to_string(r.layout) +
                  ") than " + now + " reads (" + std::to_string(shm::kLayoutVersion) +
                  "): pools serve on, and are counted anew once they are recycled");
-    for (auto& link : links_) link->renew(r.layout != shm::kLayoutVersion);
     log_.renew();
   } else {
     log_error("upgrade failed, " + now + " goes on: " + r.failure, Event::kUpgradeRefused);
   }
+  // (Also after a failed one: a process that has not got a socket that was made anew would go without it.)
+  for (auto& link : links_) link->renew(r.layout != shm::kLayoutVersion);
   if (r.asked_by)
     links_.front()->answer(r.asked_by, r.failure.empty() ? 200 : 409,
                            r.failure.empty() ? "upgraded to " + now : r.failure);

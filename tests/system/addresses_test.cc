@@ -5,6 +5,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -321,24 +322,62 @@ void waited_for_until_asked() {
   });
 }
 
-// Whoever has no worker just now has one for who comes to the addresses that it has.
+// While one address of a pool is waited for, the generation that has the others serves, whoever is launched to follow it.
+// It has no worker just now, and has one for who comes.
 void without_workers_meanwhile() {
   TakenPort port;
-  PoolText pool = pool_on("\"127.0.0.1:0\"");
+  const std::string taken = at("127.0.0.1", port);
+  PoolText pool = pool_on("\"127.0.0.1:0\", " + quoted(taken));
   pool.workers = "min = 0; max = 4; min_spare = 0; max_spare = 0; shrink_after = 0.1;";
-  Server server({pool});
+  Server server({pool}, {.wait_until_ready = false});
+  server.wait_for_log("ready: ");
   const std::string had = server.address();
-  server.wait_for("/workers/total", 0);
-  pool.listen = quoted(had) + ", " + quoted(at("127.0.0.1", port));
-  server.write_config(config_of({pool}));
-  const Answer answer = server.request("POST", "/v1/reload");
-  expect_contains("the reload", answer.body, "Address already in use");
-  for (int i = 0; i < 3; ++i) {
-    expect_echo(had);
-    server.wait_for("/workers/total", 0);
+  auto supervisors = [&] {
+    std::set<pid_t> pids;
+    for (pid_t pid : server.all_pids())
+      if (title_of(pid) == "preforkd: supervisor echo") pids.insert(pid);
+    return pids;
+  };
+  const pid_t serving = server.supervisor();
+  auto expect_served = [&](const std::string& after) {
+    for (int i = 0; i < 2; ++i) {
+      server.wait_until("it has no worker", kPatience,
+                        [&] { return children_of(serving).empty(); });
+      Client client(had);
+      expect(client.echoes("anybody?\n"), "served after " + after);
+    }
+    expect_contains("the reason", server.pool()["reason"], "Address already in use");
+  };
+  expect_served("the start");
+  pid_t waiting = 0;
+  auto wait_for_next = [&](const std::string& what) {
+    server.wait_until(what + ": the next one waits, and nobody else", kPatience, [&] {
+      std::set<pid_t> all = supervisors();
+      if (!all.erase(serving) || all.size() != 1 || all.contains(waiting)) return false;
+      waiting = *all.begin();
+      return true;
+    });
+  };
+  for (const char* what : {"a reload", "another reload", "a third"}) {
+    pool.more = "environment = { ROUND = \"" + std::string(what) + "\"; };";
+    expect_reloaded(server, {pool}, what);
+    wait_for_next(what);
+    expect_served(what);
   }
+  expect_equal("a recycle", server.ctl({"recycle", "echo"}).code, 0);
+  wait_for_next("a recycle");
+  expect_served("a recycle");
+  kill(waiting, SIGKILL);
+  wait_for_next("a death");
+  expect_served("a death");
   expect_equal("an upgrade", server.request("POST", "/v1/upgrade").status, 200);
-  expect_echo(had);
+  expect_served("an upgrade");
+  port.free();
+  server.wait_for("/state", "running");
+  for (const std::string& address : {had, taken}) {
+    server.wait_for("/workers/total", 0);
+    expect_echo(address);
+  }
 }
 
 // An upgrade does not wait for it, and goes on waiting.

@@ -226,6 +226,38 @@ void on_demand() {
   expect_equal("who serves", who_serves(port.address()), kBob);
 }
 
+// The daemon watches a socket for the pool that has it, and it becomes another's, of the same user.
+void on_demand_of_the_same_user() {
+  TakenPort one, other;
+  one.free();
+  other.free();
+  auto pool_on = [](const std::string& name, const std::string& listen) {
+    return PoolText{
+        .name = name,
+        .listen = listen,
+        .workers = "min = 0; max = 4; min_spare = 0; max_spare = 0; shrink_after = 0.1;"};
+  };
+  const std::string both = one.quoted() + ", " + other.quoted();
+  const std::vector<std::vector<PoolText>> steps = {
+      {pool_on("a", one.quoted()), pool_on("b", other.quoted())},
+      {pool_on("renamed", one.quoted()), pool_on("b", other.quoted())},  // another name
+      {pool_on("renamed", other.quoted()), pool_on("b", one.quoted())},  // swapped
+      {pool_on("renamed", both)},                                        // one for both
+      {pool_on("first", other.quoted()), pool_on("renamed", one.quoted())},
+      {pool_on("renamed", one.quoted()), pool_on("last", other.quoted())}};
+  Server server(steps[0]);
+  for (const auto& pools : steps) {
+    expect_reloaded(server, pools);
+    for (int i = 0; i < 2; ++i) {
+      for (const PoolText& pool : pools) server.wait_for("/workers/total", 0, pool.name);
+      for (const TakenPort* port : {&one, &other}) {
+        Client client(port->address());
+        expect(client.echoes("who?\n"), "an echo");
+      }
+    }
+  }
+}
+
 void swapped() {
   if (!can_attack()) return;
   TakenPort a, b;
@@ -410,6 +442,7 @@ Suite moves_suite() {
            {"the same pool", the_same_pool},
            {"of a drained pool", of_a_drained_pool},
            {"on demand", on_demand},
+           {"on demand, of the same user", on_demand_of_the_same_user},
            {"swapped", swapped},
            {"an abstract name", an_abstract_name},
            {"what cannot be had", what_cannot_be_had},
