@@ -2,6 +2,7 @@
 
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include <cerrno>
 #include <cstring>
@@ -10,6 +11,16 @@
 #include "base/error.h"
 
 namespace preforkd {
+namespace {
+
+// The kernel lacks memory, or has too many descriptors on their way: a loop that is told at once that there is room, and
+// asks again, is not to take a processor for that.
+void rest() {
+  const timespec pause{0, 1000 * 1000};
+  nanosleep(&pause, nullptr);
+}
+
+}  // namespace
 
 std::pair<UniqueFd, UniqueFd> Channel::make_pair() {
   int ends[2];
@@ -39,9 +50,10 @@ Channel::Sent Channel::send(std::span<const std::byte> first, std::span<const st
     if (sendmsg(fd(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return Sent::kYes;
     if (errno == EINTR) continue;
     // (ETOOMANYREFS: more descriptors are on their way, from all of this user's processes, than one may have.)
-    const bool is_full =
-        errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS;
-    return is_full ? Sent::kFull : Sent::kGone;
+    if (errno == EAGAIN) return Sent::kFull;
+    if (errno != ENOBUFS && errno != ENOMEM && errno != ETOOMANYREFS) return Sent::kGone;
+    rest();
+    return Sent::kFull;
   }
 }
 
@@ -52,7 +64,12 @@ Channel::Got Channel::receive(Datagram& datagram) {
   do size = recv(fd(), nullptr, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
   while (size < 0 && errno == EINTR);
   // (Without memory now there may be some at the next look: it is still there.)
-  auto passes = [] { return errno == EAGAIN || errno == ENOMEM || errno == ENOBUFS; };
+  auto passes = [] {
+    if (errno == EAGAIN) return true;
+    if (errno != ENOMEM && errno != ENOBUFS) return false;
+    rest();
+    return true;
+  };
   if (size < 0) return passes() ? Got::kNothing : Got::kGone;
   if (size == 0 || static_cast<size_t>(size) > kMaxDatagram) return Got::kGone;
   datagram.bytes.resize(static_cast<size_t>(size));

@@ -97,7 +97,7 @@ bool Closer::has_left(Nanoseconds now, Nanoseconds until) {
   if (pid_ == 0) return true;
   if (!std::exchange(told_to_leave_, true)) kill(pid_, SIGTERM);
   if (now >= until) stop();
-  return now >= killed_at_ + kUntilDead;  // the kernel holds it
+  return killed_at_ != kNever && now >= killed_at_ + kUntilDead;  // the kernel holds it
 }
 
 void Closer::stop() {

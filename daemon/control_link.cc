@@ -7,6 +7,8 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <stdexcept>
 
 #include "base/log.h"
@@ -163,6 +165,7 @@ void ControlLink::wait_for_pong(int seconds) {
 
 void ControlLink::close_news() {
   loop_.cancel(ping_timer_);
+  loop_.cancel(greet_timer_);
   if (news_.is_open() && std::exchange(waits_for_room_, false)) loop_.forget(news_.fd());
   news_.close();
 }
@@ -337,6 +340,7 @@ void ControlLink::close() {
   if (!news_.is_open()) return;
   flush();
   close_ends();
+  if (is_running() && kill_timer_.second == 0) kill_after(kStuckTooLong, kHasNotEnded);
 }
 
 void ControlLink::retire() {
@@ -380,9 +384,18 @@ void ControlLink::tell_pool(const std::string& json, const std::string& base) {
 
 void ControlLink::tell_segment(const std::string& pool, uint32_t generation, int read_only_fd) {
   if (!news_.is_open() || told_segments_.contains({pool, generation})) return;
-  // A copy: the original may be gone by the time there is room. None to be had: with the next news.
+  // A copy: the original may be gone by the time there is room.
   UniqueFd copy(fcntl(read_only_fd, F_DUPFD_CLOEXEC, 3));
-  if (!copy.is_open()) return;
+  if (!copy.is_open()) {
+    if (greet_timer_.second) return;
+    log_warning("copy the memory of generation " + std::to_string(generation) + " of pool " + pool +
+                " for control: " + std::strerror(errno) + ": tried again");
+    greet_timer_ = loop_.after(kSecond, [this] {
+      greet_timer_ = {};
+      calls_.greet(*this);
+    });
+    return;
+  }
   told_segments_.emplace(pool, generation);
   SegmentNews news;
   news.generation = generation;

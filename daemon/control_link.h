@@ -135,7 +135,7 @@ class ControlLink {
   Nanoseconds pause_ = 0;
   Nanoseconds started_at_ = 0, answered_at_ = 0, renew_until_ = 0;
   EventLoop::TimerId restart_timer_{}, renew_timer_{}, kill_timer_{}, ping_timer_{},
-      requests_timer_{}, look_timer_{};
+      requests_timer_{}, look_timer_{}, greet_timer_{};
   UniqueFd next_socket_;  // for the next process
   std::string next_because_;
   std::string obstacle_;  // the last one that was said

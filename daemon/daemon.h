@@ -118,7 +118,7 @@ class Daemon final : private PoolOwner {
   BoundEntries bound_entries() const;
   void prepare_reload(Reload& r, std::vector<std::string>& errors);
   bool plan_pools(Reload& r, std::vector<std::string>& errors);
-  void prepare_pool(Reload& r, const PoolPlan& plan, std::vector<std::string>& errors);
+  void prepare_pool(Reload& r, PoolPlan& plan, std::vector<std::string>& errors);
   void prepare_web(Reload& r, std::vector<std::string>& errors);
   void start_trials();
   void on_verdict(size_t index, const std::string& reason, const std::string& key);

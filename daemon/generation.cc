@@ -44,7 +44,8 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, Parts parts)
       segment_(std::move(parts.read_only_segment)),
       log_pipe_(std::move(parts.log_pipe)),
       sockets_(std::move(parts.sockets)),
-      inodes_(inodes_of(sockets_)) {
+      inodes_(inodes_of(sockets_)),
+      on_trial_(parts.on_trial) {
   watch_reports();
   wait_for_start(parts.start_timeout);
 }
@@ -60,6 +61,7 @@ GenerationRecord Generation::record() const {
   r.reports = reports_.fd();
   r.segment = segment_.get();
   r.state = static_cast<int>(state_);
+  r.on_trial = on_trial_;
   r.preloaded = preloaded_;
   r.quiet = quiet_;
   r.was_told = was_told_;
@@ -94,6 +96,7 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool
       sockets_(std::move(sockets)),
       inodes_(record.inodes.begin(), record.inodes.end()),
       state_(static_cast<State>(record.state)),
+      on_trial_(record.on_trial),
       preloaded_(record.preloaded),
       quiet_(record.quiet),
       was_told_(record.was_told),
@@ -170,6 +173,7 @@ void Generation::order(Order order, OnDone on_done) {
     if (on_done) on_done(false);
     return;
   }
+  if (order.type == OrderType::kServe) on_trial_ = false;
   order.number = next_order_++;
   replace_older(order, on_done);
   if (outstanding_.empty()) repeated_in_vain_ = 0;  // silence counts from here

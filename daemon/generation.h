@@ -66,6 +66,7 @@ class Generation {
     std::string pool;
     uid_t uid = 0;                  // its user
     Nanoseconds start_timeout = 0;  // of the pool: for its preload; 0: none
+    bool on_trial = false;          // nobody in it accepts before the order to serve
     std::vector<uint32_t> success;  // of the pool, if it is one of programs; else empty
     Child child;
     Channel orders;
@@ -100,6 +101,7 @@ class Generation {
   bool has_dead_supervisor() const { return has_supervisor() && is_dead(); }  // not reaped yet
   bool is_preloaded() const { return preloaded_; }
   bool serves() const { return state_ <= State::kServing; }
+  bool is_on_trial() const { return on_trial_; }  // not told to serve yet
   // Whether it may have workers that accept: they do so before the first `min` of them are there, and while
   // it drains until it says that none is left.
   bool may_accept() const { return has_supervisor() && preloaded_ && !quiet_; }
@@ -193,6 +195,7 @@ class Generation {
   const Listeners sockets_;                  // in the order in which the supervisor has them
   const std::vector<ino_t> inodes_;          // of those, as it was given them
   State state_ = State::kStarting;
+  bool on_trial_ = false;
   bool preloaded_ = false;  // it reads its channel
   bool quiet_ = false;      // nobody in it accepts any more
   bool drained_ = false;    // it said so

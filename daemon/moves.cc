@@ -23,8 +23,9 @@
 // else takes the address in that moment, or the new user may not make a file there: for 1 s it is tried again each
 // 0.1 s; then who asked is told, the pool is degraded, and it is tried each second until it works or a reload
 // takes the address from the pool. A second reload: refused until the addresses have moved or failed (after a HUP it is
-// done then). One that began after that waits for nothing that has failed before. An upgrade: refused until they have moved. A stop: they do not move any more. The new generation's
-// supervisor dies: its successor begins on trial, too. The old one says nothing, or is stopped: kLongestMove.
+// done then). One that begins after that waits for nothing that has failed before: its generations go without that address,
+// and others follow them when it is had. An upgrade: refused until they have moved. A stop: they do not move any more. The
+// new generation's supervisor dies: its successor begins on trial, too. The old one says nothing, or is stopped: kLongestMove.
 //
 // At a start the same is done, once, for what cannot be had then (Daemon::open_sockets).
 //

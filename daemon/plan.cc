@@ -16,9 +16,17 @@
 
 namespace preforkd {
 
+Listeners PoolPlan::sockets() const {
+  Listeners all = listeners;
+  if (goes_without)
+    std::erase_if(all, [](const auto& listener) { return !listener->is_listening(); });
+  return all;
+}
+
 std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& owner,
                                               const Paths& paths, const PoolPlan& plan,
                                               const Incarnation& incarnation) {
+  Listeners sockets = plan.sockets();
   PoolSettings settings = settings_for_supervisor(paths, plan.settings);
   const uint32_t capacity =
       std::max(shm::capacity_for(std::max(settings.limits.max, incarnation.limits.max)),
@@ -33,11 +41,11 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   SupervisorArgs args;
   args.generation = incarnation.number;
   args.capacity = capacity;
-  args.listen_sockets = static_cast<uint32_t>(plan.listeners.size());
+  args.listen_sockets = static_cast<uint32_t>(sockets.size());
   // Of what a reload opens it is stored later.
   auto is_its_own = [](const auto& l) { return !l->outlives_us() && !has_fd_store(); };
-  args.own_sockets = static_cast<uint32_t>(
-      std::count_if(plan.listeners.begin(), plan.listeners.end(), is_its_own));
+  args.own_sockets =
+      static_cast<uint32_t>(std::count_if(sockets.begin(), sockets.end(), is_its_own));
   args.first_workers = incarnation.first_workers;
   args.on_trial = incarnation.on_trial;
   args.log_level = static_cast<int>(incarnation.log_level);
@@ -55,7 +63,6 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
                       settings.serve.empty() ? kTrustedFile : paths.library->copy(),
                       networks.get()};
   what.trusted_file = file_of_handler(settings);
-  Listeners sockets = plan.listeners;  // its own ones first
   std::stable_partition(sockets.begin(), sockets.end(), is_its_own);
   for (const auto& listener : sockets) what.descriptors.push_back(listener->fd());
   what.user = plan.user;
@@ -69,6 +76,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   parts.pool = settings.name;
   parts.uid = plan.user.uid;
   parts.start_timeout = settings.start_timeout;
+  parts.on_trial = incarnation.on_trial;
   if (!settings.program.empty()) parts.success = settings.success;
   parts.child = launch(what);
   parts.orders = Channel(std::move(orders));

@@ -20,6 +20,8 @@ struct PoolPlan {
   EffectiveUser user;
   Listeners listeners;
   LogLink* log;  // the daemon's
+  // Whoever is launched does without what does not listen yet, as nobody knows when it will.
+  bool goes_without = false;
 
   // One of them does not listen yet (daemon/moves.cc).
   bool awaits_address() const {
@@ -30,6 +32,10 @@ struct PoolPlan {
     return std::any_of(listeners.begin(), listeners.end(),
                        [](const auto& listener) { return listener->is_listening(); });
   }
+  // Its generations serve when all listen, and not before.
+  bool waits() const { return awaits_address() && !goes_without; }
+  // What they are launched with.
+  Listeners sockets() const;
 };
 
 // What differs from one generation of a plan to the next.

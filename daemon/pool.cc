@@ -54,12 +54,15 @@ Pool::~Pool() {
 
 void Pool::start(const std::string& trouble) {
   set_socket_options();
-  goes_without_ = awaits_address() && plan_.has_address();
+  go_without();
   launch();
   if (trouble.empty()) return set_state(PoolState::kStarting);
   log_line(LogLevel::kError, "degraded: " + trouble, Event::kPoolDegraded);
   set_state(PoolState::kDegraded, trouble);
 }
+
+// As far as is known now.
+void Pool::go_without() { plan_.goes_without = awaits_address() && plan_.has_address(); }
 
 // As the plan has them, for sockets that were there before it, too.
 void Pool::set_socket_options() {
@@ -99,17 +102,14 @@ void Pool::warn_of_short_queue(const Listener& listener) const {
 
 void Pool::launch() {
   GenerationOwner& owner = *this;
-  PoolPlan plan = plan_;
-  if (goes_without_)
-    std::erase_if(plan.listeners, [](const auto& listener) { return !listener->is_listening(); });
-  const bool on_trial = awaits_address() && !goes_without_;
-  generations_.push_back(launch_generation(
-      loop_, owner, paths_, plan, {next_generation_, limits_, 0, log_level_, on_trial, capacity_}));
+  generations_.push_back(
+      launch_generation(loop_, owner, paths_, plan_,
+                        {next_generation_, limits_, 0, log_level_, plan_.waits(), capacity_}));
   ++next_generation_;
   capacity_ = generations_.back()->capacity();
   launched_at_ = monotonic_now();
   forget_listeners();  // what the one before had asked for
-  if (on_trial) watch_listeners();
+  if (plan_.waits()) watch_listeners();
 }
 
 // The newest one, if it has a supervisor.
@@ -131,7 +131,7 @@ void Pool::launch_again() {
   }
   try {
     launch();
-    if (!awaits_address() || goes_without_) leave_to_newest();
+    if (!plan_.waits()) leave_to_newest();
     // A degraded pool stays so until it is ready again; the reason is still the last thing known of it.
     if (state_ != PoolState::kDegraded) set_state(PoolState::kStarting);
     owner_.on_pool_changed(plan_.settings.name);
@@ -324,7 +324,7 @@ void Pool::on_report(uint32_t number, const Report& report) {
     case ReportType::kDrained:
       give_up_dropped();
       owner_.on_pool_changed(plan_.settings.name);
-      if (newest) on_nobody_accepts();
+      on_nobody_accepts(number);
       break;
     case ReportType::kWatchListen:
       if (Generation* g = in_charge(); g && g->number() == number) watch_listeners();
@@ -349,14 +349,17 @@ void Pool::on_failed_launch(uint32_t number, const LaunchFailure& failure) {
   on_failure(number, failure.text());
 }
 
-// The newest generation has no worker left that would accept. If nobody told it so (somebody sent its
-// supervisor a TERM), the next one takes over.
-void Pool::on_nobody_accepts() {
-  if (finishing_ || !generations_.back()->serves()) return;
-  generations_.back()->leaves_by_itself(plan_.settings.drain_timeout);
+// A generation has no worker left that would accept. If nobody told it so (somebody sent its supervisor a TERM), the next
+// one takes over: at once, or as soon as the addresses are had that it waits for.
+void Pool::on_nobody_accepts(uint32_t number) {
+  const auto it = std::find_if(generations_.begin(), generations_.end(),
+                               [number](const auto& g) { return g->number() == number; });
+  if (finishing_ || it == generations_.end() || !(*it)->serves()) return;
+  (*it)->leaves_by_itself(plan_.settings.drain_timeout);
   const std::string what =
-      "supervisor of generation " + std::to_string(generation()) + " leaves, told by somebody else";
+      "supervisor of generation " + std::to_string(number) + " leaves, told by somebody else";
   log_line(LogLevel::kWarning, what, Event::kSupervisorDied);
+  if (*it != generations_.back()) return;
   launch_soon();
   if (state_ != PoolState::kRunning) set_state(PoolState::kDegraded, what);
 }
@@ -369,11 +372,10 @@ void Pool::give_up_dropped() {
   dropped_.clear();
 }
 
-// The newest that serves: while that waits for an address, the one before.
-Generation* Pool::in_charge() {
-  const bool waits = awaits_address() && !goes_without_;
+// The newest that serves: not one that waits for an address.
+Generation* Pool::in_charge() const {
   for (auto g = generations_.rbegin(); g != generations_.rend(); ++g)
-    if ((*g)->serves() && !(waits && *g == generations_.back())) return g->get();
+    if ((*g)->serves() && !(*g)->is_on_trial()) return g->get();
   return nullptr;
 }
 
@@ -397,7 +399,7 @@ void Pool::watch_listeners() {
 
 // A worker of an older generation was in the same queue for wake-ups, and may have gone with one.
 void Pool::look_again_after(uint32_t number) {
-  Generation* g = current();
+  Generation* g = in_charge();
   if (!g || g->number() == number) return;
   Order look;
   look.type = OrderType::kLookAgain;
@@ -428,6 +430,7 @@ std::string Pool::resume() {
   if (state_ != PoolState::kDraining && state_ != PoolState::kStopped)
     return "pool " + plan_.settings.name + " is " + pool_state_name(state_);
   pause_ = 0;
+  go_without();
   try {
     launch();
   } catch (const std::exception& e) {
@@ -450,6 +453,8 @@ void Pool::set_limits(const Limits& limits, const Limits& afterwards, Nanosecond
   Order o;
   o.type = OrderType::kLimits;
   o.limits = limits_;
+  for (auto& other : generations_)  // who is in charge as long as that one waits
+    if (other.get() != g && other->serves()) other->order(o);
   if (g && g->is_preloaded()) {
     g->order(o, [on_done](bool) {
       if (on_done) on_done();

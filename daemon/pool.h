@@ -84,7 +84,7 @@ class Pool final : private GenerationOwner {
   void adopt(PoolPlan plan, const Listeners& dropped, bool keeps_limits = false);
   // An address of it does not listen yet (daemon/moves.cc): the generation that was promoted serves when all do, and
   // what served before until then, unless an address was dropped. A generation that is launched meanwhile
-  // is on trial, too; or, where there is nobody else and `reason` says that it will last, does without that address.
+  // is on trial, too; or, where nobody serves the others and `reason` says that it will last, does without that address.
   bool awaits_address() const { return plan_.awaits_address(); }
   // What it awaits is another socket's of ours, which has to make way first.
   bool waits_for_others() const;
@@ -152,6 +152,7 @@ class Pool final : private GenerationOwner {
   }
 
   void launch();
+  void go_without();
   void set_socket_options();
   void warn_of_short_queue(const Listener& listener) const;
   void launch_again();
@@ -159,18 +160,19 @@ class Pool final : private GenerationOwner {
   void restart_later();
   bool has_room();
   void drop_unread();
-  Generation* in_charge();
+  Generation* in_charge() const;
+  bool serves_what_there_is() const;
   void look_again_after(uint32_t generation);
   void on_failure(uint32_t generation, const std::string& reason);
-  void on_nobody_accepts();
+  void on_nobody_accepts(uint32_t generation);
   void revert_limits();
   void leave(const Listeners& dropped);
   bool leavers_accept() const;
   void give_up_dropped();
   void tell_to_serve(Generation& generation);
   void leave_to_newest();
-  bool others_serve() const;
   void newest_serves();
+  void has_to_wait();
   Generation* current();
   Generation* supervised_by(pid_t pid);
   void set_state(PoolState state, std::string reason = "");
@@ -199,8 +201,7 @@ class Pool final : private GenerationOwner {
   bool finishing_ = false;
   bool taking_over_ =
       false;  // the newest generation was told to serve, or will be, and has not answered
-  bool is_cut_off_ = false;    // the reason why it is degraded is that
-  bool goes_without_ = false;  // the newest generation does without what the pool awaits
+  bool is_cut_off_ = false;  // the reason why it is degraded is that
   bool watching_ = false;
   Nanoseconds launched_at_ = 0;
   Nanoseconds pause_ = 0;

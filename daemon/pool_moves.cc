@@ -20,13 +20,28 @@ void Pool::tell_to_serve(Generation& generation) {
 void Pool::newest_serves() {
   log_line(LogLevel::kNotice, "generation " + std::to_string(generation()) + " serves",
            Event::kGenerationServes);
+  if (awaits_address()) return has_to_wait();
   if (state_ == PoolState::kDegraded) log_line(LogLevel::kInfo, "recovered", Event::kPoolRecovered);
   set_state(PoolState::kRunning);
 }
 
-bool Pool::others_serve() const {
-  return std::any_of(generations_.begin(), generations_.end(),
-                     [this](const auto& g) { return g != generations_.back() && g->serves(); });
+// It stays degraded; why, cannot_listen() says.
+void Pool::has_to_wait() {
+  if (state_ != PoolState::kDegraded)
+    set_state(PoolState::kDegraded, "waits for an address that others have yet");
+  owner_.on_pool_changed(plan_.settings.name);
+}
+
+// Whether who is in charge has just the addresses that can be had.
+bool Pool::serves_what_there_is() const {
+  const Generation* g = in_charge();
+  if (!g) return false;
+  size_t served = 0, there = 0;
+  for (const auto& listener : plan_.listeners) {
+    there += listener->is_listening();
+    served += listener->is_listening() && contains(g->sockets(), listener);
+  }
+  return served == there && served == g->sockets().size();
 }
 
 void Pool::leave_to_newest() {
@@ -42,7 +57,7 @@ bool Pool::waits_for_others() const {
 }
 
 void Pool::serve_at_last() {
-  const bool went_without = std::exchange(goes_without_, false);
+  const bool went_without = std::exchange(plan_.goes_without, false);
   if (!is_serving()) return;
   Generation* g = current();
   // What waits meanwhile is in the queue.
@@ -67,8 +82,8 @@ void Pool::cannot_listen(const std::string& reason) {
     log_line(LogLevel::kError, "degraded: " + reason, Event::kPoolDegraded);
     set_state(PoolState::kDegraded, reason);
   }
-  if (goes_without_ || !plan_.has_address() || others_serve()) return;
-  goes_without_ = true;
+  if (plan_.goes_without || !plan_.has_address() || serves_what_there_is()) return;
+  plan_.goes_without = true;
   loop_.cancel(restart_timer_);
   launch_again();
 }

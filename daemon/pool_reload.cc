@@ -10,7 +10,7 @@ namespace preforkd {
 // It begins with as many workers as there are now, so that nobody waits for them when it takes over.
 void Pool::try_out(PoolPlan plan, const Limits& limits, bool recycled,
                    Trial::OnVerdict on_verdict) {
-  Generation* g = current();
+  const Generation* g = in_charge();
   Incarnation incarnation{next_generation_++, limits, g ? g->workers() : 0,
                           log_level_,         true,   recycled ? capacity_ : 0};
   GenerationOwner& heir = *this;
@@ -20,7 +20,7 @@ void Pool::try_out(PoolPlan plan, const Limits& limits, bool recycled,
 }
 
 void Pool::count_workers(std::function<void()> then) {
-  Generation* g = current();
+  Generation* g = in_charge();
   if (!g || !g->may_accept()) return then();
   Order o;
   o.type = OrderType::kPing;
@@ -32,11 +32,9 @@ void Pool::promote(const Listeners& dropped, bool recycled) {
   finishing_ = false;
   loop_.cancel(restart_timer_);
   if (!recycled) loop_.cancel(revert_timer_);
-  // One that waited for an address has served nobody.
-  if (awaits_address() && !goes_without_ && !generations_.empty())
-    generations_.back()->drain(plan_.settings.drain_timeout, 0);
-  const bool waits = trial->plan().awaits_address();
-  goes_without_ = false;
+  for (auto& g : generations_)  // that waited for an address, and has served nobody
+    if (g->serves() && g->is_on_trial()) g->drain(plan_.settings.drain_timeout, 0);
+  const bool waits = trial->plan().waits();
   taking_over_ = true;
   if (!waits) tell_to_serve(trial->generation());
   if (!waits || !dropped.empty()) leave(dropped);
@@ -52,8 +50,16 @@ void Pool::promote(const Listeners& dropped, bool recycled) {
   pause_ = 0;
   if (!waits)
     newest_serves();
-  else if (!others_serve())
-    set_state(PoolState::kDegraded, "waits for an address that others have yet");
+  else if (!in_charge())
+    has_to_wait();
+  // It may have died while the others' trials went on; or all addresses are had meanwhile.
+  if (!g.has_supervisor())
+    launch_soon();
+  else if (plan_.goes_without && !awaits_address())
+    restart_timer_ = loop_.after(0, [this] {
+      restart_timer_ = {};
+      serve_at_last();
+    });
   // What was set during the trial was for the limits of before.
   const Limits& in_file = plan_.settings.limits;
   if (!recycled && !(limits_ == in_file)) set_limits(in_file, in_file, 0, {});
@@ -75,6 +81,7 @@ void Pool::abandon() {
 void Pool::adopt(PoolPlan plan, const Listeners& dropped, bool keeps_limits) {
   for (const auto& listener : dropped) listener->give_up();
   const Limits limits = plan.settings.limits;
+  plan.goes_without = plan_.goes_without;
   // More than it has is asked of a pool that nobody serves only: its next generation has it.
   capacity_ = std::max(capacity_, shm::capacity_for(limits.max));
   plan_ = std::move(plan);

@@ -26,7 +26,7 @@ PoolRecord Pool::record(const ListenerIndex& index) const {
   r.state = static_cast<int>(state_);
   r.next_generation = next_generation_;
   r.capacity = capacity_;
-  r.goes_without = goes_without_;
+  r.goes_without = plan_.goes_without;
   r.base.assign(base_.begin(), base_.end());
   for (const auto& g : generations_) {
     r.generations.push_back(g->record());
@@ -49,9 +49,9 @@ Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan,
       base_(r.base.begin(), r.base.end()),
       state_(static_cast<PoolState>(r.state)),
       reason_(r.reason),
-      goes_without_(r.goes_without),
       launched_at_(r.launched_at),
       pause_(r.pause) {
+  plan_.goes_without = r.goes_without;
   GenerationOwner& self = *this;
   for (const GenerationRecord& g : r.generations) {
     Listeners sockets;
@@ -82,8 +82,9 @@ void Pool::go_on() {
   Order o;
   o.type = OrderType::kLimits;
   o.limits = limits_;
-  g->order(o);
-  if (awaits_address() && !goes_without_) return;  // serve_at_last() tells it
+  for (auto& each : generations_)
+    if (each->serves()) each->order(o);
+  if (g->is_on_trial()) return;  // serve_at_last() tells it
   o.type = OrderType::kServe;
   g->order(o);
 }

@@ -138,7 +138,7 @@ void Daemon::prepare_reload(Reload& r, std::vector<std::string>& errors) {
   std::vector<const Listeners*> planned;
   for (const PoolPlan& plan : r.plans) planned.push_back(&plan.listeners);
   follow_dropped(planned, r.before, errors);
-  for (const PoolPlan& plan : r.plans) prepare_pool(r, plan, errors);
+  for (PoolPlan& plan : r.plans) prepare_pool(r, plan, errors);
   prepare_web(r, errors);
 }
 
@@ -180,7 +180,7 @@ bool Daemon::plan_pools(Reload& r, std::vector<std::string>& errors) {
 }
 
 // In the order of the plans.
-void Daemon::prepare_pool(Reload& r, const PoolPlan& plan, std::vector<std::string>& errors) {
+void Daemon::prepare_pool(Reload& r, PoolPlan& plan, std::vector<std::string>& errors) {
   const size_t i = r.added.size();
   const PoolSettings& settings = plan.settings;
   const Pool* pool = find_pool(settings.name);
@@ -191,6 +191,10 @@ void Daemon::prepare_pool(Reload& r, const PoolPlan& plan, std::vector<std::stri
         errors.push_back(r.loaded.where(i, "tcp.reuse_port") +
                          ": tcp.reuse_port: " + listener->address() +
                          " is bound already: it is changed by a stop and a start only");
+  // What could not be had before is not waited for: it is not about to come.
+  auto may_come = [&](const auto& l) { return !l->is_listening() && !contains(r.before, l); };
+  plan.goes_without = plan.awaits_address() && plan.has_address() &&
+                      std::none_of(plan.listeners.begin(), plan.listeners.end(), may_come);
   r.added.push_back(pool || r.returning[i] ? nullptr : make_pool(plan));
   const bool changed =
       !pool || settings.name == r.recycled || need_new_processes(pool->plan(), plan);

@@ -34,8 +34,8 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogLineRecord, level, worker, event, lost, po
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LogRecord, pid, news, pongs, next_pipe, lost, stopped, waiting)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(GenerationRecord, number, capacity, workers, next_order, pid,
                                    orders, reports, segment, uid, claimed, inodes, success,
-                                   ended_programs, state, preloaded, quiet, was_told, stopped,
-                                   start_until, drain_until, orphans_until, sockets, log)
+                                   ended_programs, state, on_trial, preloaded, quiet, was_told,
+                                   stopped, start_until, drain_until, orphans_until, sockets, log)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PoolRecord, name, reason, listeners, dropped, limits,
                                    limits_before, revert_at, launched_at, pause, state,
                                    next_generation, capacity, goes_without, base, generations)

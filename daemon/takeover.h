@@ -29,7 +29,7 @@ namespace preforkd {
 // Raised when the document changes its meaning: images of different numbers do not take over from each other, nor do
 // those of different kProtocol (base/protocol.h). The layout of shared memory may be another: supervisors go on with
 // theirs, which the daemon never looks at, and control passes over segments that it cannot read.
-inline constexpr uint32_t kTakeoverFormat = 8;
+inline constexpr uint32_t kTakeoverFormat = 9;
 
 // What a rehearsal says that went well. A status of 0 is not enough: /bin/true has that, too.
 inline constexpr char kCanTakeOver[] = "preforkd: can take over";
@@ -80,7 +80,7 @@ struct GenerationRecord {
   std::vector<uint32_t> success;
   std::map<int, bool> ended_programs;
   int state = 0;
-  bool preloaded = false, quiet = false, was_told = false, stopped = false;
+  bool on_trial = false, preloaded = false, quiet = false, was_told = false, stopped = false;
   Nanoseconds start_until = kNever, drain_until = kNever, orphans_until = kNever;
   std::vector<size_t> sockets;  // into DaemonRecord::listeners
   LogPipeRecord log;

@@ -243,6 +243,14 @@ std::optional<Accepted> Intake::wait_for_one() {
   }
 }
 
+// Else wait() tries again, with no client in hand.
+void Intake::register_if_possible() {
+  try {
+    acceptor_.register_for_wake();
+  } catch (const SysError&) {
+  }
+}
+
 // No wake-up may leave with this worker: unregistered first, it looks once more.
 std::optional<Accepted> Intake::last_accept(bool leaving, uint64_t from) {
   acceptor_.unregister();
@@ -250,7 +258,7 @@ std::optional<Accepted> Intake::last_accept(bool leaving, uint64_t from) {
   for (;;) {
     auto connection = acceptor_.try_accept(from);
     if (connection && gate_.lets_in(*connection)) {  // which may have taken seconds
-      if (!leaving) unless_orphaned([this] { acceptor_.register_for_wake(); });
+      if (!leaving) register_if_possible();
       return connection;
     }
     if (!connection) {

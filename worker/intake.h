@@ -96,6 +96,7 @@ class Intake {
   bool is_worn_out();
   bool must_leave() const;
   std::optional<Accepted> wait_for_one();
+  void register_if_possible();
   std::optional<Accepted> last_accept(bool leaving, uint64_t from);
   void wait_for_verdict();
   void back_off();

@@ -322,61 +322,147 @@ void waited_for_until_asked() {
   });
 }
 
-// While one address of a pool is waited for, the generation that has the others serves, whoever is launched to follow it.
-// It has no worker just now, and has one for who comes.
-void without_workers_meanwhile() {
-  TakenPort port;
-  const std::string taken = at("127.0.0.1", port);
-  PoolText pool = pool_on("\"127.0.0.1:0\", " + quoted(taken));
-  pool.workers = "min = 0; max = 4; min_spare = 0; max_spare = 0; shrink_after = 0.1;";
+// What somebody else has is waited for, and holds up nothing: whatever happens to the pool, its other addresses are
+// served by what is in force, and by nobody else.
+struct PartlyServed {
+  TakenPort taken, x, y;
+  Server server;
+
+  PartlyServed() : server(freed(*this).pools("a", {&x, &taken}), {.wait_until_ready = false}) {
+    server.wait_for_log("ready: ");
+  }
+  static PartlyServed& freed(PartlyServed& it) {
+    it.x.free();
+    it.y.free();
+    return it;
+  }
+  // A program says the name of its pool, and what is in force.
+  static PoolText named(const std::string& name, const std::vector<const TakenPort*>& ports,
+                        const std::string& round = "") {
+    std::string listen;
+    for (const TakenPort* port : ports) listen += (listen.empty() ? "" : ", ") + port->quoted();
+    PoolText pool = pool_on(listen, name);
+    pool.serves = "program = [ \"/bin/sh\", \"-c\", \"read x; echo " + name + round + "\" ];";
+    pool.workers = "min = 0; max = 4; min_spare = 0; max_spare = 0; shrink_after = 0.1;";
+    return pool;
+  }
+  static std::vector<PoolText> pools(const std::string& name,
+                                     const std::vector<const TakenPort*>& ports,
+                                     const std::string& round = "") {
+    return {named(name, ports, round)};
+  }
+  void expect_answers(const TakenPort& port, const std::string& answer,
+                      std::source_location where = std::source_location::current()) {
+    for (int i = 0; i < 6; ++i) {
+      Client client(port.address());
+      client.send("who?\n");
+      expect_equal("at " + port.address(), client.read_line(), answer, where);
+    }
+  }
+  void wait_until_alone(const std::string& pool) {
+    server.wait_until("nobody but one generation of " + pool, kPatience, [&] {
+      size_t supervisors = 0;
+      for (pid_t pid : server.all_pids())
+        supervisors += title_of(pid) == "preforkd: supervisor " + pool;
+      return supervisors == 1 && server.pool(pool)["workers"]["total"] == 0;
+    });
+  }
+  void expect_waits(const std::string& pool,
+                    std::source_location where = std::source_location::current()) {
+    server.wait_until(
+        "the reason is known", kPatience,
+        [&] {
+          const Json status = server.pool(pool);
+          return status["state"] == "degraded" &&
+                 status["reason"].get<std::string>().find("Address already in use") !=
+                     std::string::npos;
+        },
+        where);
+  }
+};
+
+void served_without_it() {
+  PartlyServed p;
+  p.expect_answers(p.x, "a");
+  for (const char* round : {" 1", " 2"}) {
+    p.wait_until_alone("a");
+    expect_reloaded(p.server, p.pools("a", {&p.x, &p.taken}, round), round);
+    p.expect_answers(p.x, std::string("a") + round);
+    p.expect_waits("a");
+  }
+  p.wait_until_alone("a");
+  expect_equal("recycle", p.server.ctl({"recycle", "a"}).code, 0);
+  p.expect_answers(p.x, "a 2");
+  for (const int number : {SIGKILL, SIGTERM}) {
+    p.wait_until_alone("a");
+    const pid_t before = p.server.supervisor("a");
+    kill(before, number);
+    p.server.wait_until("it has ended", kPatience, [&] { return !is_running(before); });
+    p.expect_answers(p.x, "a 2");
+    p.expect_waits("a");
+  }
+  p.wait_until_alone("a");
+  expect_equal("upgrade", p.server.request("POST", "/v1/upgrade").status, 200);
+  p.expect_answers(p.x, "a 2");
+  expect_equal("drain", p.server.ctl({"drain", "a"}).code, 0);
+  p.server.wait_for("/state", "stopped", "a");
+  expect_equal("resume", p.server.ctl({"resume", "a"}).code, 0);
+  p.expect_answers(p.x, "a 2");
+  p.expect_waits("a");
+  p.taken.free();
+  p.server.wait_for("/state", "running", "a");
+  p.expect_answers(p.x, "a 2");
+  p.expect_answers(p.taken, "a 2");
+}
+
+void others_move_meanwhile() {
+  PartlyServed p;
+  const auto *x = &p.x, *y = &p.y, *taken = &p.taken;
+  auto reload = [&](const std::vector<PoolText>& pools, const std::string& what) {
+    expect_reloaded(p.server, pools, what);
+    for (const PoolText& pool : pools)
+      for (const TakenPort* port : {x, y})
+        if (pool.listen.find(port->quoted()) != pool.listen.npos)
+          p.expect_answers(*port, pool.name);
+    for (const PoolText& pool : pools) p.wait_until_alone(pool.name);
+  };
+  auto named = [](const std::string& name, const std::vector<const TakenPort*>& ports) {
+    return PartlyServed::named(name, ports);
+  };
+  reload({named("a", {x, y, taken})}, "another address");
+  p.expect_waits("a");
+  reload({named("a", {x, taken}), named("b", {y})}, "one for another pool");
+  reload({named("a", {y, taken}), named("b", {x})}, "an exchange");
+  p.expect_waits("a");
+  reload({named("b", {x}), named("a", {y, taken})}, "another order");
+  reload({named("a", {y}), named("b", {x, taken})}, "what is awaited for another pool");
+  p.expect_waits("b");
+  p.server.wait_for("/state", "running", "a");
+  reload({named("c", {y, x, taken})}, "a new pool for all");
+  p.expect_waits("c");
+  p.taken.free();
+  p.server.wait_for("/state", "running", "c");
+  p.expect_answers(p.taken, "c");
+}
+
+// An address that is had while a generation without it is on trial.
+void had_during_a_trial() {
+  TakenPort taken;
+  PoolText pool = pool_on("\"127.0.0.1:0\", " + taken.quoted());
   Server server({pool}, {.wait_until_ready = false});
   server.wait_for_log("ready: ");
-  const std::string had = server.address();
-  auto supervisors = [&] {
-    std::set<pid_t> pids;
-    for (pid_t pid : server.all_pids())
-      if (title_of(pid) == "preforkd: supervisor echo") pids.insert(pid);
-    return pids;
-  };
-  const pid_t serving = server.supervisor();
-  auto expect_served = [&](const std::string& after) {
-    for (int i = 0; i < 2; ++i) {
-      server.wait_until("it has no worker", kPatience,
-                        [&] { return children_of(serving).empty(); });
-      Client client(had);
-      expect(client.echoes("anybody?\n"), "served after " + after);
-    }
-    expect_contains("the reason", server.pool()["reason"], "Address already in use");
-  };
-  expect_served("the start");
-  pid_t waiting = 0;
-  auto wait_for_next = [&](const std::string& what) {
-    server.wait_until(what + ": the next one waits, and nobody else", kPatience, [&] {
-      std::set<pid_t> all = supervisors();
-      if (!all.erase(serving) || all.size() != 1 || all.contains(waiting)) return false;
-      waiting = *all.begin();
-      return true;
-    });
-  };
-  for (const char* what : {"a reload", "another reload", "a third"}) {
-    pool.more = "environment = { ROUND = \"" + std::string(what) + "\"; };";
-    expect_reloaded(server, {pool}, what);
-    wait_for_next(what);
-    expect_served(what);
-  }
-  expect_equal("a recycle", server.ctl({"recycle", "echo"}).code, 0);
-  wait_for_next("a recycle");
-  expect_served("a recycle");
-  kill(waiting, SIGKILL);
-  wait_for_next("a death");
-  expect_served("a death");
-  expect_equal("an upgrade", server.request("POST", "/v1/upgrade").status, 200);
-  expect_served("an upgrade");
-  port.free();
+  pool.serves = unruly("start_ms = 2000;");
+  server.write_config(config_of({pool}));
+  auto answer =
+      std::async(std::launch::async, [&] { return server.request("POST", "/v1/reload"); });
+  server.wait_until("the trial", kPatience,
+                    [&] { return server.pool()["generations"].size() > 1; });
+  taken.free();
+  expect_equal("reload", answer.get().status, 200);
   server.wait_for("/state", "running");
-  for (const std::string& address : {had, taken}) {
-    server.wait_for("/workers/total", 0);
-    expect_echo(address);
+  for (const std::string& address : {server.address(), taken.address()}) {
+    Client client(address);
+    expect(pid_serving(client) > 0, "served at " + address);
   }
 }
 
@@ -521,7 +607,9 @@ Suite addresses_suite() {
            {"control.web", control_web},
            {"one that comes later", one_that_comes_later},
            {"waited for until asked", waited_for_until_asked},
-           {"without workers meanwhile", without_workers_meanwhile},
+           {"served without it", served_without_it},
+           {"others move meanwhile", others_move_meanwhile},
+           {"had during a trial", had_during_a_trial},
            {"an upgrade meanwhile", an_upgrade_meanwhile},
            {"all of a name", all_of_a_name},
            {"too many", too_many},

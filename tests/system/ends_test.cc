@@ -400,6 +400,17 @@ void a_recycle() {
   server.wait_for_log("generation 1 has ended");
 }
 
+// The supervisor waits for what is being closed, and goes last.
+void a_drain() {
+  Server server = answering();
+  LingeringClient client(server);
+  const pid_t lingers = closer(server), supervisor = server.supervisor();
+  expect_equal("drain", server.ctl({"drain", "echo"}).code, 0);
+  server.wait_until("the supervisor ends", kPatience, [&] { return !is_running(supervisor); });
+  expect(!is_running(lingers), "the closer has ended before");
+  server.wait_for("/state", "stopped");
+}
+
 // A stop waits 1 s for who is silent, and not at all if there is nobody; one at once waits for nobody.
 double time_to_stop(Server& server, std::initializer_list<int> signals) {
   const Nanoseconds began = monotonic_now();
@@ -457,6 +468,7 @@ Suite ends_suite() {
            {"the closer is stopped", the_closer_is_stopped},
            {"the supervisor dies", the_supervisor_dies},
            {"a recycle", a_recycle},
+           {"a drain", a_drain},
            {"a stop", a_stop},
            {"a stop with nobody", a_stop_with_nobody},
            {"who is turned away", who_is_turned_away}}};
