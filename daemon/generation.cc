@@ -328,7 +328,9 @@ void Generation::supervisor_died(int status, Nanoseconds patience) {
   if (left_out_ > 0) say_left_out();
   if (auto failure = child_.failure()) owner_->on_failed_launch(number_, *failure);
   state_ = State::kOrphaned;
-  orphans_until_ = std::min({orphans_until_, drain_until_, monotonic_now() + patience});
+  orphans_until_ = std::min(orphans_until_, monotonic_now() + patience);
+  if (drain_until_ != kNever)
+    orphans_until_ = std::min(orphans_until_, drain_until_ - kBeyondDrain);
   auto waiting = std::move(outstanding_);
   outstanding_.clear();
   for (auto& [number, entry] : waiting)

@@ -100,16 +100,19 @@ void Pool::warn_of_short_queue(const Listener& listener) const {
              "backlog is " + std::to_string(settings.backlog) + ", but only " + fewer);
 }
 
+// One that is to follow another, which serves, is on trial until it is ready.
 void Pool::launch() {
   GenerationOwner& owner = *this;
-  generations_.push_back(
-      launch_generation(loop_, owner, paths_, plan_,
-                        {next_generation_, limits_, 0, log_level_, plan_.waits(), capacity_}));
+  const Generation* before = in_charge();
+  const uint32_t workers = before ? before->workers() : 0;
+  generations_.push_back(launch_generation(
+      loop_, owner, paths_, plan_,
+      {next_generation_, limits_, workers, log_level_, before || plan_.waits(), capacity_}));
   ++next_generation_;
   capacity_ = generations_.back()->capacity();
   launched_at_ = monotonic_now();
-  forget_listeners();  // what the one before had asked for
-  if (plan_.waits()) watch_listeners();
+  forget_listeners();  // what one before had asked for
+  if (before) watch_listeners();
 }
 
 // The newest one, if it has a supervisor.
@@ -131,9 +134,9 @@ void Pool::launch_again() {
   }
   try {
     launch();
-    if (!plan_.waits()) leave_to_newest();
+    if (!generations_.back()->is_on_trial()) leave_to_newest();
     // A degraded pool stays so until it is ready again; the reason is still the last thing known of it.
-    if (state_ != PoolState::kDegraded) set_state(PoolState::kStarting);
+    if (state_ != PoolState::kDegraded && !in_charge()) set_state(PoolState::kStarting);
     owner_.on_pool_changed(plan_.settings.name);
   } catch (const std::exception& e) {
     log_line(LogLevel::kError, e.what(), Event::kPoolDegraded);
@@ -306,6 +309,7 @@ void Pool::on_report(uint32_t number, const Report& report) {
       break;
     case ReportType::kReady:
     case ReportType::kRecovered:
+      if (newest) follow_who_serves();
       if (awaits_address() || is_cut_off_) break;
       if (newest && (state_ == PoolState::kStarting || state_ == PoolState::kDegraded)) {
         log_line(LogLevel::kInfo, report.type == ReportType::kReady ? "ready" : "recovered",
@@ -336,6 +340,16 @@ void Pool::on_report(uint32_t number, const Report& report) {
     case ReportType::kAck:
       break;
   }
+}
+
+// The newest is ready, and not for a trial of the daemon's: it has been launched while another served.
+void Pool::follow_who_serves() {
+  Generation& g = *generations_.back();
+  if (!g.is_on_trial() || plan_.waits() || !is_serving()) return;
+  leave_to_newest();
+  tell_to_serve(g);
+  watch_listeners();
+  newest_serves();
 }
 
 void Pool::on_failure(uint32_t number, const std::string& reason) {

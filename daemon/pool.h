@@ -84,7 +84,8 @@ class Pool final : private GenerationOwner {
   void adopt(PoolPlan plan, const Listeners& dropped, bool keeps_limits = false);
   // An address of it does not listen yet (daemon/moves.cc): the generation that was promoted serves when all do, and
   // what served before until then, unless an address was dropped. A generation that is launched meanwhile
-  // is on trial, too; or, where nobody serves the others and `reason` says that it will last, does without that address.
+  // is on trial, too; or, where `reason` says that it will last, does without that address, and follows who serves when it is
+  // ready.
   bool awaits_address() const { return plan_.awaits_address(); }
   // What it awaits is another socket's of ours, which has to make way first.
   bool waits_for_others() const;
@@ -156,12 +157,13 @@ class Pool final : private GenerationOwner {
   void set_socket_options();
   void warn_of_short_queue(const Listener& listener) const;
   void launch_again();
+  void follow_who_serves();
   void launch_soon();
   void restart_later();
   bool has_room();
   void drop_unread();
   Generation* in_charge() const;
-  bool serves_what_there_is() const;
+  bool newest_has_what_there_is();
   void look_again_after(uint32_t generation);
   void on_failure(uint32_t generation, const std::string& reason);
   void on_nobody_accepts(uint32_t generation);

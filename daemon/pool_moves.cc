@@ -32,16 +32,15 @@ void Pool::has_to_wait() {
   owner_.on_pool_changed(plan_.settings.name);
 }
 
-// Whether who is in charge has just the addresses that can be had.
-bool Pool::serves_what_there_is() const {
-  const Generation* g = in_charge();
-  if (!g) return false;
-  size_t served = 0, there = 0;
-  for (const auto& listener : plan_.listeners) {
-    there += listener->is_listening();
-    served += listener->is_listening() && contains(g->sockets(), listener);
-  }
-  return served == there && served == g->sockets().size();
+// Just the addresses that can be had; also if it is launched soon.
+bool Pool::newest_has_what_there_is() {
+  if (restart_timer_.second) return true;
+  const Generation* newest = current();
+  const Listeners wanted = plan_.sockets();
+  return newest && newest->sockets().size() == wanted.size() &&
+         std::all_of(wanted.begin(), wanted.end(), [newest](const auto& listener) {
+           return contains(newest->sockets(), listener);
+         });
 }
 
 void Pool::leave_to_newest() {
@@ -82,7 +81,7 @@ void Pool::cannot_listen(const std::string& reason) {
     log_line(LogLevel::kError, "degraded: " + reason, Event::kPoolDegraded);
     set_state(PoolState::kDegraded, reason);
   }
-  if (plan_.goes_without || !plan_.has_address() || serves_what_there_is()) return;
+  if (!plan_.has_address() || (plan_.goes_without && newest_has_what_there_is())) return;
   plan_.goes_without = true;
   loop_.cancel(restart_timer_);
   launch_again();

@@ -445,6 +445,26 @@ void others_move_meanwhile() {
   p.expect_answers(p.taken, "c");
 }
 
+// Each is served when it is had, whatever the others are.
+void one_by_one() {
+  std::vector<TakenPort> taken(3);
+  std::string listen = "\"127.0.0.1:0\"";
+  for (const TakenPort& port : taken) listen += ", " + port.quoted();
+  Server server({pool_on(listen)}, {.wait_until_ready = false});
+  server.wait_for_log("ready: ");
+  Client client(server.address());
+  for (TakenPort& port : taken) {
+    expect_equal("state", server.pool()["state"], "degraded");
+    port.free();
+    server.wait_until("it listens", kPatience,
+                      [&] { return Client::try_connect(port.address()).has_value(); });
+    expect_echo(port.address());
+    expect_echo(server.address());
+    expect(client.echoes("still here\n"), "who is served is served on");
+  }
+  server.wait_for("/state", "running");
+}
+
 // An address that is had while a generation without it is on trial.
 void had_during_a_trial() {
   TakenPort taken;
@@ -609,6 +629,7 @@ Suite addresses_suite() {
            {"waited for until asked", waited_for_until_asked},
            {"served without it", served_without_it},
            {"others move meanwhile", others_move_meanwhile},
+           {"one by one", one_by_one},
            {"had during a trial", had_during_a_trial},
            {"an upgrade meanwhile", an_upgrade_meanwhile},
            {"all of a name", all_of_a_name},

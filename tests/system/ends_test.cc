@@ -100,6 +100,8 @@ pid_t closer(Server& server, const std::string& name = "echo") {
   return server.wait_for_process("preforkd: closer " + name);
 }
 
+constexpr size_t kOwnDescriptors = 5;  // of a closer
+
 size_t descriptors_of(pid_t pid) {
   using std::filesystem::directory_iterator;
   const directory_iterator all("/proc/" + std::to_string(pid) + "/fd");
@@ -352,7 +354,8 @@ void the_closer_dies() {
   Server server = answering();
   LingeringClient first(server);
   const pid_t before = closer(server);
-  expect(before > 0, "there is a closer");
+  server.wait_until("it has the connection", kPatience,
+                    [&] { return descriptors_of(before) == kOwnDescriptors + 1; });
   kill(before, SIGKILL);
   server.wait_until("what it had is closed", kPatience, [&] { return first.is_cut_off(); });
   LingeringClient second(server);
@@ -431,7 +434,7 @@ void a_stop_with_nobody() {
   Server server = answering();
   { const LingeringClient gone(server); }
   server.wait_until("it has nothing", kPatience,
-                    [&] { return descriptors_of(closer(server)) == 5; });
+                    [&] { return descriptors_of(closer(server)) == kOwnDescriptors; });
   const double took = time_to_stop(server, {SIGTERM});
   expect(took < 0.9, "it took " + std::to_string(took) + " s");
 }

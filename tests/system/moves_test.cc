@@ -324,11 +324,16 @@ void what_cannot_be_had() {
   server.wait_for("/state", "running", "bob");
   expect_served_by(kBob, other);
   expect_reloaded(server, {pool_of(kAlice, "alice", listen), bobs});
-  expect_equal("status", reload(server, {wants_both}).status, 409);
+  // What else that reload has changed is in force, as soon as it is ready.
+  PoolText changed = wants_both;
+  changed.serves = "program = [ \"/bin/sh\", \"-c\", \"read x; echo changed\" ];";
+  expect_equal("status", reload(server, {changed}).status, 409);
+  server.wait_until("the change", kPatience, [&] { return who_serves(other) == "changed"; });
+  expect_served_by("changed", other);
   chmod(folder.c_str(), 0777);
   server.wait_for("/state", "running", "bob");
-  expect_served_by(kBob, other);
-  expect_served_by(kBob, "unix:" + folder + "/sock");
+  expect_served_by("changed", other);
+  expect_served_by("changed", "unix:" + folder + "/sock");
 }
 
 // The same for a pool that has dropped an address in the same reload, so that its old generation had to leave.
