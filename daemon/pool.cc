@@ -133,6 +133,7 @@ void Pool::launch_again() {
     return;
   }
   try {
+    leave_to_next();
     launch();
     if (!generations_.back()->is_on_trial()) leave_to_newest();
     // A degraded pool stays so until it is ready again; the reason is still the last thing known of it.
@@ -143,6 +144,11 @@ void Pool::launch_again() {
     set_state(PoolState::kDegraded, e.what());
     restart_later();
   }
+}
+
+bool Pool::has_lost(uint32_t number) const {
+  return std::any_of(generations_.begin(), generations_.end(),
+                     [number](const auto& g) { return g->number() == number && g->is_lost(); });
 }
 
 // Reloads may be as quick, and drains as long, as they like: who is told to leave does not count. But a supervisor that
@@ -176,15 +182,17 @@ void Pool::restart_later() {
 void Pool::on_supervisor_death(uint32_t number, int status) {
   give_up_dropped();
   const bool is_replaced = restart_timer_.second != 0;  // it had left by itself
+  const std::string what =
+      "supervisor of generation " + std::to_string(number) + " " + ending_text(status);
   if (generations_.back()->number() != number || is_replaced) {
+    if (has_lost(number) && !is_replaced) log_line(LogLevel::kError, what, Event::kSupervisorDied);
+    follow_who_serves();
     look_again_after(number);
     return owner_.on_pool_changed(plan_.settings.name);
   }
   watch_listeners();
   if (finishing_ || state_ == PoolState::kDraining || state_ == PoolState::kStopped)
     return owner_.on_pool_changed(plan_.settings.name);
-  const std::string what =
-      "supervisor of generation " + std::to_string(number) + " " + ending_text(status);
   launch_soon();
   // A supervisor that said why it failed has been logged, and its words are the better reason.
   if (state_ == PoolState::kDegraded && !reason_.empty()) return;
@@ -342,14 +350,17 @@ void Pool::on_report(uint32_t number, const Report& report) {
   }
 }
 
-// The newest is ready, and not for a trial of the daemon's: it has been launched while another served.
+// The newest has been launched while another served: it follows when it is ready, or when nobody serves any more.
 void Pool::follow_who_serves() {
-  Generation& g = *generations_.back();
-  if (!g.is_on_trial() || plan_.waits() || !is_serving()) return;
+  Generation* g = current();
+  if (!g || !g->serves() || !g->is_on_trial() || plan_.waits() || !is_serving()) return;
+  const bool is_ready = g->state() == Generation::State::kServing;
+  if (!is_ready && in_charge()) return;
   leave_to_newest();
-  tell_to_serve(g);
+  tell_to_serve(*g);
   watch_listeners();
-  newest_serves();
+  if (is_ready) return newest_serves();
+  if (state_ != PoolState::kDegraded) set_state(PoolState::kStarting);
 }
 
 void Pool::on_failure(uint32_t number, const std::string& reason) {
@@ -373,7 +384,7 @@ void Pool::on_nobody_accepts(uint32_t number) {
   const std::string what =
       "supervisor of generation " + std::to_string(number) + " leaves, told by somebody else";
   log_line(LogLevel::kWarning, what, Event::kSupervisorDied);
-  if (*it != generations_.back()) return;
+  if (*it != generations_.back()) return follow_who_serves();
   launch_soon();
   if (state_ != PoolState::kRunning) set_state(PoolState::kDegraded, what);
 }

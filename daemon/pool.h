@@ -172,7 +172,9 @@ class Pool final : private GenerationOwner {
   bool leavers_accept() const;
   void give_up_dropped();
   void tell_to_serve(Generation& generation);
+  void leave_to_next();
   void leave_to_newest();
+  bool has_lost(uint32_t generation) const;
   void newest_serves();
   void has_to_wait();
   Generation* current();

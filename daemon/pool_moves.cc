@@ -43,6 +43,12 @@ bool Pool::newest_has_what_there_is() {
          });
 }
 
+// Those that wait on trial, and have served nobody.
+void Pool::leave_to_next() {
+  for (auto& g : generations_)
+    if (g->serves() && g->is_on_trial()) g->drain(plan_.settings.drain_timeout, 0);
+}
+
 void Pool::leave_to_newest() {
   for (auto& g : generations_)
     if (g != generations_.back() && g->serves())
@@ -62,13 +68,15 @@ void Pool::serve_at_last() {
   // What waits meanwhile is in the queue.
   if (went_without || (g && !g->has_current_sockets())) {
     loop_.cancel(restart_timer_);
+    taking_over_ = false;
     return launch_again();
   }
-  leave_to_newest();
   if (!g) {  // the next one is launched soon, and has nothing to wait for
     taking_over_ = false;
     return;
   }
+  if (g->state() != Generation::State::kServing && in_charge()) return;  // follow_who_serves()
+  leave_to_newest();
   tell_to_serve(*g);
   watch_listeners();  // it may have asked before there was anything to see
   if (g->state() == Generation::State::kServing) newest_serves();

@@ -32,8 +32,7 @@ void Pool::promote(const Listeners& dropped, bool recycled) {
   finishing_ = false;
   loop_.cancel(restart_timer_);
   if (!recycled) loop_.cancel(revert_timer_);
-  for (auto& g : generations_)  // that waited for an address, and has served nobody
-    if (g->serves() && g->is_on_trial()) g->drain(plan_.settings.drain_timeout, 0);
+  leave_to_next();
   const bool waits = trial->plan().waits();
   taking_over_ = true;
   if (!waits) tell_to_serve(trial->generation());

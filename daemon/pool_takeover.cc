@@ -84,9 +84,9 @@ void Pool::go_on() {
   o.limits = limits_;
   for (auto& each : generations_)
     if (each->serves()) each->order(o);
-  if (g->is_on_trial()) return;  // it is told when it is ready, or has what it waits for
   if (!awaits_address() && !newest_has_what_there_is())
     restart_timer_ = loop_.after(0, [this] { launch_again(); });
+  if (g->is_on_trial()) return;  // it is told when it is ready, or has what it waits for
   o.type = OrderType::kServe;
   g->order(o);
 }
