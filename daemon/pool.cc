@@ -100,19 +100,19 @@ void Pool::warn_of_short_queue(const Listener& listener) const {
              "backlog is " + std::to_string(settings.backlog) + ", but only " + fewer);
 }
 
-// One that is to follow another, which serves, is on trial until it is ready.
+// One that is to follow another, which serves, is on trial until it is ready: that is with `min` workers, as there may be no room
+// for more beside those of the other.
 void Pool::launch() {
   GenerationOwner& owner = *this;
-  const Generation* before = in_charge();
-  const uint32_t workers = before ? before->workers() : 0;
+  const bool follows = in_charge() != nullptr;
   generations_.push_back(launch_generation(
       loop_, owner, paths_, plan_,
-      {next_generation_, limits_, workers, log_level_, before || plan_.waits(), capacity_}));
+      {next_generation_, limits_, 0, log_level_, follows || plan_.waits(), capacity_}));
   ++next_generation_;
   capacity_ = generations_.back()->capacity();
   launched_at_ = monotonic_now();
   forget_listeners();  // what one before had asked for
-  if (before) watch_listeners();
+  if (follows) watch_listeners();
 }
 
 // The newest one, if it has a supervisor.
@@ -353,7 +353,8 @@ void Pool::on_report(uint32_t number, const Report& report) {
 // The newest has been launched while another served: it follows when it is ready, or when nobody serves any more.
 void Pool::follow_who_serves() {
   Generation* g = current();
-  if (!g || !g->serves() || !g->is_on_trial() || plan_.waits() || !is_serving()) return;
+  if (!g || g->has_dead_supervisor() || !g->serves() || !g->is_on_trial()) return;
+  if (plan_.waits() || !is_serving()) return;
   const bool is_ready = g->state() == Generation::State::kServing;
   if (!is_ready && in_charge()) return;
   leave_to_newest();
@@ -385,7 +386,7 @@ void Pool::on_nobody_accepts(uint32_t number) {
       "supervisor of generation " + std::to_string(number) + " leaves, told by somebody else";
   log_line(LogLevel::kWarning, what, Event::kSupervisorDied);
   if (*it != generations_.back()) return follow_who_serves();
-  launch_soon();
+  (*it)->is_on_trial() ? restart_later() : launch_soon();
   if (state_ != PoolState::kRunning) set_state(PoolState::kDegraded, what);
 }
 
