@@ -2,12 +2,12 @@
 
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <time.h>
 
 #include <cerrno>
 #include <cstring>
 
 #include "base/attachment.h"
+#include "base/clock.h"
 #include "base/error.h"
 
 namespace preforkd {
@@ -15,10 +15,7 @@ namespace {
 
 // The kernel lacks memory, or has too many descriptors on their way: a loop that is told at once that there is room, and
 // asks again, is not to take a processor for that.
-void rest() {
-  const timespec pause{0, 1000 * 1000};
-  nanosleep(&pause, nullptr);
-}
+void rest() { sleep_for(kMillisecond); }
 
 }  // namespace
 

@@ -39,4 +39,10 @@ inline timespec to_timespec(Nanoseconds t) {
   return {static_cast<time_t>(t / kSecond), static_cast<long>(t % kSecond)};
 }
 
+// Or until a signal comes.
+inline void sleep_for(Nanoseconds t) {
+  const timespec pause = to_timespec(t);
+  nanosleep(&pause, nullptr);
+}
+
 }  // namespace preforkd

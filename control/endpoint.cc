@@ -416,7 +416,7 @@ void Endpoint::leave_queue(Exchange& exchange) {
 // One after the other of those who wait, each time of the next owner.
 void Endpoint::take_turns() {
   const Nanoseconds end = monotonic_now() + kTurns;
-  do {
+  while (!queues_.empty()) {  // they may all have been sent away since the timer was set
     auto next = queues_.upper_bound(last_turn_);
     if (next == queues_.end()) next = queues_.begin();
     last_turn_ = next->first;
@@ -424,7 +424,8 @@ void Endpoint::take_turns() {
     leave_queue(exchange);
     respond(exchange);
     if (exchange.reply) MHD_resume_connection(exchange.connection);
-  } while (!queues_.empty() && monotonic_now() < end);
+    if (monotonic_now() >= end) break;
+  }
   turn_timer_ = {};
   if (!queues_.empty()) turn_timer_ = loop_.after(0, [this] { take_turns(); });
   run();

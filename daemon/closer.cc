@@ -95,7 +95,7 @@ void Closer::close_what_waits() const {
 
 bool Closer::has_left(Nanoseconds now, Nanoseconds until) {
   if (pid_ == 0) return true;
-  if (!std::exchange(told_to_leave_, true)) kill(pid_, SIGTERM);
+  if (!told_to_leave_) told_to_leave_ = kill(pid_, SIGTERM) == 0;
   if (now >= until) stop();
   return killed_at_ != kNever && now >= killed_at_ + kUntilDead;  // the kernel holds it
 }

@@ -82,13 +82,14 @@ void LogLink::start() {
   unread_ = Channel(std::move(to_learn));
   pongs_ = Inbox(std::move(pongs));
   watch_pongs();
-  // All pipes, and then the lines that nobody has heard.
-  std::erase_if(waiting_, [](const News& n) { return n.kind != News::kLine; });
-  auto lines = std::exchange(waiting_, {});
+  // All pipes, and then the lines that nobody has heard. (A pipe that only its own news still holds says that it is over when
+  // they go: last of all.)
+  auto before = std::exchange(waiting_, {});
   for (auto& [id, entry] : pipes_)
     if (auto pipe = entry.pipe.lock())
       waiting_.push_back({pipe_news(LogNews::kPipe, *pipe), News::kPipe, pipe});
-  std::move(lines.begin(), lines.end(), std::back_inserter(waiting_));
+  for (News& one : before)
+    if (one.kind == News::kLine) waiting_.push_back(std::move(one));
   flush();
   stir();
 }
@@ -370,11 +371,11 @@ LogRecord LogLink::record() const {
 void LogLink::resume(const LogRecord& r) {
   next_pipe_ = r.next_pipe;
   for (const LogLineRecord& line : r.waiting) {
-    lost_ = line.lost;
+    lost_ += line.lost;
     add({static_cast<LogLevel>(line.level), line.pool, line.worker, line.text,
          static_cast<Event>(line.event)});
   }
-  lost_ = r.lost;
+  lost_ += r.lost;
   if (r.pid <= 0) return start_again();
   child_ = existing_child(r.pid);
   if (r.stopped || r.pongs < 0) kill_after(kStuckTooLong, kHasNotEnded);

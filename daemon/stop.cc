@@ -135,7 +135,6 @@ bool Daemon::may_forget(const Pool& leaver) const {
 // Children that a program left in a session of its own, for instance: nothing of ours outlives us.
 void Daemon::end_the_rest() {
   const Nanoseconds deadline = monotonic_now() + kKillGrace;
-  const timespec pause = to_timespec(kMillisecond);
   for (int round = 0; round < kMostRounds; ++round) {
     const auto known = children_of_ours();
     const std::vector<pid_t> left = known.value_or(std::vector<pid_t>{});
@@ -147,7 +146,7 @@ void Daemon::end_the_rest() {
     const Nanoseconds round_ends = std::min(deadline, monotonic_now() + kRoundLasts);
     for (pid_t pid : left) is_reaped_by(pid, round_ends);
     if (monotonic_now() >= deadline) return;
-    if (!known || !of_predecessor.empty()) nanosleep(&pause, nullptr);  // whom others reap
+    if (!known || !of_predecessor.empty()) sleep_for(kMillisecond);  // whom others reap
   }
 }
 

@@ -20,7 +20,7 @@ constexpr Nanoseconds kSayAtMaxAgain = 60 * kSecond;
 constexpr Nanoseconds kMeasureEvery = kSecond;
 constexpr uint32_t kFlood = 32;  // turns with nothing to do, before it rests
 constexpr Nanoseconds kRest = 1 * kMillisecond;
-constexpr Nanoseconds kLookForCloser = 100 * kMillisecond;  // one that was killed
+constexpr Nanoseconds kLookForCloser = 100 * kMillisecond;  // one that is to leave
 
 // The one global: signal handlers can reach nothing else.
 struct {
@@ -112,10 +112,10 @@ int Supervisor::run() {
 // Neither who serves, or waits to be served, nor a connection that is being closed.
 bool Supervisor::nobody_is_left(Nanoseconds now) {
   if (board_.alive() > 0 || course_ == Course::kServing) return false;
-  if (course_ == Course::kDraining)
-    return queue_is_finished(now) && closer_.has_left(now, drain_ends_);
+  const bool drains = course_ == Course::kDraining;
+  if (drains && !queue_is_finished(now)) return false;
   due_ = std::min(due_, now + kLookForCloser);
-  return closer_.has_left(now, now);
+  return closer_.has_left(now, drains ? drain_ends_ : now);
 }
 
 // --- the workers ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "base/clock.h"
 #include "base/document.h"
 #include "base/error.h"
 #include "base/surroundings.h"
@@ -51,6 +52,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DaemonRecord, format, protocol, layout, versi
 using nlohmann::json;
 
 constexpr int kProgramSeconds = 2;  // to say what it speaks
+constexpr int kTries = 30;          // to execute the image before
 
 std::string to_json(const DaemonRecord& record) {
   // A reason, or a path, may hold bytes that are not UTF-8.
@@ -233,7 +235,11 @@ void fall_back(DaemonRecord record, const std::string& reason, int document, cha
   hand_on_surroundings();      // not before: dup2() takes no number beyond the soft limit
   std::string number = std::to_string(document), option = "--takeover";
   char* arguments[] = {argv[0], option.data(), number.data(), nullptr};
-  syscall(SYS_execveat, image, "", arguments, environ, AT_EMPTY_PATH);
+  for (int i = 0; i < kTries;
+       ++i) {  // who cannot be executed for want of memory may be in a moment
+    syscall(SYS_execveat, image, "", arguments, environ, AT_EMPTY_PATH);
+    sleep_for(100 * kMillisecond);
+  }
 }
 
 }  // namespace preforkd

@@ -51,6 +51,7 @@ int main(int argc, char** argv) {
   using namespace preforkd;
   become_undumpable();
   put_surroundings_right();
+  have_own_files();  // the log's size is limited like theirs, and that must not end it
   expect_protocol(argc, argv, kNoLayout);
   reserve_process_title(argc, argv);
   set_process_title("preforkd: log", "preforkd-log");  // without what it was told besides

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -17,19 +18,21 @@ namespace {
 constexpr std::chrono::seconds kPatience{5};
 constexpr size_t kBatch = 64 * 1024;
 
-// All of it, however long that takes; what cannot be written is lost.
-void write_all(std::string_view text) {
-  while (!text.empty()) {
-    ssize_t n = ::write(2, text.data(), text.size());
+// All of it, however long that takes. Returns how much: less, with errno, when there is no room for it (a full disk).
+size_t write_all(std::string_view text) {
+  size_t written = 0;
+  while (written < text.size()) {
+    ssize_t n = ::write(2, text.data() + written, text.size() - written);
     if (n >= 0) {
-      text.remove_prefix(static_cast<size_t>(n));
+      written += static_cast<size_t>(n);
     } else if (errno == EAGAIN) {  // whoever shares it has made it so
       pollfd p{2, POLLOUT, 0};
       poll(&p, 1, -1);
     } else if (errno != EINTR) {
-      return;
+      break;
     }
   }
+  return written;
 }
 
 }  // namespace
@@ -70,10 +73,30 @@ void Writer::run() {
     std::string text;
     for (Entry& entry : batch)
       if (!journal_.is_open() || !send_to_journal(entry)) text += shown(entry, has_stream_);
-    write_all(text);
+    write(text);
     lock.lock();
     written_ += batch.size();
   }
+}
+
+// What could not be written before is said first: nobody else knows of it.
+void Writer::write(const std::string& text) {
+  std::string all;
+  if (!unwritten_.empty()) {
+    Entry missing;
+    missing.level = LogLevel::kWarning;
+    missing.text = std::to_string(unwritten_lines_) + " lines were lost: " + unwritten_;
+    all = (is_torn_ ? "\n" : "") + shown(missing, has_stream_);
+  }
+  const size_t begin = all.size();
+  all += text;
+  const size_t written = write_all(all);
+  if (written < all.size()) unwritten_ = std::strerror(errno);
+  if (written > 0) is_torn_ = all[written - 1] != '\n';
+  if (written >= begin) unwritten_lines_ = 0;
+  const auto lost_from = all.begin() + static_cast<ptrdiff_t>(std::max(written, begin));
+  unwritten_lines_ += static_cast<uint64_t>(std::count(lost_from, all.end(), '\n'));
+  if (written == all.size()) unwritten_.clear();
 }
 
 bool Writer::send_to_journal(const Entry& entry) const {

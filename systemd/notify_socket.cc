@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/attachment.h"
+#include "base/clock.h"
 
 namespace preforkd {
 namespace {
@@ -71,7 +72,11 @@ bool NotifySocket::send_one(const Message& message) {
   for (bool again = true;;) {
     if (sendmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return true;
     if (errno == EINTR) continue;
-    if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM) return false;
+    if (errno == EAGAIN) return false;
+    if (errno == ENOBUFS || errno == ENOMEM) {
+      sleep_for(kMillisecond);  // the loop asks again at once: there is room, but no memory
+      return false;
+    }
     // Another manager has the name by now.
     watch(false);
     socket_.reset();

@@ -296,6 +296,7 @@ inline constexpr Quiet kQuiet[] = {
     {"recvmsg", ENOMEM, "Channel::receive", "tried again at once: it is still there"},
     {"recvfrom", ENOMEM, "Channel::receive", "tried again at once: it is still there"},
     {"", 0, "own_children", "looked at again"},
+    {"poll", 0, "Child::has_executed", "it is taken not to be executed yet, and has a deadline"},
     {"", 0, "say_stopping", "libc's reading of the time zone: it is UTC then"},
     {"", 0, "queued_on", "how many wait is not known at this look"},
     {"", 0, "queued_by_inode", "how many wait is not known at this look"},

@@ -69,7 +69,8 @@ class Scenario {
         go_on_after(e);
       } catch (const std::exception& e) {
         // It may have ended in a way that only its clients have noticed until now.
-        if (server.has_exited() || is_running(server.pid())) {
+        const bool is_killed = daemon_killed_at() != kNever;  // though it may not be dead quite yet
+        if (!is_killed && (server.has_exited() || is_running(server.pid()))) {
           complain(e.what());
         } else {
           go_on_after(DaemonEnded(e.what()));

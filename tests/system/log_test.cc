@@ -1,9 +1,11 @@
 // The log: nobody can take it from others, nobody waits for who reads it, and it goes on whatever dies.
 #include <fcntl.h>
+#include <linux/mount.h>
 #include <poll.h>
 #include <pty.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
@@ -415,6 +417,45 @@ void a_line_without_end() {
   expect(server.log().size() < 20'000, "the rest is not there");
 }
 
+// On a file system of its own, which nobody has mounted and which has room for so much. Appended to, as a log is.
+UniqueFd file_on_small_disk(const char* size) {
+  auto made = [](long fd, const char* step) {
+    if (fd < 0) throw SysError(step, errno);
+    return UniqueFd(static_cast<int>(fd));
+  };
+  const UniqueFd system = made(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC), "fsopen");
+  if (syscall(SYS_fsconfig, system.get(), FSCONFIG_SET_STRING, "size", size, 0) < 0 ||
+      syscall(SYS_fsconfig, system.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) < 0)
+    throw SysError("fsconfig", errno);
+  const UniqueFd root = made(syscall(SYS_fsmount, system.get(), FSMOUNT_CLOEXEC, 0), "fsmount");
+  return made(openat(root.get(), "log", O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644), "open");
+}
+
+// Nobody has to wait, the log process goes on, and when there is room again it says how much is missing.
+void a_full_disk() {
+  if (!is_root()) return skip("needs a file system of its own");
+  const UniqueFd log = file_on_small_disk("64k");
+  auto text = [&] {
+    std::string all(128 * 1024, '\0');
+    const ssize_t n = pread(log.get(), all.data(), all.size(), 0);
+    all.resize(n > 0 ? static_cast<size_t>(n) : 0);
+    return all;
+  };
+  Server server({talker()}, {.in_child = [&] { dup2(log.get(), 2); }});
+  const pid_t writer = server.log_writer();
+  Client client(server.address("talker"));
+  order(client, "flood 2000");
+  server.wait_until("the disk is full", kPatience, [&] { return text().size() == 64 * 1024; });
+  for (int i = 0; i < 3; ++i) order(client, "say not to be written");
+  if (ftruncate(log.get(), 32 * 1024 + 7) < 0) throw SysError("ftruncate", errno);
+  server.wait_until("what is missing is said", kPatience, [&] {
+    order(client, "say there is room");
+    return text().find(" lines were lost: No space left on device\n") != std::string::npos;
+  });
+  expect_contains("then the log", text(), "\npreforkd: pool talker: there is room\n");
+  expect_equal("the log process", server.log_writer(), writer);
+}
+
 // --- whatever dies -------------------------------------------------------------------------------
 
 void the_log_process_dies() {
@@ -539,6 +580,7 @@ Suite log_suite() {
            {"the journal is stopped", the_journal_is_stopped},
            {"a flood is the flooder's", a_flood_is_the_flooders},
            {"a line without end", a_line_without_end},
+           {"a full disk", a_full_disk},
            {"the log process dies", the_log_process_dies},
            {"the log process floods", the_log_process_floods},
            {"the log process stands still", the_log_process_stands_still},

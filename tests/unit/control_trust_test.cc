@@ -271,6 +271,7 @@ class House {
   std::optional<HttpReply> reply(const HttpCall& call, uint32_t id) {
     order.emplace_back(call.path);
     if (call.path == "/daemon") return waiting.push_back(id), std::nullopt;
+    if (call.path == "/slow") sleep_for(2 * kMillisecond);
     HttpReply reply;
     reply.body.assign(call.path == "/large" ? 10'000'000 : 2, ' ');
     return reply;
@@ -313,6 +314,20 @@ void ends_who_does_not_go_on() {
     house.endpoint().answer(house.waiting.front(), HttpReply{});
     CU_ASSERT(house.work_until([&] { return received(daemon).starts_with("HTTP/1.1 200"); }));
   }
+}
+
+// All who wait for their turn are sent away, for others who say nothing, when it is about to come.
+void sends_all_away_who_wait() {
+  House house(false, 60 * kSecond);
+  std::list<UniqueFd> asking, silent;
+  for (size_t i = 0; i < Places::kOthers; ++i) asking.push_back(house.client(get("/slow")));
+  for (size_t i = 0; i < Places::kOthers + 32; ++i) silent.push_back(house.client(""));
+  CU_ASSERT(house.work_until([&] {
+    return std::all_of(asking.begin(), asking.end(),
+                       [](const UniqueFd& fd) { return !received(fd).empty(); });
+  }));
+  UniqueFd last = house.client(get("/small"));
+  CU_ASSERT(house.work_until([&] { return received(last).starts_with("HTTP/1.1 200"); }));
 }
 
 // The most silent hears that nothing was done, and that it may come again.
@@ -380,6 +395,7 @@ void add_control_trust_tests() {
                                     {"what was dear is shown again", shows_what_was_dear_again},
                                     {"who does not go on is ended", ends_who_does_not_go_on},
                                     {"who is sent away hears why", sends_away_with_a_word},
+                                    {"all who wait are sent away", sends_all_away_who_wait},
                                     {"who waits for the daemon stays", keeps_who_waits},
                                     {"no descriptors are taken", hands_refusal_of_rights_on}});
 }
