@@ -191,8 +191,10 @@ class Scenario {
   }
 
   void lose(const std::string& title) {
-    wait("there is " + title, [&] { return server_->find_process(title) != 0; });
-    ::kill(server_->find_process(title), SIGKILL);
+    pid_t pid =
+        0;  // looked for once: when the daemon has ended meanwhile there is none, and 0 would be our own group
+    wait("there is " + title, [&] { return (pid = server_->find_process(title)) != 0; });
+    ::kill(pid, SIGKILL);
   }
 
   void drain_and_resume() {
