@@ -146,11 +146,6 @@ void Pool::launch_again() {
   }
 }
 
-bool Pool::has_lost(uint32_t number) const {
-  return std::any_of(generations_.begin(), generations_.end(),
-                     [number](const auto& g) { return g->number() == number && g->is_lost(); });
-}
-
 // Reloads may be as quick, and drains as long, as they like: who is told to leave does not count. But a supervisor that
 // dies or leaves again and again may leave processes each time, which have timeouts.drain.
 bool Pool::has_room() {
@@ -185,7 +180,9 @@ void Pool::on_supervisor_death(uint32_t number, int status) {
   const std::string what =
       "supervisor of generation " + std::to_string(number) + " " + ending_text(status);
   if (generations_.back()->number() != number || is_replaced) {
-    if (has_lost(number) && !is_replaced) log_line(LogLevel::kError, what, Event::kSupervisorDied);
+    const Generation* dead = numbered(number);
+    if (dead && dead->is_lost() && !is_replaced)
+      log_line(LogLevel::kError, what, Event::kSupervisorDied);
     follow_who_serves();
     look_again_after(number);
     return owner_.on_pool_changed(plan_.settings.name);
@@ -240,6 +237,12 @@ void Pool::drop_unread() {
     any = true;
   }
   if (any) owner_.on_pool_changed(plan_.settings.name);
+}
+
+Generation* Pool::numbered(uint32_t number) {
+  for (auto& g : generations_)
+    if (g->number() == number) return g.get();
+  return nullptr;
 }
 
 Generation* Pool::supervised_by(pid_t pid) {
@@ -378,15 +381,14 @@ void Pool::on_failed_launch(uint32_t number, const LaunchFailure& failure) {
 // A generation has no worker left that would accept. If nobody told it so (somebody sent its supervisor a TERM), the next
 // one takes over: at once, or as soon as the addresses are had that it waits for.
 void Pool::on_nobody_accepts(uint32_t number) {
-  const auto it = std::find_if(generations_.begin(), generations_.end(),
-                               [number](const auto& g) { return g->number() == number; });
-  if (finishing_ || it == generations_.end() || !(*it)->serves()) return;
-  (*it)->leaves_by_itself(plan_.settings.drain_timeout);
+  Generation* g = numbered(number);
+  if (finishing_ || !g || !g->serves()) return;
+  g->leaves_by_itself(plan_.settings.drain_timeout);
   const std::string what =
       "supervisor of generation " + std::to_string(number) + " leaves, told by somebody else";
   log_line(LogLevel::kWarning, what, Event::kSupervisorDied);
-  if (*it != generations_.back()) return follow_who_serves();
-  (*it)->is_on_trial() ? restart_later() : launch_soon();
+  if (g != generations_.back().get()) return follow_who_serves();
+  g->is_on_trial() ? restart_later() : launch_soon();
   if (state_ != PoolState::kRunning) set_state(PoolState::kDegraded, what);
 }
 

@@ -174,10 +174,10 @@ class Pool final : private GenerationOwner {
   void tell_to_serve(Generation& generation);
   void leave_to_next();
   void leave_to_newest();
-  bool has_lost(uint32_t generation) const;
   void newest_serves();
   void has_to_wait();
   Generation* current();
+  Generation* numbered(uint32_t generation);
   Generation* supervised_by(pid_t pid);
   void set_state(PoolState state, std::string reason = "");
   void limit_start();

@@ -235,8 +235,8 @@ void fall_back(DaemonRecord record, const std::string& reason, int document, cha
   hand_on_surroundings();      // not before: dup2() takes no number beyond the soft limit
   std::string number = std::to_string(document), option = "--takeover";
   char* arguments[] = {argv[0], option.data(), number.data(), nullptr};
-  for (int i = 0; i < kTries;
-       ++i) {  // who cannot be executed for want of memory may be in a moment
+  // What cannot be executed for want of memory may be in a moment.
+  for (int i = 0; i < kTries; ++i) {
     syscall(SYS_execveat, image, "", arguments, environ, AT_EMPTY_PATH);
     sleep_for(100 * kMillisecond);
   }

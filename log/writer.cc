@@ -82,21 +82,20 @@ void Writer::run() {
 // What could not be written before is said first: nobody else knows of it.
 void Writer::write(const std::string& text) {
   std::string all;
-  if (!unwritten_.empty()) {
+  if (unwritten_lines_ > 0) {
     Entry missing;
     missing.level = LogLevel::kWarning;
-    missing.text = std::to_string(unwritten_lines_) + " lines were lost: " + unwritten_;
+    missing.text = std::to_string(unwritten_lines_) + " lines were lost: " + why_unwritten_;
     all = (is_torn_ ? "\n" : "") + shown(missing, has_stream_);
   }
   const size_t begin = all.size();
   all += text;
   const size_t written = write_all(all);
-  if (written < all.size()) unwritten_ = std::strerror(errno);
+  if (written < all.size()) why_unwritten_ = std::strerror(errno);
   if (written > 0) is_torn_ = all[written - 1] != '\n';
   if (written >= begin) unwritten_lines_ = 0;
   const auto lost_from = all.begin() + static_cast<ptrdiff_t>(std::max(written, begin));
   unwritten_lines_ += static_cast<uint64_t>(std::count(lost_from, all.end(), '\n'));
-  if (written == all.size()) unwritten_.clear();
 }
 
 bool Writer::send_to_journal(const Entry& entry) const {

@@ -38,9 +38,9 @@ class Writer {
   Queues queues_;                          // with mutex_
   uint64_t written_ = 0;                   // likewise
   bool is_idle_ = true, is_over_ = false;  // likewise
-  // Of the thread that writes: how many lines could not be, since the last one that was; and why not, or "".
+  // Of the thread that writes: how many lines could not be, since the last one that was; and why not.
   uint64_t unwritten_lines_ = 0;
-  std::string unwritten_;
+  std::string why_unwritten_;
   bool is_torn_ = false;  // the last line that was written is not whole
   std::thread thread_;
 };

@@ -191,8 +191,8 @@ class Scenario {
   }
 
   void lose(const std::string& title) {
-    pid_t pid =
-        0;  // looked for once: when the daemon has ended meanwhile there is none, and 0 would be our own group
+    // Looked for once: when the daemon has ended meanwhile there is none, and 0 would be our own group.
+    pid_t pid = 0;
     wait("there is " + title, [&] { return (pid = server_->find_process(title)) != 0; });
     ::kill(pid, SIGKILL);
   }

@@ -322,34 +322,27 @@ void waited_for_until_asked() {
   });
 }
 
+// A program that says the name of its pool, and what is in force.
+PoolText named(const std::string& name, const std::vector<const TakenPort*>& ports,
+               const std::string& round = "") {
+  std::string listen;
+  for (const TakenPort* port : ports) listen += (listen.empty() ? "" : ", ") + port->quoted();
+  PoolText pool = pool_on(listen, name);
+  pool.serves = "program = [ \"/bin/sh\", \"-c\", \"read x; echo " + name + round + "\" ];";
+  pool.workers = "min = 0; max = 4; min_spare = 0; max_spare = 0; shrink_after = 0.1;";
+  return pool;
+}
+
 // What somebody else has is waited for, and holds up nothing: whatever happens to the pool, its other addresses are
 // served by what is in force, and by nobody else.
 struct PartlyServed {
   TakenPort taken, x, y;
   Server server;
 
-  PartlyServed() : server(freed(*this).pools("a", {&x, &taken}), {.wait_until_ready = false}) {
+  PartlyServed()
+      : server((x.free(), y.free(), std::vector{named("a", {&x, &taken})}),
+               {.wait_until_ready = false}) {
     server.wait_for_log("ready: ");
-  }
-  static PartlyServed& freed(PartlyServed& it) {
-    it.x.free();
-    it.y.free();
-    return it;
-  }
-  // A program says the name of its pool, and what is in force.
-  static PoolText named(const std::string& name, const std::vector<const TakenPort*>& ports,
-                        const std::string& round = "") {
-    std::string listen;
-    for (const TakenPort* port : ports) listen += (listen.empty() ? "" : ", ") + port->quoted();
-    PoolText pool = pool_on(listen, name);
-    pool.serves = "program = [ \"/bin/sh\", \"-c\", \"read x; echo " + name + round + "\" ];";
-    pool.workers = "min = 0; max = 4; min_spare = 0; max_spare = 0; shrink_after = 0.1;";
-    return pool;
-  }
-  static std::vector<PoolText> pools(const std::string& name,
-                                     const std::vector<const TakenPort*>& ports,
-                                     const std::string& round = "") {
-    return {named(name, ports, round)};
   }
   void expect_answers(const TakenPort& port, const std::string& answer,
                       std::source_location where = std::source_location::current()) {
@@ -386,7 +379,7 @@ void served_without_it() {
   p.expect_answers(p.x, "a");
   for (const char* round : {" 1", " 2"}) {
     p.wait_until_alone("a");
-    expect_reloaded(p.server, p.pools("a", {&p.x, &p.taken}, round), round);
+    expect_reloaded(p.server, {named("a", {&p.x, &p.taken}, round)}, round);
     p.expect_answers(p.x, std::string("a") + round);
     p.expect_waits("a");
   }
@@ -425,9 +418,6 @@ void others_move_meanwhile() {
         if (pool.listen.find(port->quoted()) != pool.listen.npos)
           p.expect_answers(*port, pool.name);
     for (const PoolText& pool : pools) p.wait_until_alone(pool.name);
-  };
-  auto named = [](const std::string& name, const std::vector<const TakenPort*>& ports) {
-    return PartlyServed::named(name, ports);
   };
   reload({named("a", {x, y, taken})}, "another address");
   p.expect_waits("a");

@@ -105,8 +105,8 @@ void at_the_latest() {
       {"a recycle", [](Server& s) { s.request("POST", "/v1/pools/echo/recycle"); }},
       {"a HUP", [](Server& s) { s.signal(SIGHUP); }},
       {"an upgrade",
-       [](Server&
-              s) {  // refused as long as the reload of the HUP is not over, which nobody waits for
+       [](Server& s) {
+         // Refused as long as the reload of the HUP is not over, which nobody waits for.
          s.wait_until("it is taken", kPatience,
                       [&] { return s.request("POST", "/v1/upgrade").status == 200; });
        }},

@@ -271,7 +271,8 @@ class House {
   std::optional<HttpReply> reply(const HttpCall& call, uint32_t id) {
     order.emplace_back(call.path);
     if (call.path == "/daemon") return waiting.push_back(id), std::nullopt;
-    if (call.path == "/slow") sleep_for(2 * kMillisecond);
+    if (call.path == "/slow")
+      sleep_for(2 * kMillisecond);  // longer than a turn: one is answered in each
     HttpReply reply;
     reply.body.assign(call.path == "/large" ? 10'000'000 : 2, ' ');
     return reply;
