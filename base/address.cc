@@ -60,6 +60,8 @@ std::optional<ListenAddress> parse_listen_address(std::string_view text, std::st
                              : "an IPv6 address is written in brackets: \"[" + std::string(host) +
                                    "]:" + std::string(port) + "\"",
            std::nullopt;
+  if (bracketed && IN6_IS_ADDR_V4MAPPED(&v6))
+    return error = "an IPv4 address is written as IPv4, as in \"10.0.0.1:80\"", std::nullopt;
   if (host != "*" && !bracketed &&
       host.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") !=
           host.npos)

@@ -1,8 +1,9 @@
 // Time that does not count: the machine was paused, a cgroup frozen, the service stopped by a signal. Nobody tells of it
 // afterwards, and the clock has gone on. But who had asked to be woken, and is so much later, has stood still meanwhile, and
 // with him what he looks after; or the machine is so busy that he might as well have.
-//   It is seen at the end of a wait only, and when it began nobody knows: so the whole wait does not count. And nobody waits
-// for more than a quarter of a deadline that is to know of it (or a second). One who waits for no deadline is not woken.
+//   It is seen at the end of a wait only, and when it began nobody knows: so the whole wait does not count, with the work
+// before it, as it may have come then. And nobody waits for more than a quarter of a deadline that is to know of it (or a
+// second). One who waits for no deadline is not woken.
 #pragma once
 
 #include <algorithm>

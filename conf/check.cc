@@ -140,6 +140,12 @@ void check_addresses(const LoadedSettings& loaded, Problems& problems) {
                                std::to_string(first->second));
     }
   }
+  const std::string& socket = loaded.settings.control.socket;
+  const auto same = socket.empty() ? taken.end() : taken.find(address_key("unix:" + socket));
+  if (same != taken.end() && !loaded.lines.wrong("control.socket"))
+    problems.add(loaded.lines.of("control.socket"), "control.socket: " + quote(socket) +
+                                                        " is listened on already by line " +
+                                                        std::to_string(same->second));
   // The default of control.web has no line of its own: what was written is then at fault.
   auto used = taken.find(address_key(loaded.settings.control.web));
   if (used == taken.end() || loaded.lines.wrong("control.web")) return;

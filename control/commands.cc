@@ -134,13 +134,18 @@ std::string run_stop(const Arguments& arguments, const Client& client) {
 }
 
 std::string run_version(const Arguments& arguments, const Client& client) {
-  auto answer = client.get_if_there("/v1/status");
-  Json daemon = answer ? parse_answer(*answer) : Json();
+  Json daemon;
+  std::string trouble;  // one that does not answer: our own version is said all the same
+  try {
+    if (auto answer = client.get_if_there("/v1/status")) daemon = parse_answer(*answer);
+  } catch (const std::runtime_error& e) {
+    trouble = std::string("preforkd ?, ") + e.what() + '\n';
+  }
   if (arguments.json)
     return pretty({{"preforkctl", kVersion},
-                   {"preforkd", answer ? Json(member_text(daemon, "version")) : Json()}});
-  std::string text = std::string("preforkctl ") + kVersion + '\n';
-  return answer ? text + daemon_line(daemon) : text;
+                   {"preforkd", daemon.is_null() ? Json() : Json(member_text(daemon, "version"))}});
+  return std::string("preforkctl ") + kVersion + '\n' +
+         (daemon.is_null() ? trouble : daemon_line(daemon));
 }
 
 constexpr Command kCommands[] = {

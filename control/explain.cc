@@ -36,7 +36,9 @@ std::string on_trial(const DecisionView& d) {
 std::string surplus(const DecisionView& d) {
   std::string has = retreat(d) + "of " + workers(staying(d)) + ", ";
   if (d.peak == 0)
-    return has + "none was busy for a while, so " + number(d.min) + " (min) are enough";
+    return has + "none was busy for a while, so " +
+           (d.min_spare > d.min ? number(d.min_spare) + " (min_spare)" : number(d.min) + " (min)") +
+           " are enough";
   uint64_t keep = std::max<uint64_t>(d.min, uint64_t{d.peak} + d.max_spare);
   std::string why = keep == d.min
                         ? "that is no more than min " + number(d.min)

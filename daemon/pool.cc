@@ -158,11 +158,11 @@ bool Pool::has_room() {
   return false;
 }
 
-// At once, but for those that come to grief again and again.
-void Pool::launch_soon() {
+// At once, but for those that come to grief again and again, or who would have to wait for an address at once.
+void Pool::launch_soon(bool not_at_once) {
   if (monotonic_now() - launched_at_ >= kLongLife) pause_ = 0;
   if (state_ == PoolState::kRunning) pause_ = std::min(pause_, kFirstPause / 2);
-  if (pause_ > 0) return restart_later();
+  if (pause_ > 0 || not_at_once) return restart_later();
   pause_ = kFirstPause / 2;
   restart_timer_ = loop_.after(0, [this] { launch_again(); });
 }
@@ -388,7 +388,7 @@ void Pool::on_nobody_accepts(uint32_t number) {
       "supervisor of generation " + std::to_string(number) + " leaves, told by somebody else";
   log_line(LogLevel::kWarning, what, Event::kSupervisorDied);
   if (g != generations_.back().get()) return follow_who_serves();
-  g->is_on_trial() ? restart_later() : launch_soon();
+  launch_soon(/*not_at_once=*/g->is_on_trial());
   if (state_ != PoolState::kRunning) set_state(PoolState::kDegraded, what);
 }
 

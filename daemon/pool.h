@@ -158,7 +158,7 @@ class Pool final : private GenerationOwner {
   void warn_of_short_queue(const Listener& listener) const;
   void launch_again();
   void follow_who_serves();
-  void launch_soon();
+  void launch_soon(bool not_at_once = false);
   void restart_later();
   bool has_room();
   void drop_unread();

@@ -74,14 +74,15 @@ Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, DaemonEnd
 
 int Supervisor::run() {
   say(ReportType::kPreloaded);
-  Nanoseconds slept_at = 0, wakes_at = kNever;  // if nobody wakes it before
+  // The turn before this one, with its sleep if nobody had ended it.
+  Nanoseconds began = 0, ends = kNever;
   for (;;) {
     const uint32_t signals = signalled.count.load();
     const uint32_t rings = shm::rings(board_.segment().doorbell);
     const Nanoseconds now = monotonic_now();
     due_ = kNever;
-    const Nanoseconds stood =
-        workforce_.note_standstill(slept_at, std::exchange(wakes_at, kNever), now);
+    const Nanoseconds stood = workforce_.note_standstill(began, ends, now);
+    began = ends = now;
     if (drain_ends_ != kNever) drain_ends_ += stood;
     if (signalled.term && course_ == Course::kServing) drain(plan_.settings.drain_timeout, 0, now);
     bool did_something = obey_daemon(now);
@@ -101,8 +102,7 @@ int Supervisor::run() {
       if (calm) fruitless_ = 0;  // it was no flood
       continue;
     }
-    slept_at = now;
-    wakes_at = std::max(due_, now);
+    ends = std::max(due_, now);
     shm::sleep_until_rung(board_.segment().doorbell, rings, due_);
   }
   say(ReportType::kDrained);

@@ -3,12 +3,14 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <optional>
 
 #include "base/clock.h"
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
 #include "tests/system/load.h"
 #include "tests/system/suites.h"
+#include "tests/system/waits.h"
 
 namespace preforkd::system_test {
 namespace {
@@ -354,6 +356,22 @@ void frozen_time_of_a_trial() {
   server.wait_for_log("reloaded ");
 }
 
+// Who looks after them may be stopped at his work, and not in his sleep.
+void frozen_time_of_a_fork() {
+  Server server({PoolText{.serves = unruly("start_ms = 1200;"),
+                          .workers = "min = 1; max = 2; min_spare = 1;",
+                          .timeouts = "start = 2.0;"}});
+  server.wait_for("/state", "running");
+  std::optional<Client> client;
+  {
+    const auto held = Held::in_fork(server.supervisor(), [&] { client.emplace(server.address()); });
+    usleep(2'500'000);  // more than who is to be spare has
+  }
+  server.wait_for("/workers/busy", 1);
+  server.wait_for("/workers/idle", 1);
+  expect(server.log().find("did not get through start") == std::string::npos, "it had its time");
+}
+
 // One worker alone, by a signal.
 void a_stopped_workers_time() {
   Server server({PoolText{.serves = unruly(), .timeouts = "connection = 1.0;"}});
@@ -391,6 +409,7 @@ Suite deaths_suite() {
        {"a silent supervisor is replaced", a_silent_supervisor_is_replaced},
        {"frozen time", frozen_time},
        {"frozen time of a trial", frozen_time_of_a_trial},
+       {"frozen time of a fork", frozen_time_of_a_fork},
        {"a stopped worker's time", a_stopped_workers_time}}};
 }
 

@@ -44,18 +44,21 @@ Held::Held(pid_t pid) : pid_(pid) {
   wait_for_trap(pid);
 }
 
-Held Held::next_child(pid_t parent, const std::function<void()>& cause) {
+std::pair<Held, Held> Held::in_fork(pid_t parent, const std::function<void()>& cause) {
   seize(parent, PTRACE_O_TRACEFORK);
+  Held in_parent, in_child;
+  in_parent.pid_ = parent;
   cause();
   wait_for_trap(parent);
   unsigned long child = 0;
   ptrace(PTRACE_GETEVENTMSG, parent, nullptr, &child);
-  // The parent goes on; the child is held from its first instruction on.
-  if (ptrace(PTRACE_DETACH, parent, nullptr, nullptr) < 0) throw SysError("let go", errno);
-  Held held;
-  held.pid_ = static_cast<pid_t>(child);
-  wait_for_trap(held.pid_);
-  return held;
+  in_child.pid_ = static_cast<pid_t>(child);
+  wait_for_trap(in_child.pid_);
+  return {std::move(in_parent), std::move(in_child)};
+}
+
+Held Held::next_child(pid_t parent, const std::function<void()>& cause) {
+  return in_fork(parent, cause).second;
 }
 
 Held::Held(Held&& other) noexcept : pid_(std::exchange(other.pid_, 0)) {}

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/system/check.h"
@@ -18,8 +19,10 @@ namespace preforkd::system_test {
 class Held {
  public:
   explicit Held(pid_t pid);  // one that runs
-  static Held next_child(pid_t parent,
-                         const std::function<void()>& cause);  // between fork and exec
+  // Parent and child, as the fork returns to each of them. (A parent that gets a signal before is held for that.)
+  static std::pair<Held, Held> in_fork(pid_t parent, const std::function<void()>& cause);
+  // The child alone: between fork and exec.
+  static Held next_child(pid_t parent, const std::function<void()>& cause);
   Held(Held&& other) noexcept;
   Held(const Held&) = delete;
   Held& operator=(const Held&) = delete;

@@ -316,6 +316,8 @@ void contradictions() {
        "f:4: listen: \"example.ORG:2\" is listened on already by line 4"},
       {pool("") + "\ncontrol = { web = \"127.0.0.1:01\"; };",
        "f:2: control.web: \"127.0.0.1:01\" is listened on already by line 1"},
+      {second("b", "\"unix:/c/../a\"") + "\ncontrol = { socket = \"/a\"; };",
+       "f:5: control.socket: \"/a\" is listened on already by line 4"},
       {second("b", "\"127.0.0.1:9707\""),
        "f:4: listen: \"127.0.0.1:9707\" is the default of control.web; set that to another or "
        "\"\""},

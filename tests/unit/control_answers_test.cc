@@ -44,6 +44,10 @@ void explains_decisions() {
   surplus.patience = 1;
   expect_text(explain(surplus),
               "let 5 retire: of 20 workers, none was busy for a while, so 4 (min) are enough");
+  surplus.min_spare = 6;
+  expect_text(
+      explain(surplus),
+      "let 5 retire: of 20 workers, none was busy for a while, so 6 (min_spare) are enough");
   expect_text(explain(d(static_cast<Action>(9), static_cast<Reason>(99), 1)), "invalid 1: invalid");
 }
 

@@ -232,10 +232,16 @@ void test_requests() {
 }
 
 void test_json() {
-  ScriptedDaemon daemon({http(200, R"({"b":1,"a":"\u001b\u009bü"})"), http(200, status_of(""))});
+  ScriptedDaemon daemon({http(200, R"({"b":1,"a":"\u001b\u009bü"})"), http(200, status_of("")),
+                         http(404, "{}"), http(404, "{}")});
   expect_text(run("status", {{}, true}, daemon.client()),
               "{\n  \"b\": 1,\n  \"a\": \"\\u001b\\u009b\\u00fc\"\n}\n");
   CU_ASSERT_TRUE(contains(run("version", {{}, true}, daemon.client()), "\"preforkd\": \"0.1.0\""));
+  // One that gives no answer.
+  CU_ASSERT_TRUE(contains(run("version", {{}, true}, daemon.client()), "\"preforkd\": null"));
+  const std::string text = run("version", {}, daemon.client());
+  CU_ASSERT_TRUE(text.starts_with("preforkctl ") &&
+                 contains(text, "\npreforkd ?, the daemon answered HTTP 404"));
 }
 
 void test_refusals() {
