@@ -119,6 +119,17 @@ void have_own_files() {
   signal(SIGXFSZ, SIG_IGN);
 }
 
+RoomForLargeFile::RoomForLargeFile() : action_(signal(SIGXFSZ, SIG_IGN)) {
+  getrlimit(RLIMIT_FSIZE, &before_);
+  const rlimit most{before_.rlim_max, before_.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &most);
+}
+
+RoomForLargeFile::~RoomForLargeFile() {
+  setrlimit(RLIMIT_FSIZE, &before_);
+  signal(SIGXFSZ, action_);
+}
+
 rlimit inherited_nofile() {
   rlimit limit{};
   getrlimit(RLIMIT_NOFILE, &limit);

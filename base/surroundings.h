@@ -27,6 +27,20 @@ void put_surroundings_right(std::initializer_list<int> kept = {});
 // is shared in memory is a file to the kernel, so the soft limit of their size becomes the hard one.
 void have_own_files();
 
+// What a process that has not done that may write meanwhile: as large as the hard limit lets it, and what is larger is an
+// error (EFBIG), and not its end by SIGXFSZ.
+class RoomForLargeFile {
+ public:
+  RoomForLargeFile();
+  ~RoomForLargeFile();
+  RoomForLargeFile(const RoomForLargeFile&) = delete;
+  RoomForLargeFile& operator=(const RoomForLargeFile&) = delete;
+
+ private:
+  rlimit before_{};
+  void (*action_)(int);
+};
+
 // The soft limit of descriptors as this process was started with it, and the hard one.
 rlimit inherited_nofile();
 

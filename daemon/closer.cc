@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <exception>
 #include <utility>
 
 #include "base/close_all_but.h"
@@ -117,14 +118,18 @@ bool Closer::was(pid_t changed, int status) {
 }
 
 void Closer::work() {
-  before_work_();
-  for (int number = 1; number < NSIG; ++number)
-    if (!is_ignored(number)) set_to_default(number);
-  set_process_title("preforkd: closer " + plan_.settings.name, "preforkd-close");
-  for (int fd : {1, 2}) dup2(0, fd);  // /dev/null
-  close_all_but(3, {first_.get(), second_.get()});
-  Lingering(first_.get(), second_.get(), plan_.supervisor).run();
-  _exit(0);
+  try {
+    before_work_();
+    for (int number = 1; number < NSIG; ++number)
+      if (!is_ignored(number)) set_to_default(number);
+    set_process_title("preforkd: closer " + plan_.settings.name, "preforkd-close");
+    for (int fd : {1, 2}) dup2(0, fd);  // /dev/null
+    close_all_but(3, {first_.get(), second_.get()});
+    Lingering(first_.get(), second_.get(), plan_.supervisor).run();
+    _exit(0);
+  } catch (const std::exception&) {  // of memory; whoever comes next goes on
+  }
+  _exit(static_cast<int>(ExitCode::kInternal));
 }
 
 }  // namespace preforkd

@@ -16,6 +16,7 @@
 #include "base/refuse_rights.h"
 #include "daemon/close_apart.h"
 #include "daemon/listener.h"
+#include "daemon/patience.h"
 #include "daemon/plan.h"
 #include "shm/layout.h"
 
@@ -104,6 +105,7 @@ bool ControlLink::make_next_socket(const std::string& trouble) {
     if (path_) {
       address.kind = ListenAddress::Kind::kUnix;
       address.path = path_->path();
+      calls_.make_folder();
     } else {
       std::string error;
       const auto parsed = parse_listen_address(address_, error);
@@ -286,10 +288,7 @@ void ControlLink::kill(const std::string& why) {
 
 void ControlLink::kill_after(Nanoseconds delay, const std::string& why) {
   loop_.cancel(kill_timer_);
-  kill_timer_ = loop_.after(delay, [this, why] {
-    kill_timer_ = {};
-    kill(why);
-  });
+  wait_patiently_for(loop_, kill_timer_, delay, [this, why] { kill(why); });
 }
 
 void ControlLink::start_again() {

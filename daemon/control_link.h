@@ -47,6 +47,8 @@ class ControlLink {
   struct Calls {
     std::function<void(ControlLink&)> greet;
     std::function<void(const Request&, std::string)> on_request;
+    // Makes the folder of the socket's file, if that is the daemon's and is not there; may throw.
+    std::function<void()> make_folder = [] {};
   };
   // `path`: of the listening socket, if that is a Unix one (the owner removes it in the end); or null.
   ControlLink(EventLoop& loop, LogLink& log, Kind kind, Held executable, UniqueFd listen_socket,

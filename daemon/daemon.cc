@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/refuse_rights.h"
 #include "daemon/facts.h"
+#include "daemon/file_step.h"
 #include "daemon/session.h"
 #include "daemon/socket_store.h"
 #include "daemon/start_signals.h"
@@ -228,6 +229,13 @@ std::unique_ptr<ControlLink> Daemon::make_link(ControlLink::Kind kind, UniqueFd 
   calls.on_request = [this](const Request& r, std::string bytes) {
     on_request(r, std::move(bytes));
   };
+  if (!is_web && settings_.control.socket.empty())
+    calls.make_folder = [folder = paths_.runtime] {
+      in_file_system("make runtime directory " + folder, folder, -1, [&] {
+        make_runtime_directory(folder);
+        return FileId{};
+      });
+    };
   return std::make_unique<ControlLink>(
       loop_, log_, kind, paths_.control, std::move(socket), is_web ? nullptr : &control_path_,
       control_user_, settings_.log_level,

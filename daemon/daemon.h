@@ -102,12 +102,14 @@ class Daemon final : private PoolOwner {
     std::vector<InheritedSocket>
         inherited;        // copies of what no pool has used yet; those that one will are taken out
     UniqueFd web_socket;  // where control.web has changed, or who may ask for it
-    bool web_stays = false;  // it is the same address
-    std::string recycled;    // one pool as it is, instead of a file; "": none
-    bool restores = false;   // nobody has asked for it: a socket has lost its file
-    std::string what;        // for systemd's status
-    size_t undecided = 0;    // trials without a verdict
-    std::string trouble;     // the first verdict against it
+    bool web_stays = false;        // it is the same address
+    bool web_comes_later = false;  // when a pool has let go of its address
+    std::string given_up;          // by control.web; "": nothing
+    std::string recycled;          // one pool as it is, instead of a file; "": none
+    bool restores = false;         // nobody has asked for it: a socket has lost its file
+    std::string what;              // for systemd's status
+    size_t undecided = 0;          // trials without a verdict
+    std::string trouble;           // the first verdict against it
     OnReloaded on_done;
 
     bool recycles() const { return !recycled.empty(); }
@@ -119,6 +121,7 @@ class Daemon final : private PoolOwner {
   void prepare_reload(Reload& r, std::vector<std::string>& errors);
   bool plan_pools(Reload& r, std::vector<std::string>& errors);
   void prepare_pool(Reload& r, PoolPlan& plan, std::vector<std::string>& errors);
+  static bool is_dropped(const Reload& r, const std::string& address);
   void prepare_web(Reload& r, std::vector<std::string>& errors);
   void start_trials();
   void on_verdict(size_t index, const std::string& reason, const std::string& key);

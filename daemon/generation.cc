@@ -309,8 +309,7 @@ void Generation::supervisor_stopped(bool stopped) {
 }
 
 void Generation::kill_after(Nanoseconds delay, const std::string& why) {
-  kill_timer_ = loop_.after(delay, [this, why] {
-    kill_timer_ = {};
+  wait_patiently_for(loop_, kill_timer_, delay, [this, why] {
     log({LogLevel::kError, pool_, 0,
          "supervisor " + std::to_string(child_.pid) + " " + why + ": killed",
          Event::kSupervisorSilent});

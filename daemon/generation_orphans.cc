@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/standstill.h"
 #include "daemon/generation.h"
 #include "daemon/program_end.h"
 #include "daemon/session.h"
@@ -91,8 +92,12 @@ void Generation::wait_for_orphans() {
   const Nanoseconds now = monotonic_now();
   Nanoseconds next = now + (left == Left::kInHand ? kGoOn : kOrphanLook);
   if (orphans_until_ > now) next = std::min(next, orphans_until_);
-  orphan_timer_ =
-      loop_.at(std::max(next, now + kPauses * (now - began)), [this] { wait_for_orphans(); });
+  const Nanoseconds due = std::max(next, now + kPauses * (now - began));
+  orphan_timer_ = loop_.at(due, [this, now, due] {
+    const bool have_time = orphans_until_ > now && orphans_until_ != kNever;
+    if (have_time) orphans_until_ += stood_still(now, due, monotonic_now());
+    wait_for_orphans();
+  });
 }
 
 // One that forks and ends again and again is met sooner or later.

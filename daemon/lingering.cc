@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "base/refuse_rights.h"
+#include "base/standstill.h"
 #include "worker/client_end.h"
 
 namespace preforkd {
@@ -146,9 +147,11 @@ void Lingering::wait(Nanoseconds until) {
   const Nanoseconds pause = until - std::min(until, now_);
   const int timeout = until == kNever ? -1 : static_cast<int>(pause / kMillisecond) + 1;
   alarm(0);
+  const Nanoseconds began = now_;
   const int count = epoll_pwait(epoll_.get(), events, kMost, timeout, &none);
   alarm(kStandsStill);
   now_ = monotonic_now();
+  if (const Nanoseconds stood = stood_still(began, until, now_); stood > 0) give_time(stood);
   bool some_wait = false, some_lent_wait = false;
   for (int i = 0; i < count; ++i) {
     const int fd = events[i].data.fd;
@@ -242,6 +245,14 @@ void Lingering::look_at_times() {
         (now_ >= each.heard_at + silence || now_ >= each.began_at + bounds_.in_all))
       drop(each.fd.get());
   look_at_ = over_count_ > 0 ? now_ + bounds_.look_each : kNever;
+}
+
+// What nobody could send in, nor anybody read.
+void Lingering::give_time(Nanoseconds length) {
+  for (Over& each : over_) {
+    each.began_at += length;
+    each.heard_at += length;
+  }
 }
 
 // --- what programs have --------------------------------------------------------------------------

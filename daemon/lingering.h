@@ -4,7 +4,8 @@
 // A connection that is over is read, and what comes is thrown away, until its client ends it or resets it; until 5 s have
 // gone by without a byte; until 30 s in all; or until 64 MiB. The first three are what nginx has (lingering_timeout 5s,
 // lingering_time 30s); the last one is for who sends as fast as can be: it is more than a proxy has under way, and
-// costs a tenth of a second of a processor. Times are looked at each half second.
+// costs a tenth of a second of a processor. Times are looked at each half second; those in which this process stood still
+// (base/standstill.h) do not count.
 //
 // A connection that a program has, is looked at when the supervisor says that it has reaped that process:
 //   The client has ended its half, and nothing is unread, or has reset it; or the program wanted a reset:
@@ -94,6 +95,7 @@ class Lingering {
   void linger(UniqueFd connection);
   void read_on(int fd);
   void look_at_times();
+  void give_time(Nanoseconds length);
   void drop(int fd);
 
   const int first_, second_;

@@ -167,12 +167,12 @@ Listener Listener::prepare_instead_of(const std::shared_ptr<Listener>& before,
   return listener;
 }
 
-bool Listener::overlaps(const Listener& other) const {
-  if (!is_tcp() || !other.is_tcp()) return false;
+bool overlap(const std::string& one, const std::string& other) {
   std::string ignored;
-  const auto ours = parse_listen_address(address_, ignored),
-             theirs = parse_listen_address(other.address_, ignored);
-  if (!ours || !theirs || ours->port != theirs->port) return false;
+  const auto ours = parse_listen_address(one, ignored),
+             theirs = parse_listen_address(other, ignored);
+  const auto is_tcp = [](const auto& a) { return a && a->kind == ListenAddress::Kind::kTcp; };
+  if (!is_tcp(ours) || !is_tcp(theirs) || ours->port != theirs->port) return false;
   const auto is_of_ipv6 = [](const ListenAddress& a) { return a.host.find(':') != a.host.npos; };
   const auto is_any = [](const ListenAddress& a) { return a.host == "0.0.0.0" || a.host == "::"; };
   if (is_of_ipv6(*ours) != is_of_ipv6(*theirs)) return false;  // see prepare()

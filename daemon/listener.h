@@ -47,7 +47,6 @@ class Listener {
   // Of one that was prepared: these have addresses that overlap with its own, and are given up. Those of the same user it is
   // bound beside at once, and need not wait for. Throws as prepare_instead_of(), or SysError "bind ADDRESS: reason".
   void follow(const Listeners& overlapping);
-  bool overlaps(const Listener& other) const;
   // One that systemd passed. Where a process that had it shut it down, it is bound still, and start_listening() makes it
   // listen again. Throws std::runtime_error if it is no listening stream socket, and never was one.
   static Listener adopt(UniqueFd fd, const std::string& name);
@@ -151,6 +150,9 @@ class Listener {
 
 bool contains(const Listeners& listeners, const std::shared_ptr<Listener>& one);
 
+// Whether two addresses of TCP, with numbers, cannot both be bound.
+bool overlap(const std::string& one, const std::string& other);
+
 // What is at hand when the listeners of a configuration's pools are opened. `free` has those of the pools that there are
 // (or were stored), `inherited` systemd's; both lose the ones that are taken: no two entries get the same.
 struct Opening {
@@ -183,9 +185,9 @@ void follow_dropped(const std::vector<const Listeners*>& plans, const Listeners&
                     std::vector<std::string>& errors);
 
 // Makes those of them listen that are not among the ones `before`, and have none of another user's to wait for (these
-// move: daemon/moves.cc). Adds to `errors` what failed.
+// move: daemon/moves.cc). Adds to `errors` what failed, but for what is `given_up`, an address of our own, by then.
 void listen_on_new(const Listeners& listeners, const Listeners& before, int backlog,
-                   std::vector<std::string>& errors);
+                   const std::string& given_up, std::vector<std::string>& errors);
 
 // The same address with the numbers of a host that is a name. Throws std::runtime_error "resolve HOST: reason".
 std::vector<ListenAddress> with_numbers(const ListenAddress& address, const HostNames& names);

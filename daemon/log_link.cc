@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/protocol.h"
+#include "daemon/patience.h"
 #include "daemon/plan.h"
 
 namespace preforkd {
@@ -254,10 +255,7 @@ void LogLink::kill(const std::string& why) {
 
 void LogLink::kill_after(Nanoseconds delay, const std::string& why) {
   loop_.cancel(kill_timer_);
-  kill_timer_ = loop_.after(delay, [this, why] {
-    kill_timer_ = {};
-    kill(why);
-  });
+  wait_patiently_for(loop_, kill_timer_, delay, [this, why] { kill(why); });
 }
 
 // Of a process that is dead: the lines that it has not read, in front of those that wait. Pipes are told anew.

@@ -39,6 +39,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
+#include "daemon/patience.h"
 #include "daemon/socket_store.h"
 
 namespace preforkd {
@@ -145,7 +146,7 @@ void Daemon::move_addresses() {
   if (!failed.empty())
     move_timer_ = loop_.after(has_failed ? kTryLater : kTrySoon, [this] { move_addresses(); });
   else if (waits)
-    move_timer_ = loop_.at(move_until_, [this] { move_addresses(); });
+    wait_patiently(loop_, move_timer_, move_until_, [this] { move_addresses(); });
   if (!has_failed) return;
   // Who asked is not told that all is well because the pools say that they wait for nothing.
   std::function<void(const std::string&)> answer;

@@ -2,9 +2,11 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <iterator>
 #include <stdexcept>
 
+#include "base/error.h"
 #include "base/resolve.h"
 #include "daemon/listener.h"
 
@@ -184,7 +186,8 @@ void follow_dropped(const std::vector<const Listeners*>& plans, const Listeners&
       if (listener->is_listening() || contains(before, listener)) continue;
       Listeners overlapping;
       for (const auto& one : dropped)
-        if (one->is_listening() && !contains(listener->before(), one) && listener->overlaps(*one))
+        if (one->is_listening() && !contains(listener->before(), one) &&
+            overlap(listener->address(), one->address()))
           overlapping.push_back(one);
       if (overlapping.empty()) continue;
       try {
@@ -197,12 +200,15 @@ void follow_dropped(const std::vector<const Listeners*>& plans, const Listeners&
 }
 
 void listen_on_new(const Listeners& listeners, const Listeners& before, int backlog,
-                   std::vector<std::string>& errors) {
+                   const std::string& given_up, std::vector<std::string>& errors) {
   for (const auto& listener : listeners) {
     if (listener->is_listening() || !listener->before().empty() || contains(before, listener))
       continue;
     try {
       listener->start_listening(backlog);
+    } catch (const SysError& e) {
+      if (e.error() != EADDRINUSE || !overlap(listener->address(), given_up))
+        errors.emplace_back(e.what());
     } catch (const std::exception& e) {
       errors.emplace_back(e.what());
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <utility>
 
 #include "base/loop.h"
@@ -20,6 +21,13 @@ inline void wait_patiently(EventLoop& loop, EventLoop::TimerId& timer, Nanosecon
     if (now < until) return wait_patiently(loop, timer, until, on_time);
     on_time();
   });
+}
+
+// As EventLoop::after(), with the same patience.
+inline void wait_patiently_for(EventLoop& loop, EventLoop::TimerId& timer, Nanoseconds delay,
+                               const std::function<void()>& on_time) {
+  const auto until = std::make_shared<Nanoseconds>(monotonic_now() + delay);
+  wait_patiently(loop, timer, *until, [until, on_time] { on_time(); });
 }
 
 }  // namespace preforkd

@@ -161,8 +161,9 @@ bool Pool::has_room() {
 // At once, but for those that come to grief again and again, or who would have to wait for an address at once.
 void Pool::launch_soon(bool not_at_once) {
   if (monotonic_now() - launched_at_ >= kLongLife) pause_ = 0;
+  if (not_at_once) return restart_later();
   if (state_ == PoolState::kRunning) pause_ = std::min(pause_, kFirstPause / 2);
-  if (pause_ > 0 || not_at_once) return restart_later();
+  if (pause_ > 0) return restart_later();
   pause_ = kFirstPause / 2;
   restart_timer_ = loop_.after(0, [this] { launch_again(); });
 }

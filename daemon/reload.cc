@@ -19,6 +19,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/resolve.h"
 #include "conf/print.h"
 #include "daemon/daemon.h"
 #include "daemon/socket_store.h"
@@ -138,6 +139,8 @@ void Daemon::prepare_reload(Reload& r, std::vector<std::string>& errors) {
   std::vector<const Listeners*> planned;
   for (const PoolPlan& plan : r.plans) planned.push_back(&plan.listeners);
   follow_dropped(planned, r.before, errors);
+  if (next.control.web != settings_.control.web && links_.size() > 1)
+    r.given_up = to_string(local_address(links_.back()->listen_fd()));
   for (PoolPlan& plan : r.plans) prepare_pool(r, plan, errors);
   prepare_web(r, errors);
 }
@@ -184,7 +187,7 @@ void Daemon::prepare_pool(Reload& r, PoolPlan& plan, std::vector<std::string>& e
   const size_t i = r.added.size();
   const PoolSettings& settings = plan.settings;
   const Pool* pool = find_pool(settings.name);
-  listen_on_new(plan.listeners, r.before, static_cast<int>(settings.backlog), errors);
+  listen_on_new(plan.listeners, r.before, static_cast<int>(settings.backlog), r.given_up, errors);
   if (!pool || pool->settings().tcp.reuse_port != settings.tcp.reuse_port)
     for (const auto& listener : plan.listeners)
       if (listener->cannot_have(settings.tcp))
@@ -202,6 +205,17 @@ void Daemon::prepare_pool(Reload& r, PoolPlan& plan, std::vector<std::string>& e
   r.needs_trial.push_back((changed || outgrown) && (!pool || pool->is_serving()));
 }
 
+// By a pool, and no other has it.
+bool Daemon::is_dropped(const Reload& r, const std::string& address) {
+  auto stays = [&](const auto& listener) {
+    return std::any_of(r.plans.begin(), r.plans.end(),
+                       [&](const PoolPlan& plan) { return contains(plan.listeners, listener); });
+  };
+  return std::any_of(r.before.begin(), r.before.end(), [&](const auto& listener) {
+    return overlap(listener->address(), address) && !stays(listener);
+  });
+}
+
 void Daemon::prepare_web(Reload& r, std::vector<std::string>& errors) {
   const Settings& next = r.loaded.settings;
   if (next.control.web.empty()) return;
@@ -216,14 +230,19 @@ void Daemon::prepare_web(Reload& r, std::vector<std::string>& errors) {
                        std::strerror(errno));
     return;
   }
+  std::string address;
   try {
     std::string error;
     const auto web = parse_listen_address(next.control.web, error);
     if (!web) return;
     const ListenAddress number = with_numbers(*web, r.loaded.names).front();
+    address = to_string(resolve(number));
     r.web_socket = links_.size() > 1
                        ? open_beside(links_.back()->listen_fd(), number, kControlBacklog)
                        : Listener::open(number, kControlBacklog).release_fd();
+  } catch (const SysError& e) {
+    r.web_comes_later = e.error() == EADDRINUSE && is_dropped(r, address);
+    if (!r.web_comes_later) errors.push_back(std::string("control: ") + e.what());
   } catch (const std::exception& e) {
     errors.push_back(std::string("control: ") + e.what());
   }
@@ -377,7 +396,7 @@ void Daemon::commit_pools(Reload& r) {
 void Daemon::commit_web(Reload& r) {
   const bool has_link = links_.size() > 1;
   const bool wanted = !settings_.control.web.empty();
-  if (wanted && !r.web_socket.is_open()) return;  // as it was
+  if (wanted && !r.web_socket.is_open() && !r.web_comes_later) return;  // as it was
   if (has_link) {
     if (r.web_stays)
       links_.back()->close();
@@ -386,9 +405,7 @@ void Daemon::commit_web(Reload& r) {
     old_links_.push_back(std::move(links_.back()));
     links_.pop_back();
   }
-  if (!wanted) return;
-  links_.push_back(make_link(ControlLink::Kind::kWeb, std::move(r.web_socket)));
-  links_.back()->start_again();
+  if (wanted) start_web(std::move(r.web_socket));
 }
 
 void Daemon::roll_back(const std::string& reason) {

@@ -82,15 +82,17 @@ int Supervisor::run() {
     const Nanoseconds now = monotonic_now();
     due_ = kNever;
     const Nanoseconds stood = workforce_.note_standstill(began, ends, now);
+    const bool has_forked = std::exchange(has_forked_, false);
     began = ends = now;
-    if (drain_ends_ != kNever) drain_ends_ += stood;
+    // (Forking takes its time: of that the daemon does not know, who ends a drain at the latest.)
+    if (stood > 0 && !has_forked) give_time(stood);
     if (signalled.term && course_ == Course::kServing) drain(plan_.settings.drain_timeout, 0, now);
     bool did_something = obey_daemon(now);
     did_something |= reap_workers(now);
     due_ = std::min(due_, closer_.look(now));
     if (nobody_is_left(now)) break;
     did_something |= settle(now);
-    did_something |= tell_progress();
+    did_something |= tell_progress(now);
     if (did_something) {
       fruitless_ = 0;
       continue;  // look again before sleeping: what was done changed what there is to do
@@ -255,6 +257,7 @@ bool Supervisor::settle(Nanoseconds now) {
 bool Supervisor::grow(const Verdict& verdict, Nanoseconds now) {
   workforce_.take_back_tickets();
   Workforce::Forked forked = workforce_.fork(verdict.count, now);
+  has_forked_ = true;
   if (forked.error) {
     note_fork_failure(forked.error, now);
   } else if (fork_pause_) {

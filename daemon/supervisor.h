@@ -67,7 +67,7 @@ class Supervisor {
   bool settle(Nanoseconds now);
   void look_for_proof(Nanoseconds now);
   bool dismiss_recyclers(const Workforce::Headcount& seen, const Verdict& verdict);
-  bool tell_progress();
+  bool tell_progress(Nanoseconds now);
   std::string what_degrades() const;
   Limits in_force() const;
   void arm(Nanoseconds now);
@@ -77,6 +77,7 @@ class Supervisor {
   void obey(const Order& order, Nanoseconds now);
   void acknowledge(uint32_t number);
   void drain(Nanoseconds timeout, uint64_t finish, Nanoseconds now);
+  void give_time(Nanoseconds length);
   void give_up_sockets();
   void tell_death(const Workforce::Death& death, Nanoseconds now);
   void tell_of_the_others(Nanoseconds now);
@@ -128,9 +129,10 @@ class Supervisor {
   Action recorded_action_ = Action::kNone;  // a hold is recorded once
   Reason recorded_reason_ = Reason::kNone;
   uint32_t lost_lines_ = 0;
-  uint32_t fruitless_ = 0;  // turns in a row with nothing to do
-  bool watching_ = false;   // the daemon was asked to watch the listen sockets
-  bool readable_ = false;   // ... and it saw a connection
+  uint32_t fruitless_ = 0;   // turns in a row with nothing to do
+  bool has_forked_ = false;  // in this turn
+  bool watching_ = false;    // the daemon was asked to watch the listen sockets
+  bool readable_ = false;    // ... and it saw a connection
   bool idle_or_starting_ = false;
   bool on_trial_;
 

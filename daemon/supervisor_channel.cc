@@ -89,6 +89,15 @@ void Supervisor::drain(Nanoseconds timeout, uint64_t finish, Nanoseconds now) {
   workforce_.nudge_all();
 }
 
+// To those who finish. A worker that looked before takes the queue for finished, and leaves; another is forked.
+void Supervisor::give_time(Nanoseconds length) {
+  if (drain_ends_ != kNever) drain_ends_ += length;
+  if (finish_ == 0) return;
+  queue_ends_ += length;
+  if (handshakes_end_ > 0) handshakes_end_ += length;
+  board_.segment().published.accept_until.store(queue_ends_);
+}
+
 // Busy workers hold the sockets until they are done: without this nobody serves who comes in, and the next
 // daemon cannot bind their addresses.
 void Supervisor::give_up_sockets() {
@@ -192,13 +201,13 @@ Limits Supervisor::in_force() const {
 }
 
 // Ready, degraded or not, quiet: told when it changes, and again if the channel was full.
-bool Supervisor::tell_progress() {
+bool Supervisor::tell_progress(Nanoseconds now) {
   const shm::Counts counts = board_.counts();
   bool heard = true, ready = false;
   if (!told_ready_ && course_ == Course::kServing && counts.idle + counts.busy >= in_force().min)
     heard &= ready = told_ready_ = say(ReportType::kReady);
   const std::string trouble = what_degrades();
-  if (!trouble.empty() && paced_until_ > monotonic_now()) due_ = std::min(due_, paced_until_);
+  if (!trouble.empty() && paced_until_ > now) due_ = std::min(due_, paced_until_);
   if (trouble.empty() == told_degraded_) {
     const bool said = say(trouble.empty() ? ReportType::kRecovered : ReportType::kDegraded,
                           counts.idle + counts.busy, trouble);
@@ -206,14 +215,13 @@ bool Supervisor::tell_progress() {
     heard &= said;
   }
   // Who is busy, or looks at the queue a last time, takes what waits before leaving.
-  const bool nobody_accepts =
-      counts.idle + counts.starting == 0 && queue_is_finished(monotonic_now());
+  const bool nobody_accepts = counts.idle + counts.starting == 0 && queue_is_finished(now);
   if (course_ != Course::kServing && !told_quiet_ && nobody_accepts) {
     heard &= told_quiet_ = say(ReportType::kQuiet, counts.busy);
     board_.segment().published.low_water.store(0);
   }
   if (told_quiet_ && !daemon_.is_open()) give_up_sockets();
-  if (!heard) due_ = std::min(due_, monotonic_now() + kSayAgain);
+  if (!heard) due_ = std::min(due_, now + kSayAgain);
   return ready;  // from here on fewer may do
 }
 

@@ -14,6 +14,8 @@ constexpr Nanoseconds kCalm = 10 * kSecond;
 // Of a death there is a line in the log, of so many at once, and of one more each second; the others are counted.
 constexpr Nanoseconds kToldAtOnce = 100, kPerDeathTold = 1 * kSecond;
 
+constexpr int kOthersAtOnce = 1000;  // children that are no workers
+
 uint32_t jitter() { return static_cast<uint32_t>(monotonic_now() >> 7); }
 
 }  // namespace
@@ -21,7 +23,8 @@ uint32_t jitter() { return static_cast<uint32_t>(monotonic_now() >> 7); }
 bool Supervisor::reap_workers(Nanoseconds now) {
   bool any = false, may_have_been_woken = false, failed = false;
   std::string how;
-  while (auto death = workforce_.reap(now)) {
+  int others = kOthersAtOnce;
+  while (auto death = workforce_.reap(now, others)) {
     any = true;
     if (death->only_stopped) {  // it, too, may sit on a wake-up
       if (!death->text.empty())
@@ -41,6 +44,7 @@ bool Supervisor::reap_workers(Nanoseconds now) {
     failed = true;
     how = death->text;
   }
+  if (others == 0) due_ = now;
   if (failed) say(ReportType::kWorkerFailed, 0, how);
   tell_of_the_others(now);
   // The dead one may have taken an exclusive wake-up with it: let others look at what is waiting. Not once: who

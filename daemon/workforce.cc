@@ -130,8 +130,8 @@ void Workforce::be_worker(uint32_t slot) {
 
 // --- reap ----------------------------------------------------------------------------------------
 
-std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
-  for (;;) {
+std::optional<Workforce::Death> Workforce::reap(Nanoseconds now, int& others) {
+  while (others > 0) {
     int status = 0;
     rusage usage{};
     pid_t pid = wait4(-1, &status, WNOHANG | WUNTRACED | WCONTINUED, &usage);
@@ -140,6 +140,7 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
     auto found = slot_of_.find(pid);
     if (found == slot_of_.end()) {  // or a child that a handler's preload left behind
       note_other_(pid, status);
+      --others;
       continue;
     }
     uint32_t slot = found->second;
@@ -174,6 +175,7 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now) {
     record = Record{};
     return death;
   }
+  return std::nullopt;
 }
 
 void Workforce::note_stopped(Record& record, Nanoseconds at) {

@@ -57,7 +57,9 @@ class Workforce {
         text;  // for the log: "killed by signal 11 (Segmentation fault) while serving ..."; or ""
     Loss loss{};  // for the breaker
   };
-  std::optional<Death> reap(Nanoseconds now);  // nothing: nobody else has died, or was stopped
+  // Nothing: nobody else has died, or was stopped; or `others` is 0, from which it takes one for each child that is no worker:
+  // who has left a worker may fork faster than they are reaped.
+  std::optional<Death> reap(Nanoseconds now, int& others);
 
   // --- orders to workers ---
   void retire_longest_idle(uint32_t count);  // retire tickets and nudges

@@ -85,8 +85,10 @@ Nanoseconds Workforce::end_overdue(Nanoseconds now) {
       if (still) return;
     }
     if (record.stopped_at) {
-      if (now < record.stopped_at + kStoppedTooLong) {
-        next = std::min(next, record.stopped_at + kStoppedTooLong);
+      const Nanoseconds until =
+          record.stopped_at + kStoppedTooLong + standstills_.since(record.stopped_at);
+      if (now < until) {
+        next = std::min(next, next_look(until, now));
       } else {
         warn(record.pid, Event::kWorkerStopped, "has been stopped for 5 s: killed");
         note_ending(slot, shm::kEndAny, now);

@@ -120,7 +120,8 @@ void Closing::answer(pid_t pid, bool client_ended) const {
 }
 
 bool Closing::program_ended(pid_t pid) const {
-  return send_to_closer(first_, {ClosingMessage::kProgramEnded, pid}, -1) != EAGAIN;
+  const int error = send_to_closer(first_, {ClosingMessage::kProgramEnded, pid}, -1);
+  return error != EAGAIN && error != ENOBUFS && error != ENOMEM;
 }
 
 }  // namespace preforkd

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/networks.h"
 #include "base/proxy_protocol.h"
+#include "base/standstill.h"
 #include "shm/admissions.h"
 
 namespace preforkd {
@@ -56,8 +57,10 @@ class HeaderReader {
       const Nanoseconds now = monotonic_now();
       if (now >= deadline_) return fail("not whole within 5 s");
       pollfd readable{fd_, POLLIN, 0};
-      const auto left = static_cast<int>((deadline_ - now) / kMillisecond) + 1;
-      if (poll(&readable, 1, left) <= 0) continue;
+      const Nanoseconds look_at = next_look(deadline_, now);
+      const int count = poll(&readable, 1, static_cast<int>((look_at - now) / kMillisecond) + 1);
+      deadline_ += stood_still(now, look_at, monotonic_now());
+      if (count <= 0) continue;
       char more[512];
       const ssize_t got = recv(fd_, more, std::min(most, sizeof more), flags | MSG_DONTWAIT);
       if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
@@ -68,7 +71,7 @@ class HeaderReader {
   }
 
   const int fd_;
-  const Nanoseconds deadline_;
+  Nanoseconds deadline_;
   std::string bytes_, error_;
 };
 

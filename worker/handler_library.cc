@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/memory_file.h"
+#include "base/surroundings.h"
 
 namespace preforkd {
 namespace {
@@ -57,14 +58,16 @@ bool copy_to_memory(const std::string& path, int file, UniqueFd& copy) {
   } catch (const SysError& e) {
     return without(e.error());
   }
+  const RoomForLargeFile room;
   const std::string origin = "$ORIGIN";
   std::string kept;  // the end of the piece before, where the word may have begun
   std::vector<char> buffer(256 * 1024);
   for (ssize_t n; (n = read(file, buffer.data(), buffer.size())) != 0;) {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return without(errno);
-    errno = ENOMEM;  // of a piece that does not fit whole
-    if (write(copy.get(), buffer.data(), static_cast<size_t>(n)) != n) return without(errno);
+    for (ssize_t written = 0, more; written < n; written += more)
+      if ((more = write(copy.get(), buffer.data() + written, static_cast<size_t>(n - written))) < 0)
+        return without(errno);
     kept.append(buffer.data(), static_cast<size_t>(n));
     if (kept.find(origin) != kept.npos || kept.find("${ORIGIN}") != kept.npos) return false;
     kept.erase(0, kept.size() - std::min(kept.size(), origin.size() + 2));

@@ -14,7 +14,7 @@ using system_test::Client;
 using system_test::Failure;
 
 constexpr Nanoseconds kBetween = 25 * kMillisecond, kBetweenLines = 50 * kMillisecond;
-constexpr size_t kMostLosses = 5;
+constexpr size_t kMostLosses = 1000;
 
 void pause(Nanoseconds time) {
   const timespec t = to_timespec(time);
@@ -42,37 +42,41 @@ void Crowd::leave() {
 void Crowd::come_and_go(std::stop_token end) {
   while (!end.stop_requested()) {
     const Nanoseconds began = monotonic_now();
+    Nanoseconds served_since = kNever;
     try {
       Client client(address_);
       if (!client.echoes("hello\n", kLongest)) throw Failure("another answer than what was sent");
+      served_since = monotonic_now();
       take_leave(client);
       if (to_seconds(monotonic_now() - began) > kLongest) throw Failure("waited for too long");
       ++served_;
     } catch (const std::exception& e) {
-      lose(std::string("who came: ") + e.what());
+      lose(std::string("who came: ") + e.what(), served_since);
     }
     pause(kBetween);
   }
 }
 
 void Crowd::stay(std::stop_token end) {
+  Nanoseconds served_since = kNever;
   try {
     Client client(address_);
     while (!end.stop_requested()) {
       if (!client.echoes("still here\n", kLongest))
         throw Failure("another answer than what was sent");
+      if (served_since == kNever) served_since = monotonic_now();
       pause(kBetweenLines);
     }
     take_leave(client);
   } catch (const std::exception& e) {
-    lose(std::string("who stayed: ") + e.what());
+    lose(std::string("who stayed: ") + e.what(), served_since);
   }
 }
 
-void Crowd::lose(const std::string& text) {
+void Crowd::lose(const std::string& text, Nanoseconds served_since) {
   std::lock_guard lock(mutex_);
   if (losses_.size() < kMostLosses)
-    losses_.push_back({monotonic_now(), "lost at " + address_ + ": " + text});
+    losses_.push_back({served_since, monotonic_now(), "lost at " + address_ + ": " + text});
 }
 
 }  // namespace preforkd::sweep

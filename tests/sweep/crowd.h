@@ -14,6 +14,7 @@ namespace preforkd::sweep {
 constexpr double kLongest = 10;  // seconds that a client may wait
 
 struct Loss {
+  Nanoseconds served_since;  // kNever: nobody had answered it yet
   Nanoseconds when;
   std::string text;
 };
@@ -31,7 +32,7 @@ class Crowd {
  private:
   void come_and_go(std::stop_token end);
   void stay(std::stop_token end);
-  void lose(const std::string& text);
+  void lose(const std::string& text, Nanoseconds served_since);
 
   const std::string address_;
   std::atomic<uint64_t> served_{0};

@@ -11,9 +11,11 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -364,7 +366,7 @@ inline constexpr Quiet kQuiet[] = {
     {"setsockopt", 0, "ClosingPairs::", "a buffer has the size that it has: fewer messages fit"},
     {"read(file)", 0, "Endpoint::run", "libmicrohttpd's and libc's own: the time zone"},
     {"sendmsg", ETOOMANYREFS, "send_to_closer",
-     "the connection is closed as it is, or the closer looks at what it has"},
+     "the connection is closed as it is (without a descriptor there is no such error)"},
     {"recvfrom", ENOMEM, "Endpoint::run",
      "libmicrohttpd's: the client hears of it, and asks again"},
     {"getsockname", ENOBUFS, "local_address", "tried once more"},
@@ -373,7 +375,7 @@ inline constexpr Quiet kQuiet[] = {
     {"newfstatat(AT_EMPTY_PATH)", 0, "main < preload", "what `preload` has left is not looked for"},
     {"write(file)", 0, "Writer::run", "the log's own descriptor: there is nobody to tell"},
     {"sendmsg", ENOBUFS, "send_to_closer",
-     "the connection is closed as it is, or the closer looks at what it has"},
+     "the connection is closed as it is, or it is said again"},
     {"kill", EPERM, "Closer::", "its end is seen all the same"},
     {"newfstatat(AT_EMPTY_PATH)", 0, "HandlerLibrary::preload",
      "what `preload` has left is not looked for"},
@@ -447,7 +449,12 @@ const Quiet* find_row(const Quiet (&rows)[kRows], std::string_view call, int err
 }
 
 inline const Quiet* quiet(std::string_view call, int error, const std::string& stack) {
-  return find_row(kQuiet, call, error, stack);
+  const Quiet* row = find_row(kQuiet, call, error, stack);
+  // Of these EAGAIN is no "not yet": of something there is too little.
+  constexpr std::string_view kShort[] = {"mmap(file)", "clone", "clone3",
+                                         "fork",       "vfork", "setresuid"};
+  const bool is_short = std::find(std::begin(kShort), std::end(kShort), call) != std::end(kShort);
+  return is_short && row && !*row->call && row->error == EAGAIN ? quiet(call, ENOMEM, stack) : row;
 }
 
 }  // namespace preforkd::sweep

@@ -249,6 +249,43 @@ void control_web() {
   }
 }
 
+// Either gets what the other one gives up in the same reload.
+void control_web_and_a_pool() {
+  TakenPort one, other;
+  one.free();
+  other.free();
+  auto config = [&](const std::string& pool, const std::string& web) {
+    const std::string plain = config_of({pool_on(quoted(pool))}), off = "web = \"\"";
+    return std::string(plain).replace(plain.find(off), off.size(), "web = " + quoted(web));
+  };
+  Server server(config(at("127.0.0.1", one), at("127.0.0.1", other)));
+  const struct {
+    std::string pool, web;
+  } kSteps[] = {{at("127.0.0.1", other), at("127.0.0.1", one)},
+                {at("0.0.0.0", one), at("127.0.0.1", other)},
+                {at("127.0.0.1", other), ""},
+                {at("127.0.0.1", one), at("0.0.0.0", other)}};
+  for (const auto& step : kSteps) {
+    server.write_config(config(step.pool, step.web));
+    const Answer answer = server.request("POST", "/v1/reload");
+    const std::string what = "pool on " + step.pool + ", web on " + step.web;
+    expect(answer.status == 200, what + ": " + answer.body);
+    expect_echo(at("127.0.0.1", step.pool.ends_with(at("", one)) ? one : other));
+    if (step.web.empty()) continue;
+    server.wait_until(what + ": the page", kPatience, [&] {
+      auto page =
+          Client::try_connect(at("127.0.0.1", step.web.ends_with(at("", one)) ? one : other));
+      if (!page) return false;
+      page->send("GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n");
+      return page->read_line().find(" 200 ") != std::string::npos;
+    });
+  }
+  // What a stranger has is refused, as ever.
+  TakenPort taken;
+  server.write_config(config(at("127.0.0.1", one), at("127.0.0.1", taken)));
+  expect_equal("a stranger's", server.request("POST", "/v1/reload").status, 409);
+}
+
 // --- in a network of its own, which has the loopback addresses ---------------------------------------
 
 bool can_unshare() {
@@ -615,6 +652,7 @@ Suite addresses_suite() {
            {"another one's part of it", another_ones_part_of_it},
            {"in other words", in_other_words},
            {"control.web", control_web},
+           {"control.web and a pool", control_web_and_a_pool},
            {"one that comes later", one_that_comes_later},
            {"waited for until asked", waited_for_until_asked},
            {"served without it", served_without_it},

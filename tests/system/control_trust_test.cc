@@ -18,6 +18,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 
@@ -439,6 +440,9 @@ void a_socket_without_its_file() {
                       [&] { return server.ctl({"status"}).code == 0; });
     expect(server.control() != before, "it is another one");
   }
+  std::filesystem::remove_all(std::filesystem::path(server.socket()).parent_path());
+  server.wait_until("it comes back, with the runtime directory", kPatience,
+                    [&] { return server.ctl({"status"}).code == 0; });
   // What a stranger puts there is left alone, whoever dies meanwhile, and figures are read.
   unlink(server.socket().c_str());
   std::ofstream(server.socket()) << "precious";

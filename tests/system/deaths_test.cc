@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <optional>
+#include <vector>
 
 #include "base/clock.h"
 #include "tests/system/conditions.h"
@@ -356,6 +357,37 @@ void frozen_time_of_a_trial() {
   server.wait_for_log("reloaded ");
 }
 
+// Nor does it end who waits: in the queue of an address that is given up, or with half of a PROXY header sent.
+void frozen_time_of_who_waits() {
+  const PoolText proxied{.name = "proxied",
+                         .more = "proxy_protocol = true; trusted = [ \"127.0.0.0/8\" ];"};
+  Server server(
+      {PoolText{.serves = unruly(), .workers = "min = 1; max = 1; min_spare = 0;"}, proxied});
+  Client half(server.address("proxied")), busy(server.address());
+  half.send("PROXY TCP4 192.0.2.1 ");
+  pid_serving(busy);
+  std::vector<Client> waiting;
+  for (int i = 0; i < 3; ++i) {
+    waiting.emplace_back(server.address());
+    waiting.back().send("p");
+  }
+  server.write_config(config_of({proxied}));
+  server.signal(SIGHUP);
+  server.wait_for_log("reloaded ");
+  const std::vector<pid_t> all = server.all_pids();
+  for (const pid_t pid : all) kill(pid, SIGSTOP);
+  usleep(6'500'000);  // more than any of them has
+  for (const pid_t pid : all) kill(pid, SIGCONT);
+  usleep(200'000);
+  half.send("198.51.100.2 4242 443\r\n");
+  expect(half.echoes("hello\n"), "the header is whole, and it is served");
+  busy.close();
+  for (Client& client : waiting) {
+    expect(!client.read_line().empty(), "who waited is served");
+    client.close();
+  }
+}
+
 // Who looks after them may be stopped at his work, and not in his sleep.
 void frozen_time_of_a_fork() {
   Server server({PoolText{.serves = unruly("start_ms = 1200;"),
@@ -410,6 +442,7 @@ Suite deaths_suite() {
        {"frozen time", frozen_time},
        {"frozen time of a trial", frozen_time_of_a_trial},
        {"frozen time of a fork", frozen_time_of_a_fork},
+       {"frozen time of who waits", frozen_time_of_who_waits},
        {"a stopped worker's time", a_stopped_workers_time}}};
 }
 

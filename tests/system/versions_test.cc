@@ -2,6 +2,7 @@
 // and is replaced meanwhile, until an upgrade takes what is there then.
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -174,6 +175,9 @@ void expect_nothing_failed(Server& server) {
   const std::string log = server.log();
   for (const char* failure : {"degraded", "another version", "refused", "cut short"})
     expect_equal(std::string("said: ") + failure, occurrences(log, failure), 0u);
+  const Json status = server.status();
+  for (const Json& pool : status["pools"])
+    expect_equal("crashed of " + std::string(pool["name"]), pool["lifetime"]["crashed"], 0);
 }
 
 uint64_t served_of(const Json& status, const std::string& name) {
@@ -322,8 +326,15 @@ void a_handler_overwritten() {
   TestFolder folder;
   const std::string mine = folder.file("mine.so");
   std::filesystem::copy_file(built("handlers/echo.so"), mine);
+  // (As with `ulimit -S -f 8`: a copy in memory is larger.)
   Server server(
-      {PoolText{.serves = "handler = \"" + mine + "\";", .workers = "min = 2; max = 12;"}});
+      {PoolText{.serves = "handler = \"" + mine + "\";", .workers = "min = 2; max = 12;"}},
+      {.in_child = [] {
+        rlimit limit{};
+        getrlimit(RLIMIT_FSIZE, &limit);
+        limit.rlim_cur = 8 * 1024;
+        setrlimit(RLIMIT_FSIZE, &limit);
+      }});
   Client busy(server.address());
   expect(busy.echoes("before\n"), "echo");
   auto expect_old_one_serves = [&] {

@@ -3,6 +3,8 @@
 #include "worker/closing.h"
 
 #include <fcntl.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -173,6 +175,27 @@ void bounds() {
       sent += static_cast<uint64_t>(more);
     CU_ASSERT(sent >= kBytes && sent < 2 * kBytes);
   }
+}
+
+// While it stands still, in a machine that is paused, nobody is silent.
+void a_standstill() {
+  Closed closed({.silence = 500 * kMillisecond, .look_each = 50 * kMillisecond});
+  Pair connection;
+  CU_ASSERT(connection.sends());
+  closed.end(connection);
+  CU_ASSERT(unit::eventually([&] {  // it has it
+    int unread = 0;
+    return ioctl(connection.client.get(), SIOCOUTQ, &unread) == 0 && unread == 0;
+  }));
+  closed.process().signal(SIGSTOP);
+  usleep(900'000);
+  closed.process().signal(SIGCONT);
+  usleep(150'000);
+  CU_ASSERT(!connection.is_closed());
+  CU_ASSERT(unit::eventually([&] {
+    pollfd hung_up{connection.client.get(), 0, 0};
+    return poll(&hung_up, 1, 1) == 1 && (hung_up.revents & POLLHUP);
+  }));
 }
 
 void the_oldest_goes_first() {
@@ -395,6 +418,7 @@ void add_closing_tests() {
                               {"without a closer", without_a_closer},
                               {"reads on", reads_on},
                               {"bounds", bounds},
+                              {"a standstill", a_standstill},
                               {"the oldest goes first", the_oldest_goes_first},
                               {"told to leave", told_to_leave},
                               {"a reset that is wanted", a_reset_that_is_wanted},

@@ -217,7 +217,7 @@ Listeners listeners_of(const PoolSettings& only, const Listeners& own, const Lis
   const std::vector<PoolSettings> pools = {only};
   Opening opening{pools, {}, free, inherited, errors};
   Listeners opened = open_listeners(only, {}, own, opening);
-  listen_on_new(opened, own, 16, errors);
+  listen_on_new(opened, own, 16, "", errors);
   return opened;
 }
 

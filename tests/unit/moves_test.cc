@@ -37,7 +37,7 @@ Listeners moved(const Listeners& from, const PoolSettings& to, std::vector<std::
   const std::vector<PoolSettings> pools = {to};
   Opening opening{pools, {}, free, none, errors};
   Listeners opened = open_listeners(to, user_of(1002), from, opening);
-  listen_on_new(opened, from, 16, errors);
+  listen_on_new(opened, from, 16, "", errors);
   return opened;
 }
 
@@ -47,7 +47,7 @@ Listeners alices(const PoolSettings& settings, std::vector<std::string>& errors)
   const std::vector<PoolSettings> pools = {settings};
   Opening opening{pools, {}, free, none, errors};
   Listeners opened = open_listeners(settings, user_of(1001), {}, opening);
-  listen_on_new(opened, {}, 16, errors);
+  listen_on_new(opened, {}, 16, "", errors);
   return opened;
 }
 
