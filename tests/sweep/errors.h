@@ -380,6 +380,7 @@ inline constexpr Quiet kQuiet[] = {
     {"newfstatat(AT_EMPTY_PATH)", 0, "HandlerLibrary::preload",
      "what `preload` has left is not looked for"},
     {"prlimit64", 0, "have_own_files", "the limits stay as they are"},
+    {"prlimit64", 0, "RoomForLargeFile", "the limits stay as they are"},
     {"prctl", 0, "become", "the end of the one who waits for it would not end it at once"},
     {"prctl", 0, "in_file_system",
      "its parent's death, which it looks for once more, would not end it"},
