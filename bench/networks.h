@@ -47,10 +47,13 @@ inline void networks(const std::string& build, Report& report) {
   const std::string scripts = std::filesystem::canonical(build + "/../../bench");
   networks_of(build, report, "handler", 16, {.min = kStaticWorkers, .max = kStaticWorkers});
   networks_of(build, report, "program", 8, {.min = 8, .max = 256, .program = "/bin/cat"});
-  networks_of(build, report, "Python", 16,
-              {.min = kServeWorkers,
-               .max = kServeWorkers,
-               .serve = "\"python3\", \"" + scripts + "/echo.py\""});
+  auto served_by = [&](const char* interpreter, const char* script) {
+    return PoolShape{.min = kServeWorkers,
+                     .max = kServeWorkers,
+                     .serve = text("\"%s\", \"%s/%s\"", interpreter, scripts.c_str(), script)};
+  };
+  networks_of(build, report, "Python", 16, served_by("python3", "echo.py"));
+  networks_of(build, report, "Perl", 16, served_by("perl", "echo.pl"));
 }
 
 }  // namespace preforkd::bench

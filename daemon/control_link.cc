@@ -344,7 +344,9 @@ void ControlLink::close() {
 
 void ControlLink::retire() {
   loop_.forget(listen_socket_.get());
-  shutdown(listen_socket_.get(), SHUT_RDWR);
+  for (const UniqueFd* socket : {&listen_socket_, &next_socket_})
+    if (socket->is_open()) shutdown(socket->get(), SHUT_RDWR);
+  next_socket_.reset();
   close();
 }
 

@@ -128,6 +128,7 @@ class Daemon final : private PoolOwner {
   void commit_reload();
   void commit_pools(Reload& r);
   void commit_web(Reload& r);
+  void settle_in_time();
   void look_whether_settled();
   void finish_settling();
   void roll_back(const std::string& reason);
@@ -218,7 +219,8 @@ class Daemon final : private PoolOwner {
   // What is to be done when the old generations accept no more, or what came in between.
   std::function<void(const std::string& trouble)> settling_;
   bool is_moving_ = false;  // an address is waited for, until its old generation accepts no more
-  Nanoseconds move_until_ = 0;  // and that long at most
+  Nanoseconds move_until_ = 0;  // and that long at most,
+  bool by_force_ = true;        // which is over
   Nanoseconds moves_fail_since_ = 0;
   FileWatch files_{loop_, [this](const auto& listener) { on_file_changed(listener); }};
   Listeners without_file_;  // that are to be made anew
@@ -247,8 +249,8 @@ class Daemon final : private PoolOwner {
       false;  // an error from now on must not end those who serve: they drain without a daemon
   std::vector<pid_t> strangers_;  // children that this process had before
   EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{}, settle_timer_{},
-      reload_timer_{}, extend_timer_{}, move_timer_{}, predecessor_timer_{}, reap_timer_{},
-      files_timer_{}, web_timer_{};
+      reload_timer_{}, extend_timer_{}, move_timer_{}, force_timer_{}, predecessor_timer_{},
+      reap_timer_{}, files_timer_{}, web_timer_{};
   Nanoseconds end_until_ = 0;          // finishing
   Nanoseconds predecessor_until_ = 0;  // see waits_for_predecessor()
 };

@@ -91,6 +91,12 @@ std::string Daemon::not_served(const std::string& reason) {
 // `before`: those there were before the reload. One that could not be had then is waited for as it was.
 void Daemon::begin_moves(const Listeners& before) {
   move_until_ = monotonic_now() + kLongestMove;
+  by_force_ = false;
+  loop_.cancel(force_timer_);
+  wait_patiently(loop_, force_timer_, move_until_, [this] {
+    by_force_ = true;
+    if (is_moving_) move_addresses();
+  });
   moves_fail_since_ = 0;
   is_moving_ = std::any_of(pools_.begin(), pools_.end(), [&](const auto& pool) {
     const Listeners& all = pool->listeners();
@@ -127,7 +133,7 @@ void Daemon::move_addresses() {
   std::vector<std::pair<Pool*, std::string>> failed;
   for (auto& pool : pools_) {
     if (!pool->awaits_address()) continue;
-    const std::string reason = move_addresses_of(*pool, now >= move_until_);
+    const std::string reason = move_addresses_of(*pool, by_force_);
     if (!pool->awaits_address()) {
       pool->serve_at_last();
     } else if (reason.empty()) {
@@ -145,8 +151,6 @@ void Daemon::move_addresses() {
   is_moving_ = waits || (!failed.empty() && !has_failed);
   if (!failed.empty())
     move_timer_ = loop_.after(has_failed ? kTryLater : kTrySoon, [this] { move_addresses(); });
-  else if (waits)
-    wait_patiently(loop_, move_timer_, move_until_, [this] { move_addresses(); });
   if (!has_failed) return;
   // Who asked is not told that all is well because the pools say that they wait for nothing.
   std::function<void(const std::string&)> answer;

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <stdexcept>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -205,14 +206,11 @@ void Daemon::prepare_pool(Reload& r, PoolPlan& plan, std::vector<std::string>& e
   r.needs_trial.push_back((changed || outgrown) && (!pool || pool->is_serving()));
 }
 
-// By a pool, and no other has it.
+// By a pool, whose socket of it is closed then.
 bool Daemon::is_dropped(const Reload& r, const std::string& address) {
-  auto stays = [&](const auto& listener) {
-    return std::any_of(r.plans.begin(), r.plans.end(),
-                       [&](const PoolPlan& plan) { return contains(plan.listeners, listener); });
-  };
   return std::any_of(r.before.begin(), r.before.end(), [&](const auto& listener) {
-    return overlap(listener->address(), address) && !stays(listener);
+    return listener->is_listening() && !listener->is_inherited() &&
+           overlap(listener->address(), address);
   });
 }
 
@@ -237,6 +235,11 @@ void Daemon::prepare_web(Reload& r, std::vector<std::string>& errors) {
     if (!web) return;
     const ListenAddress number = with_numbers(*web, r.loaded.names).front();
     address = to_string(resolve(number));
+    for (const PoolPlan& plan : r.plans)
+      for (const auto& listener : plan.listeners)
+        if (overlap(listener->address(), address))
+          throw std::runtime_error("web " + next.control.web + " overlaps with " +
+                                   listener->address() + " of pool " + plan.settings.name);
     r.web_socket = links_.size() > 1
                        ? open_beside(links_.back()->listen_fd(), number, kControlBacklog)
                        : Listener::open(number, kControlBacklog).release_fd();
@@ -329,8 +332,14 @@ void Daemon::commit_reload() {
   };
   begin_moves(r->before);
   for (const auto& listener : r->without_file) on_file_changed(listener);
-  settle_timer_ = loop_.after(is_moving_ ? kSettleMoves : kSettle, [this] { finish_settling(); });
+  settle_in_time();
   look_whether_settled();
+}
+
+// Moves end by themselves, and a standstill makes them longer.
+void Daemon::settle_in_time() {
+  settle_timer_ = loop_.after(is_moving_ ? kSettleMoves : kSettle,
+                              [this] { is_moving_ ? settle_in_time() : finish_settling(); });
 }
 
 // Who hears that a reload is done may take it that the old code meets no new client.

@@ -113,6 +113,8 @@ void Daemon::exec_next_image(const Rehearsal& rehearsed) {
   log_notice("upgrading: executing " +
              paths_.daemon);  // (it may wait for who writes it: so before)
   for (const auto& pool : pools_) pool->say_put_off();
+  // Whoever takes over does not know of them.
+  for (const auto& link : old_links_) link->kill("has not ended before the upgrade");
   DaemonRecord state = record(rehearsed.asked_by);
   state.old_image = old_image.get();
   UniqueFd document = make_document(to_json(state));

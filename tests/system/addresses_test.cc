@@ -264,7 +264,8 @@ void control_web_and_a_pool() {
   } kSteps[] = {{at("127.0.0.1", other), at("127.0.0.1", one)},
                 {at("0.0.0.0", one), at("127.0.0.1", other)},
                 {at("127.0.0.1", other), ""},
-                {at("127.0.0.1", one), at("0.0.0.0", other)}};
+                {at("127.0.0.1", one), at("0.0.0.0", other)},
+                {at("127.0.0.1", one), at("127.0.0.1", other)}};
   for (const auto& step : kSteps) {
     server.write_config(config(step.pool, step.web));
     const Answer answer = server.request("POST", "/v1/reload");
@@ -280,6 +281,12 @@ void control_web_and_a_pool() {
       return page->read_line().find(" 200 ") != std::string::npos;
     });
   }
+  // What cannot be there together is refused, and nothing changed.
+  server.write_config(config(at("127.0.0.1", other), at("0.0.0.0", other)));
+  const Answer both = server.request("POST", "/v1/reload");
+  expect(both.status == 409 && both.body.find("overlaps") != std::string::npos,
+         "both on one: " + both.body);
+  expect_echo(at("127.0.0.1", one));
   // What a stranger has is refused, as ever.
   TakenPort taken;
   server.write_config(config(at("127.0.0.1", one), at("127.0.0.1", taken)));
