@@ -164,7 +164,13 @@ build/driver/common.h.gch: tests/system/suites.h build/driver/flags
 SUITES := $(patsubst %.cc,build/driver/%.o,$(wildcard tests/system/*_test.cc tests/soak/*.cc))
 $(SUITES): build/driver/common.h.gch
 $(SUITES): private COMMON := -include build/driver/common.h
-$(OUT)/tests/unit/%.o: private CXXFLAGS += $(FLAGS_tests)
+$(OUT)/tests/unit/%.o: private CXXFLAGS += $(FLAGS_tests) -include $(OUT)/tests/unit/common.h
+$(OUT)/tests/unit/common.h.gch: private CXXFLAGS += $(FLAGS_tests)
+$(OUT)/tests/unit/common.h.gch: tests/unit/unit_test.h $(OUT)/flags
+	@mkdir -p $(@D)
+	echo '#include "$<"' >$(basename $@)
+	$(CXX) $(ALL_CXXFLAGS) -MMD -MP -MF $(@:.gch=.d) -MT $@ -x c++-header -c -o $@ $(basename $@)
+$(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)): $(OUT)/tests/unit/common.h.gch
 # With other flags all is compiled again; with another PREFIX the one file that knows it.
 $(OUT)/flags: KEPT = $(CXX) $(filter-out -DPREFORKD_PREFIX=%,$(ALL_CXXFLAGS))
 build/driver/flags: KEPT = $(CXX) $(filter-out -DPREFORKD_PREFIX=%,$(LANGUAGE)) $(FLAGS_tests)

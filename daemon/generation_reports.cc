@@ -86,14 +86,17 @@ void Generation::disbelieve(pid_t sender) {
   close_ends();
 }
 
-// It should be dying; if not, it is of no use any more. Killed before the channel is closed: it would take that
-// for the daemon's death, and shut the listen sockets down. In preload it may yet find out, and say why.
+// It should be dying; if not, it is of no use any more. Killed before its orders are closed: it would take that for the
+// daemon's death, and shut the listen sockets down. In preload it may yet find out, and say why; or it is beyond that, and
+// what it said is what was not understood.
 void Generation::take_ill() {
-  if (preloaded_)
+  if (preloaded_) {
     child_.signal(SIGKILL);
-  else if (kill_timer_.second == 0)
-    kill_after(kUntilDead, "has closed its channel");
-  close_ends();
+    return close_ends();
+  }
+  if (kill_timer_.second == 0) kill_after(kUntilDead, "has closed its channel");
+  loop_.forget(reports_.fd());
+  reports_.close();
 }
 
 void Generation::believe(Report report) {

@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -299,6 +301,19 @@ void a_preload_that_refuses() {
   expect(Client(server.address("good")).echoes("hello\n"), "the other pool serves");
 }
 
+// It is beyond its preload by then, and takes nobody's sockets with it.
+void a_supervisor_that_is_not_understood() {
+  TestFolder folder;
+  const std::string garble = folder.write("garble", "");
+  Server server(
+      {PoolText{.serves = unruly("garble_while = \"" + garble + "\";")}, PoolText{.name = "good"}},
+      {.wait_until_ready = false});
+  server.wait_for_log("has closed its channel: killed");
+  std::filesystem::remove(garble);
+  server.wait_for("/state", "running");
+  expect(pid_serving(*std::make_unique<Client>(server.address())) > 0, "the next one serves");
+}
+
 // It is given 5 s to answer an order.
 void a_silent_supervisor_is_replaced() {
   Server server({PoolText{.workers = "min = 2; max = 20;"}});
@@ -438,6 +453,7 @@ Suite deaths_suite() {
        {"stuck connections are ended", stuck_connections_are_ended},
        {"a slow start is ended", a_slow_start_is_ended},
        {"a preload that refuses", a_preload_that_refuses},
+       {"a supervisor that is not understood", a_supervisor_that_is_not_understood},
        {"a silent supervisor is replaced", a_silent_supervisor_is_replaced},
        {"frozen time", frozen_time},
        {"frozen time of a trial", frozen_time_of_a_trial},

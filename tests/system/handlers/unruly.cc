@@ -12,7 +12,8 @@
 // die_after_ms: each worker dies so long after its start, by SIGALRM; fail_preload: preload refuses;
 // crash_preload: it aborts; exit_preload: it calls exit(0); thread_preload: it leaves a thread behind;
 // close_preload: it closes all descriptors but 0 to 2; hang_preload: then it hangs; signal_preload: it ignores and blocks all signals;
-// crash_stop: `stop` aborts.
+// crash_stop: `stop` aborts; garble_while: a path: as long as it exists, preload writes what no report is where the
+// supervisor's reports go.
 #include <fcntl.h>
 #include <preforkd/handler.h>
 #include <signal.h>
@@ -25,6 +26,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+
+#include "daemon/supervisor_args.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/lsan_interface.h>
@@ -47,6 +50,11 @@ int preload(const preforkd_host* host, void** state) {
   if (json.value("crash_preload", false)) abort();
   if (json.value("exit_preload", false)) std::exit(0);
   if (json.value("thread_preload", false)) std::thread([] { pause(); }).detach();
+  constexpr char kNoReport[] = "\xff\xff\xff\xff\xff\xff\xff\xff";
+  const std::string garble_while = json.value("garble_while", "");
+  if (!garble_while.empty() && access(garble_while.c_str(), F_OK) == 0 &&
+      write(preforkd::kReportsFd, kNoReport, sizeof kNoReport) < 0)
+    abort();
   if (json.value("close_preload", false))
     for (int fd = 3; fd < 1024; ++fd) close(fd);
   while (json.value("hang_preload", false)) pause();
