@@ -228,22 +228,27 @@ void in_other_words() {
   }
 }
 
+std::string with_web(const PoolText& pool, const std::string& web) {
+  const std::string off = "web = \"\"";
+  std::string config = config_of({pool});
+  return config.replace(config.find(off), off.size(), "web = " + quoted(web));
+}
+
+std::string first_line_of_page(Client& page) {
+  page.send("GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n");
+  return page.read_line();
+}
+
 void control_web() {
   TakenPort port;
   port.free();
-  auto config = [&](const std::string& host) {
-    const std::string plain = config_of({PoolText{}}), off = "web = \"\"";
-    return std::string(plain).replace(plain.find(off), off.size(),
-                                      "web = " + quoted(at(host, port)));
-  };
-  Server server(config("127.0.0.1"));
+  Server server(with_web({}, at("127.0.0.1", port)));
   for (const char* host : {"0.0.0.0", "127.0.0.1"}) {
-    server.write_config(config(host));
+    server.write_config(with_web({}, at(host, port)));
     const Answer answer = server.request("POST", "/v1/reload");
     expect(answer.status == 200, std::string("reload to ") + host + ": " + answer.body);
     Client page(at("127.0.0.1", port));
-    page.send("GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    expect_contains("the page", page.read_line(), " 200 ");
+    expect_contains("the page", first_line_of_page(page), " 200 ");
     expect_equal("other addresses", Client::try_connect(at("127.0.0.2", port)).has_value(),
                  std::string(host) == "0.0.0.0");
   }
@@ -255,8 +260,7 @@ void control_web_and_a_pool() {
   one.free();
   other.free();
   auto config = [&](const std::string& pool, const std::string& web) {
-    const std::string plain = config_of({pool_on(quoted(pool))}), off = "web = \"\"";
-    return std::string(plain).replace(plain.find(off), off.size(), "web = " + quoted(web));
+    return with_web(pool_on(quoted(pool)), web);
   };
   Server server(config(at("127.0.0.1", one), at("127.0.0.1", other)));
   const struct {
@@ -276,9 +280,7 @@ void control_web_and_a_pool() {
     server.wait_until(what + ": the page", kPatience, [&] {
       auto page =
           Client::try_connect(at("127.0.0.1", step.web.ends_with(at("", one)) ? one : other));
-      if (!page) return false;
-      page->send("GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n");
-      return page->read_line().find(" 200 ") != std::string::npos;
+      return page && first_line_of_page(*page).find(" 200 ") != std::string::npos;
     });
   }
   // What cannot be there together is refused, and nothing changed.

@@ -4,7 +4,6 @@
 
 #include <cstring>
 #include <filesystem>
-#include <memory>
 #include <optional>
 #include <vector>
 
@@ -311,7 +310,8 @@ void a_supervisor_that_is_not_understood() {
   server.wait_for_log("has closed its channel: killed");
   std::filesystem::remove(garble);
   server.wait_for("/state", "running");
-  expect(pid_serving(*std::make_unique<Client>(server.address())) > 0, "the next one serves");
+  Client client(server.address());
+  expect(pid_serving(client) > 0, "the next one serves");
 }
 
 // It is given 5 s to answer an order.
@@ -331,7 +331,15 @@ void a_silent_supervisor_is_replaced() {
   server.wait_for_log("for 5 s: killed");
 }
 
-// Everything stands still, as in a frozen cgroup: what is served is not late for that.
+// Everything does, as in a frozen cgroup.
+void stand_still(Server& server, useconds_t time) {
+  const std::vector<pid_t> all = server.all_pids();
+  for (const pid_t pid : all) kill(pid, SIGSTOP);
+  usleep(time);
+  for (const pid_t pid : all) kill(pid, SIGCONT);
+}
+
+// What is served is not late for that.
 void frozen_time() {
   Server server({PoolText{.serves = unruly(), .timeouts = "connection = 2.0;"},
                  PoolText{.name = "leaves",
@@ -341,10 +349,7 @@ void frozen_time() {
   Client busy(server.address()), left(server.address("leaves"));
   const pid_t serving = pid_serving(busy), leaving = pid_serving(left);
   expect_equal("recycle", server.request("POST", "/v1/pools/leaves/recycle").status, 200);
-  const std::vector<pid_t> all = server.all_pids();
-  for (const pid_t pid : all) kill(pid, SIGSTOP);
-  usleep(2'500'000);  // more than both have
-  for (const pid_t pid : all) kill(pid, SIGCONT);
+  stand_still(server, 2'500'000);  // more than both have
   usleep(300'000);
   expect_equal("who was served is served", pid_serving(busy), serving);
   expect_equal("in a drain, too", pid_serving(left), leaving);
@@ -365,10 +370,7 @@ void frozen_time_of_a_trial() {
       supervisors += title_of(pid) == "preforkd: supervisor echo";
     return supervisors == 2;
   });
-  const std::vector<pid_t> all = server.all_pids();
-  for (const pid_t pid : all) kill(pid, SIGSTOP);
-  usleep(2'500'000);  // more than it has
-  for (const pid_t pid : all) kill(pid, SIGCONT);
+  stand_still(server, 2'500'000);  // more than it has
   server.wait_for_log("reloaded ");
 }
 
@@ -389,10 +391,7 @@ void frozen_time_of_who_waits() {
   server.write_config(config_of({proxied}));
   server.signal(SIGHUP);
   server.wait_for_log("reloaded ");
-  const std::vector<pid_t> all = server.all_pids();
-  for (const pid_t pid : all) kill(pid, SIGSTOP);
-  usleep(6'500'000);  // more than any of them has
-  for (const pid_t pid : all) kill(pid, SIGCONT);
+  stand_still(server, 6'500'000);  // more than any of them has
   usleep(200'000);
   half.send("198.51.100.2 4242 443\r\n");
   expect(half.echoes("hello\n"), "the header is whole, and it is served");

@@ -444,9 +444,8 @@ void a_full_disk() {
   Server server({talker()}, {.in_child = [&] { dup2(log.get(), 2); }});
   const pid_t writer = server.log_writer();
   Client client(server.address("talker"));
-  order(
-      client,
-      "flood 700");  // a little more than there is room for: what is under way yet fits in afterwards
+  // A little more than there is room for: what is under way yet fits in afterwards.
+  order(client, "flood 700");
   server.wait_until("the disk is full", kPatience, [&] { return text().size() == 64 * 1024; });
   for (int i = 0; i < 3; ++i) order(client, "say not to be written");
   if (ftruncate(log.get(), 32 * 1024 + 7) < 0) throw SysError("ftruncate", errno);

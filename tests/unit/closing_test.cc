@@ -46,6 +46,10 @@ struct Pair {
     char byte;
     return recv(client.get(), &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN;
   }
+  bool hangs_up() const {
+    pollfd hung_up{client.get(), 0, 0};
+    return poll(&hung_up, 1, 1) == 1 && (hung_up.revents & POLLHUP);
+  }
   bool is_closed() const { return !sends("x") && (errno == EPIPE || errno == ECONNRESET); }
 };
 
@@ -152,10 +156,7 @@ void bounds() {
     Closed closed({.silence = 40 * kMillisecond, .look_each = 10 * kMillisecond});
     Pair silent;
     closed.end(silent);
-    CU_ASSERT(unit::eventually([&] {
-      pollfd hung_up{silent.client.get(), 0, 0};
-      return poll(&hung_up, 1, 1) == 1 && (hung_up.revents & POLLHUP);
-    }));
+    CU_ASSERT(unit::eventually([&] { return silent.hangs_up(); }));
   }
   {
     Closed closed({.in_all = 100 * kMillisecond, .look_each = 10 * kMillisecond});
@@ -192,10 +193,7 @@ void a_standstill() {
   closed.process().signal(SIGCONT);
   usleep(150'000);
   CU_ASSERT(!connection.is_closed());
-  CU_ASSERT(unit::eventually([&] {
-    pollfd hung_up{connection.client.get(), 0, 0};
-    return poll(&hung_up, 1, 1) == 1 && (hung_up.revents & POLLHUP);
-  }));
+  CU_ASSERT(unit::eventually([&] { return connection.hangs_up(); }));
 }
 
 void the_oldest_goes_first() {
