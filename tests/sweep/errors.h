@@ -343,6 +343,8 @@ inline constexpr Quiet kQuiet[] = {
      "libmicrohttpd's: the client hears of it, and asks again"},
     {"epoll_ctl(EPOLL_CTL_ADD)", 0, "Endpoint::accept_some",
      "libmicrohttpd's: the client hears of it, and asks again"},
+    {"epoll_ctl(EPOLL_CTL_ADD)", 0, "Endpoint::run <",
+     "libmicrohttpd's: the client hears of it, and asks again"},
     {"", 0, ".so.", "a library's own, before main"},  // (no frame of ours is above it)
     {"", 0, "__libc_init_first", "libc's own, before main"},
     {"", 0, "__libc_early_init", "libc's own, before main"},

@@ -68,10 +68,18 @@ class Batches {
   }
 
  private:
-  static bool can_join(const Fault& fault, const Batch& batch) {
+  // The image before takes over again when an upgrade fails, and cannot when it fails itself.
+  bool is_of_takeover(const Fault& fault) const {
+    const std::string& stack = sites_.at(fault.site).stack;
+    return fault.what == What::kError && stack.find("take_over <") != stack.npos &&
+           stack.find("Daemon::run <") == stack.npos;
+  }
+
+  bool can_join(const Fault& fault, const Batch& batch) const {
     size_t delays = fault.what == What::kDelay;
     for (const Fault& other : batch) {
       if (other.site == fault.site) return false;
+      if (is_of_takeover(other) && is_of_takeover(fault)) return false;
       if (other.what == What::kError && other.error == fault.error) return false;
       delays += other.what == What::kDelay;
     }

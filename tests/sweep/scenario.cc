@@ -79,6 +79,8 @@ class Scenario {
       leave();
       if (server.has_exited()) look_for_what_is_left();
       look_for_messages();
+      if (!verdict_.complaints.empty())
+        std::fprintf(stderr, "--- its log ---\n%s---\n", server.log().c_str());
     }
     if (!record_to_.empty()) tracer.wait();
     for (size_t i = 0; i < faults_.size(); ++i)
@@ -134,8 +136,14 @@ class Scenario {
     for (auto& crowd : crowds_) {
       crowd->leave();
       // Who was served as the daemon was killed has a worker who goes on with it.
-      for (const Loss& loss : crowd->losses())
-        if (std::min(loss.when, loss.served_since) < daemon_killed_at()) complain(loss.text);
+      const Nanoseconds killed_at = daemon_killed_at();
+      for (const Loss& loss : crowd->losses()) {
+        if (std::min(loss.when, loss.served_since) >= killed_at) continue;
+        complain(loss.text + (killed_at == kNever
+                                  ? ""
+                                  : " " + std::to_string(to_seconds(loss.when - killed_at)) +
+                                        " s after the kill"));
+      }
       if (crowd->served() == 0 && daemon_killed_at() == kNever) complain("nobody was served");
     }
     crowds_.clear();

@@ -142,6 +142,8 @@ void many_networks_and_a_handler() {
   text.listen = "\"" + server.address() + "\"";
   server.write_config(config_of({text}));
   expect_equal("reload", server.ctl({"reload"}).code, 0);
+  server.wait_until("the one before has left", kPatience,
+                    [&] { return server.pool()["generations"].size() == 1; });
   const pid_t before = server.supervisor();
   expect_equal("reload as it is", server.ctl({"reload"}).code, 0);
   expect_equal("its supervisor", server.supervisor(), before);

@@ -88,7 +88,10 @@ void status_of_a_degraded_pool() {
   expect_contains(
       "the status", machine->must({"systemctl", "status", "preforkd.service"}),
       "workers died in a row, the last one killed by signal 6 (Aborted) while starting");
-  expect_contains("the event", events(*machine, Event::kPoolDegraded), "pool echo: degraded: ");
+  wait_until("it is in the journal", kPatience, [&] {
+    return events(*machine, Event::kPoolDegraded).find("pool echo: degraded: ") !=
+           std::string::npos;
+  });
   machine->must({"rm", "/run/crash"});
   machine->must({"preforkctl", "recycle", "echo"});
   wait_for_status(*machine, "1 of 1 pools running");
@@ -114,7 +117,8 @@ void status_of_a_refused_reload() {
   machine->configure(slow_pool(1));
   machine->must({"systemctl", "reload", "preforkd.service"});
   expect_equal("the status", machine->property("StatusText"), "1 of 1 pools running");
-  expect_equal("reloads", occurrences(events(*machine, Event::kReloaded), "\n"), 1u);
+  wait_until("one reload is in the journal", kPatience,
+             [&] { return occurrences(events(*machine, Event::kReloaded), "\n") == 1; });
 }
 
 // Each takes longer than systemd alone would wait.
@@ -153,7 +157,8 @@ void upgrade_while_it_starts() {
   wait_until("it is active", kPatience, [&] { return machine->is_active(); });
   expect_equal("the pool of an active service", machine->pool()["state"], "running");
   expect_equal("restarts", machine->property("NRestarts"), "0");
-  expect_equal("upgrades", occurrences(events(*machine, Event::kUpgraded), "\n"), 1u);
+  wait_until("one upgrade is in the journal", kPatience,
+             [&] { return occurrences(events(*machine, Event::kUpgraded), "\n") == 1; });
 }
 
 // A client who takes longer than systemd alone would wait is served to the end.

@@ -54,8 +54,10 @@ void never_more_than_max() {
   server.wait_for_log("all 5 workers (workers.max) are in use");
   for (int sample = 0; sample < 50; ++sample)
     expect(server.worker_pids().size() <= 5, "more processes than max");
-  auto answered = std::partition(clients.begin(), clients.end(),
-                                 [](Client& client) { return client.has_answer(); });
+  auto have_answer = [](Client& client) { return client.has_answer(); };
+  server.wait_until("those in service are answered", kPatience,
+                    [&] { return std::ranges::count_if(clients, have_answer) >= 5; });
+  auto answered = std::partition(clients.begin(), clients.end(), have_answer);
   expect_equal("answered", answered - clients.begin(), 5);
   std::vector<Client> waiting(std::make_move_iterator(answered),
                               std::make_move_iterator(clients.end()));

@@ -31,8 +31,10 @@ void from_start_to_stop() {
   expect(machine->is_active(), "still active after it");
   expect_equal("min after it", machine->pool()["limits"]["min"].get<int>(), 5);
   machine->expect_served("the echo after it");
-  expect_contains("the journal", machine->must({"journalctl", "-u", "preforkd", "--no-pager"}),
-                  "/etc/preforkd/preforkd.conf:1: syntax error");
+  wait_until("it is in the journal", kPatience, [&] {
+    return machine->must({"journalctl", "-u", "preforkd", "--no-pager"})
+               .find("/etc/preforkd/preforkd.conf:1: syntax error") != std::string::npos;
+  });
 
   machine->must({"systemctl", "stop", "preforkd.service"});
   expect_equal("state after stop", machine->property("ActiveState"), "inactive");
@@ -100,7 +102,7 @@ void socket_activation() {
   machine->must({"systemctl", "start", "preforkd.socket"});
   expect_equal("the service before a client", machine->property("ActiveState"), "inactive");
   machine->expect_served("the first client, which starts it");
-  expect(machine->is_active(), "active after the first client");
+  wait_until("active after the first client", kPatience, [&] { return machine->is_active(); });
   expect_equal("the address", machine->pool()["listen"].at(0), "127.0.0.1:7007");
   machine->must({"systemctl", "restart", "preforkd.service"});
   machine->expect_served("a client after a restart");
@@ -220,7 +222,7 @@ void sockets_of_another_user() {
   configure("daemon");
   machine->must({"systemctl", "restart", "preforkd.service"});
   expect_of("daemon");
-  expect_equal("said", count(said), 2u);
+  wait_until("it is said", kPatience, [&] { return count(said) == 2; });
   configure("games");
   machine->must({"systemctl", "reload", "preforkd.service"});
   expect_of("games");

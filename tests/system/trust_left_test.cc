@@ -283,8 +283,7 @@ struct MadStage : Stage {
         if (is_running(pid)) return false;
       return true;
     });
-    expect(server.log().find(std::to_string(supervisor)) != std::string::npos,
-           what + ": the log has the supervisor's pid");
+    server.wait_for_log(std::to_string(supervisor));
     expect_steerable(server, "bob", 0);
   }
   pid_t supervisor = 0;

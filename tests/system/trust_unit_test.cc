@@ -142,9 +142,10 @@ class UnitStage {
     return names;
   }
 
-  std::string state(const std::string& pool) const {
-    return Json::parse(machine->must({"preforkctl", "--json", "status", pool}))["state"];
+  Json status(const std::string& pool) const {
+    return Json::parse(machine->must({"preforkctl", "--json", "status", pool}));
   }
+  std::string state(const std::string& pool) const { return status(pool)["state"]; }
 
   void expect_gone(const std::vector<std::string>& names, double seconds) const {
     wait_until("all that were left behind are gone", seconds, [&] {
@@ -445,6 +446,8 @@ void full_shared_memory() {
   expect(worker.obeys("fill /dev/shm/full") != "0", "it has written");
   expect_equal("and there is no room", stage->at(stage->program).obeys("fill /dev/shm/more"), "0");
   stage->machine->must({"preforkctl", "recycle", "bob"});
+  wait_until("the one before has left", kPatience,
+             [&] { return stage->status("bob")["generations"].size() == 1; });
   stage->machine->must({"kill", "-KILL", std::to_string(stage->supervisor("bob"))});
   wait_until("bob's next supervisor serves", kPatience,
              [&] { return stage->state("bob") == "running"; });
