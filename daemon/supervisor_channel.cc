@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/backlog.h"
+#include "base/fd.h"
 #include "daemon/supervisor.h"
 
 namespace preforkd {
@@ -99,10 +100,15 @@ void Supervisor::give_time(Nanoseconds length) {
 }
 
 // Busy workers hold the sockets until they are done: without this nobody serves who comes in, and the next
-// daemon cannot bind their addresses.
+// daemon cannot bind their addresses. Who is in a queue hears of it now: of TCP the kernel resets them, of a Unix
+// socket it would with the last copy.
 void Supervisor::give_up_sockets() {
-  for (; own_sockets_ > 0; --own_sockets_)
-    shutdown(plan_.listen_sockets[own_sockets_ - 1], SHUT_RDWR);
+  for (; own_sockets_ > 0; --own_sockets_) {
+    const int listen_socket = plan_.listen_sockets[own_sockets_ - 1];
+    shutdown(listen_socket, SHUT_RDWR);
+    while (UniqueFd(accept4(listen_socket, nullptr, nullptr, SOCK_CLOEXEC)).is_open()) {
+    }
+  }
 }
 
 // Not at each turn: the kernel looks through all connections of the machine for it.

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <initializer_list>
@@ -28,7 +29,7 @@ constexpr uint32_t kManyBusy = 256;
 struct alignas(64) {
   Intake* intake = nullptr;
   void (*term_in_supervisor)(int) = nullptr;
-  const Seat* seat = nullptr;  // null: this is the supervisor
+  const Seat* seat = nullptr;  // null: this is the supervisor, or a worker at its end
   pid_t supervisor = 0;
   int nudge_signal = SIGUSR1;
   volatile sig_atomic_t nudged = 0;
@@ -130,6 +131,11 @@ Intake::Intake(const IntakePlan& plan, uint32_t slot)
   uint64_t limit = plan.settings.connections, tenth = limit / 10;
   recycle_at_ = limit + tenth;
   recycle_from_ = tenth ? limit - random_below(tenth + 1) : limit > 1 ? limit - 1 : limit;
+}
+
+Intake::~Intake() {
+  signalled.seat = nullptr;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 
 Intake* Intake::of_this_process() { return signalled.intake; }

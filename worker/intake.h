@@ -63,6 +63,9 @@ struct IntakePlan {
 class Intake {
  public:
   Intake(const IntakePlan& plan, uint32_t slot);
+  ~Intake();  // signals come until the process has ended
+  Intake(const Intake&) = delete;
+  Intake& operator=(const Intake&) = delete;
   // Null in a supervisor.
   static Intake* of_this_process();
 

@@ -35,8 +35,12 @@ Crowd::Crowd(const std::string& address) : address_(address) {
   threads_.emplace_back([this](std::stop_token end) { stay(end); });
 }
 
-void Crowd::leave() {
+void Crowd::ask_to_leave() {
   for (std::jthread& thread : threads_) thread.request_stop();
+}
+
+void Crowd::leave() {
+  ask_to_leave();
   threads_.clear();
 }
 

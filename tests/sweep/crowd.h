@@ -24,6 +24,7 @@ class Crowd {
   explicit Crowd(const std::string& address);
   ~Crowd() { leave(); }
 
+  void ask_to_leave();
   void leave();  // who is there finishes
   // After leave().
   const std::vector<Loss>& losses() const { return losses_; }

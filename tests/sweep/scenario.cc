@@ -133,6 +133,7 @@ class Scenario {
   }
 
   void leave() {
+    for (auto& crowd : crowds_) crowd->ask_to_leave();
     for (auto& crowd : crowds_) {
       crowd->leave();
       // Who was served as the daemon was killed has a worker who goes on with it.
@@ -245,6 +246,7 @@ class Scenario {
     const bool has_failed = !tracer_->done().is_ready && (code == 71 || code == 78);
     if (!is_killed && !has_failed)
       complain("the daemon ended, exit code " + std::to_string(code) + ": " + end.what());
+    for (auto& crowd : crowds_) crowd->ask_to_leave();
     for (auto& crowd : crowds_) crowd->leave();
     try {
       system_test::wait_until("what it has left ends", kLongest,
@@ -287,6 +289,7 @@ class Scenario {
       try {
         return has_come();
       } catch (const Failure&) {
+        if (!server_->has_exited() && !is_running(pid)) throw DaemonEnded("before " + event);
         throw;
       } catch (const Json::exception& e) {
         throw Failure(e.what());

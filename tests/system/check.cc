@@ -22,7 +22,7 @@ bool expect_contains(const std::string& what, const std::string& text, const std
 
 void wait_until(const std::string& event, double seconds, const std::function<bool()>& has_come,
                 std::source_location where) {
-  constexpr Nanoseconds kPause = 3 * kMillisecond;
+  constexpr Nanoseconds kPause = 3 * kMillisecond, kLongestPause = 1 * kSecond;
   Nanoseconds deadline = monotonic_now() + from_seconds(seconds);
   for (std::string reason;;) {
     const Nanoseconds began = monotonic_now();
@@ -34,7 +34,8 @@ void wait_until(const std::string& event, double seconds, const std::function<bo
     }
     if (began >= deadline) throw Failure("waited in vain until " + event + reason, where);
     // Who asks by whole programs leaves the processors to what is waited for.
-    const timespec pause = to_timespec(std::max(kPause, 2 * (monotonic_now() - began)));
+    const timespec pause =
+        to_timespec(std::clamp(2 * (monotonic_now() - began), kPause, kLongestPause));
     nanosleep(&pause, nullptr);
   }
 }

@@ -128,6 +128,22 @@ void busy_programs() {
     }
 }
 
+// The daemon alone: who waits in a queue hears at once that nobody comes, though the pool's only worker goes on.
+void who_waits() {
+  TakenPort port;
+  port.free();
+  Server server({pool_at(port, unruly(), "min = 1; max = 1; min_spare = 0;")});
+  Client reads(port.address());
+  const pid_t reading = pid_serving(reads);
+  std::vector<Client> waiting;
+  for (size_t i = 0; i < 3; ++i) waiting.emplace_back(server.address("echo", i));
+  server.wait_for("/backlog/queued", 3);
+  server.signal(SIGKILL);
+  server.wait_exit();
+  for (Client& client : waiting) expect(client.is_ended(), "who waits hears of it");
+  expect_equal("a long connection goes on", pid_serving(reads), reading);
+}
+
 // The daemon lives: what its next supervisor accepts from is what it was, and a client who waits is not lost.
 void the_supervisor_alone() {
   TakenPort port;
@@ -178,6 +194,7 @@ Suite orphans_suite() {
   return {"orphans",
           {{"busy handlers", busy_handlers},
            {"busy programs", busy_programs},
+           {"who waits", who_waits},
            {"the supervisor alone", the_supervisor_alone},
            {"somebody else's signal", somebody_elses_signal}}};
 }
