@@ -38,13 +38,14 @@ void EventLoop::watch(int fd, uint32_t epoll_events, OnEvents on_events) {
   if (!control(EPOLL_CTL_ADD, fd, watched)) {
     watched.waits_for_room = true;
     no_room_ = errno;
-    try_again_later();
+    if (room_timer_.second == 0) room_timer_ = after(0, [this] { try_again(); });
   }
   ++next_serial_;
   watched_[fd] = std::move(watched);
 }
 
-// Said now, and not by watch(), whose caller may be about to write the log.
+// At once, and then each kRoomAgain. Said here, and not by watch(), whose caller may be about to write the log; and not
+// later: an upgrade would forget it.
 void EventLoop::try_again() {
   room_timer_ = {};
   if (const int error = std::exchange(no_room_, 0))
@@ -54,11 +55,7 @@ void EventLoop::try_again() {
   for (auto& [fd, watched] : watched_)
     if (watched.waits_for_room)
       all &= !(watched.waits_for_room = !control(EPOLL_CTL_ADD, fd, watched));
-  if (!all) try_again_later();
-}
-
-void EventLoop::try_again_later() {
-  if (room_timer_.second == 0) room_timer_ = after(kRoomAgain, [this] { try_again(); });
+  if (!all && room_timer_.second == 0) room_timer_ = after(kRoomAgain, [this] { try_again(); });
 }
 
 void EventLoop::change(int fd, uint32_t epoll_events) {

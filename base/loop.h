@@ -51,7 +51,6 @@ class EventLoop {
     bool waits_for_room;
   };
   bool control(int operation, int fd, const Watched& watched);
-  void try_again_later();
   void try_again();
 
   UniqueFd epoll_;

@@ -10,6 +10,8 @@ using namespace preforkd;
 
 namespace {
 
+constexpr int kPatienceMs = static_cast<int>(unit::kPatience / kMillisecond);
+
 // A listen socket on a free port, and clients of it.
 class Door {
  public:
@@ -18,6 +20,9 @@ class Door {
   void knock() {
     clients_.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     CU_ASSERT_EQUAL_FATAL(connect(clients_.back().get(), address_.get(), address_.length), 0);
+    // The client may know of its connection a moment before the queue has it.
+    pollfd queued{fd(), POLLIN, 0};
+    CU_ASSERT_EQUAL(poll(&queued, 1, kPatienceMs), 1);
   }
   bool is_of(const std::optional<Accepted>& accepted) const {
     return accepted && to_string(local_address(accepted->fd.get())) == to_string(address_);
@@ -37,8 +42,6 @@ class Door {
   SocketAddress address_;
   std::vector<UniqueFd> clients_;
 };
-
-constexpr int kPatienceMs = static_cast<int>(unit::kPatience / kMillisecond);
 
 // The wake-up of one socket must not be spent on the other.
 void what_woke_it_comes_first() {

@@ -72,6 +72,7 @@ void counts_what_waits() {
       CU_ASSERT_TRUE(is(by_inode(queue), waiting, kLimit));
       queue.connect_one();
     }
+    CU_ASSERT_TRUE(unit::eventually([&] { return queued_on(queue.fd.get())->queued == 4; }));
     for (uint32_t left = 4; left-- > 0;) {
       CU_ASSERT_TRUE(UniqueFd(accept4(queue.fd.get(), nullptr, nullptr, SOCK_CLOEXEC)).is_open());
       CU_ASSERT_TRUE(is(queued_on(queue.fd.get()), left, kLimit));

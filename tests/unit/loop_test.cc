@@ -2,11 +2,16 @@
 #include "base/loop.h"
 
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/epoll.h>
 
+#include <cstddef>
+#include <iterator>
 #include <string>
 #include <vector>
 
+#include "base/log.h"
 #include "tests/unit/unit_test.h"
 
 using namespace preforkd;
@@ -214,12 +219,51 @@ void a_signal_is_no_error() {
   sigaction(SIGALRM, &before, nullptr);
 }
 
+// From here on nobody in this process may watch this descriptor.
+void leave_no_room_for(uint32_t fd) {
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_epoll_ctl, 0, 3),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args[2])),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, fd, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSPC),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog filter{std::size(program), program};
+  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) < 0) throw SysError("seccomp", errno);
+}
+
+std::string said;
+
+// It is said within the same turn: the next one may see an exec.
+void no_room() {
+  unit::Child process([] {
+    constexpr int kUnwatched = 900;
+    Pipe p, other;
+    UniqueFd unwatched(dup3(p.out.get(), kUnwatched, O_CLOEXEC));
+    leave_no_room_for(kUnwatched);
+    set_log_sink([](const LogLine& line) { said += line.text; });
+    EventLoop loop;
+    int called = 0;
+    loop.watch(kUnwatched, EPOLLIN, [](uint32_t) {});
+    loop.watch(other.out.get(), EPOLLIN, [&](uint32_t) { ++called; });
+    other.fill();
+    loop.turn(false);
+    return called == 1 &&
+           said.ends_with(
+               "No space left on device: what is to be watched waits until there is room");
+  });
+  CU_ASSERT_TRUE(process.succeeded());
+}
+
 }  // namespace
 
 void add_loop_tests() {
   static const unit::Test kTests[] = {
       {"events", events},
       {"what cannot be watched", errors},
+      {"no room", no_room},
       {"timers, in order", timers_in_order},
       {"timers set and cancelled by timers", timers_set_and_cancelled_by_timers},
       {"timers beside events", timers_beside_events},
