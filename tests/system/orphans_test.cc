@@ -12,10 +12,12 @@ namespace {
 
 enum class First { kDaemon, kSupervisor };
 
-// A stopped one sees nothing of the other's death before its own.
+// A stopped one sees nothing of the other's death before its own. Workers hear of it when they have the processor next.
 void kill_both(Server& server, First first, const std::string& pool = "echo") {
   const pid_t supervisor = server.supervisor(pool), daemon = server.pid();
   const pid_t later = first == First::kDaemon ? supervisor : daemon;
+  std::vector<std::string> addresses;
+  for (size_t i = 0; i < 3; ++i) addresses.push_back(server.address(pool, i));
   kill(later, SIGSTOP);
   wait_until("it is stopped", kPatience,
              [&] { return doing(later).find("T (stopped)") != std::string::npos; });
@@ -28,6 +30,8 @@ void kill_both(Server& server, First first, const std::string& pool = "echo") {
     server.signal(SIGKILL);
     server.wait_exit();
   }
+  for (const std::string& address : addresses)
+    wait_until(address + " is nobody's", kPatience, [&] { return !Client::try_connect(address); });
 }
 
 PoolText pool_at(const TakenPort& port, const std::string& serves,
