@@ -132,12 +132,16 @@ class Scenario {
     }
   }
 
-  void leave() {
+  void send_away() {
     for (auto& crowd : crowds_) crowd->ask_to_leave();
+    for (auto& crowd : crowds_) crowd->leave();
+  }
+
+  void leave() {
+    send_away();
+    const Nanoseconds killed_at = daemon_killed_at();
     for (auto& crowd : crowds_) {
-      crowd->leave();
       // Who was served as the daemon was killed has a worker who goes on with it.
-      const Nanoseconds killed_at = daemon_killed_at();
       for (const Loss& loss : crowd->losses()) {
         if (std::min(loss.when, loss.served_since) >= killed_at) continue;
         complain(loss.text + (killed_at == kNever
@@ -145,7 +149,7 @@ class Scenario {
                                   : " " + std::to_string(to_seconds(loss.when - killed_at)) +
                                         " s after the kill"));
       }
-      if (crowd->served() == 0 && daemon_killed_at() == kNever) complain("nobody was served");
+      if (crowd->served() == 0 && killed_at == kNever) complain("nobody was served");
     }
     crowds_.clear();
   }
@@ -246,8 +250,7 @@ class Scenario {
     const bool has_failed = !tracer_->done().is_ready && (code == 71 || code == 78);
     if (!is_killed && !has_failed)
       complain("the daemon ended, exit code " + std::to_string(code) + ": " + end.what());
-    for (auto& crowd : crowds_) crowd->ask_to_leave();
-    for (auto& crowd : crowds_) crowd->leave();
+    send_away();
     try {
       system_test::wait_until("what it has left ends", kLongest,
                               [&] { return server_->left_behind().empty(); });
@@ -284,12 +287,15 @@ class Scenario {
 
   void wait(const std::string& event, const std::function<bool()>& has_come) {
     const pid_t pid = server_->pid();
-    system_test::wait_until(event, kLongest, [&] {
+    const auto expect_daemon = [&] {
       if (!server_->has_exited() && !is_running(pid)) throw DaemonEnded("before " + event);
+    };
+    system_test::wait_until(event, kLongest, [&] {
+      expect_daemon();
       try {
         return has_come();
       } catch (const Failure&) {
-        if (!server_->has_exited() && !is_running(pid)) throw DaemonEnded("before " + event);
+        expect_daemon();
         throw;
       } catch (const Json::exception& e) {
         throw Failure(e.what());

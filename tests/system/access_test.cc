@@ -142,8 +142,7 @@ void many_networks_and_a_handler() {
   text.listen = "\"" + server.address() + "\"";
   server.write_config(config_of({text}));
   expect_equal("reload", server.ctl({"reload"}).code, 0);
-  server.wait_until("the one before has left", kPatience,
-                    [&] { return server.pool()["generations"].size() == 1; });
+  server.wait_for_one_generation();
   const pid_t before = server.supervisor();
   expect_equal("reload as it is", server.ctl({"reload"}).code, 0);
   expect_equal("its supervisor", server.supervisor(), before);

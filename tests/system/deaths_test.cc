@@ -331,7 +331,8 @@ void a_silent_supervisor_is_replaced() {
   server.wait_for_log("for 5 s: killed");
 }
 
-// Everything does, as in a frozen cgroup.
+// Everything does, as in a frozen cgroup. The time itself is what is asked about, here and in what follows it: who would end
+// something for being late has that long to do so, and must not.
 void stand_still(Server& server, useconds_t time) {
   const std::vector<pid_t> all = server.all_pids();
   for (const pid_t pid : all) kill(pid, SIGSTOP);

@@ -223,6 +223,11 @@ void Server::wait_for_log(const std::string& text) {
                           [&] { return log().find(text) != std::string::npos; });
 }
 
+void Server::wait_for_one_generation(const std::string& pool) {
+  wait_until("pool " + pool + " has one generation", kPatience,
+             [&] { return this->pool(pool)["generations"].size() == 1; });
+}
+
 std::vector<pid_t> Server::left_behind() {
   std::vector<pid_t> left;
   for (pid_t pid : own_children()) {

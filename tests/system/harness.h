@@ -124,6 +124,8 @@ class Server {
   void wait_until_ready(double seconds = kPatience);
   // What a supervisor says takes a moment longer to the log than to the figures.
   void wait_for_log(const std::string& text);
+  // The processes of those before have left, and their figures are read.
+  void wait_for_one_generation(const std::string& pool = "echo");
   // Until the pool's status has this value there ("/workers/busy").
   void wait_for(const std::string& where_in_status, const Json& value,
                 const std::string& pool = "echo", double seconds = kPatience,

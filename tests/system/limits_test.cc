@@ -105,6 +105,7 @@ void for_a_while() {
       .workers = "min = 2; max = 20; min_spare = 1; max_spare = 1; shrink_after = 0.3;"}});
   Outcome set = server.ctl({"set", "echo", "min=7", "--for", "2"});
   expect_equal("exit code of set", set.code, 0);
+  expect_equal("min", server.pool()["limits"]["min"], 7);
   server.wait_for("/workers/total", 7);
   server.wait_for("/limits/min", 2);
   server.wait_for("/workers/total", 2);

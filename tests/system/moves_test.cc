@@ -329,8 +329,7 @@ void what_cannot_be_had() {
   changed.serves = "program = [ \"/bin/sh\", \"-c\", \"read x; echo changed\" ];";
   expect_equal("status", reload(server, {changed}).status, 409);
   server.wait_until("the change", kPatience, [&] { return who_serves(other) == "changed"; });
-  server.wait_until("the one before has left", kPatience,
-                    [&] { return server.pool("bob")["generations"].size() == 1; });
+  server.wait_for_one_generation("bob");
   expect_served_by("changed", other);
   chmod(folder.c_str(), 0777);
   server.wait_for("/state", "running", "bob");

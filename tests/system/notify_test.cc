@@ -21,6 +21,16 @@ void wait_for_event(Machine& machine, Event event, const std::string& lines) {
              [&] { return events(machine, event) == lines; });
 }
 
+void wait_for_part_of_event(Machine& machine, Event event, const std::string& part) {
+  wait_until("in the journal: " + part, kPatience,
+             [&] { return events(machine, event).find(part) != std::string::npos; });
+}
+
+void wait_for_one_event(Machine& machine, Event event) {
+  wait_until("it is in the journal once", kPatience,
+             [&] { return occurrences(events(machine, event), "\n") == 1; });
+}
+
 void wait_for_status(Machine& machine, const std::string& part) {
   wait_until("the status says: " + part, kPatience,
              [&] { return machine.property("StatusText").find(part) != std::string::npos; });
@@ -88,10 +98,7 @@ void status_of_a_degraded_pool() {
   expect_contains(
       "the status", machine->must({"systemctl", "status", "preforkd.service"}),
       "workers died in a row, the last one killed by signal 6 (Aborted) while starting");
-  wait_until("it is in the journal", kPatience, [&] {
-    return events(*machine, Event::kPoolDegraded).find("pool echo: degraded: ") !=
-           std::string::npos;
-  });
+  wait_for_part_of_event(*machine, Event::kPoolDegraded, "pool echo: degraded: ");
   machine->must({"rm", "/run/crash"});
   machine->must({"preforkctl", "recycle", "echo"});
   wait_for_status(*machine, "1 of 1 pools running");
@@ -111,14 +118,11 @@ void status_of_a_refused_reload() {
                   "Status: \"1 of 1 pools running; the last reload was refused, and nothing was "
                   "changed: " +
                       reason);
-  wait_until("it is in the journal", kPatience, [&] {
-    return events(*machine, Event::kReloadRefused).find(reason) != std::string::npos;
-  });
+  wait_for_part_of_event(*machine, Event::kReloadRefused, reason);
   machine->configure(slow_pool(1));
   machine->must({"systemctl", "reload", "preforkd.service"});
   expect_equal("the status", machine->property("StatusText"), "1 of 1 pools running");
-  wait_until("one reload is in the journal", kPatience,
-             [&] { return occurrences(events(*machine, Event::kReloaded), "\n") == 1; });
+  wait_for_one_event(*machine, Event::kReloaded);
 }
 
 // Each takes longer than systemd alone would wait.
@@ -157,8 +161,7 @@ void upgrade_while_it_starts() {
   wait_until("it is active", kPatience, [&] { return machine->is_active(); });
   expect_equal("the pool of an active service", machine->pool()["state"], "running");
   expect_equal("restarts", machine->property("NRestarts"), "0");
-  wait_until("one upgrade is in the journal", kPatience,
-             [&] { return occurrences(events(*machine, Event::kUpgraded), "\n") == 1; });
+  wait_for_one_event(*machine, Event::kUpgraded);
 }
 
 // A client who takes longer than systemd alone would wait is served to the end.

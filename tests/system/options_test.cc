@@ -242,8 +242,7 @@ void a_handler() {
   expect_equal("nofile", ask(client, "limit nofile"), "111 111");
   expect(ask(client, "limit cpu") != "1000 1000", "cpu is as it was");
   // And a supervisor that dies comes back with all of it.
-  server.wait_until("the generation before has ended", kPatience,
-                    [&] { return server.pool()["generations"].size() == 1; });
+  server.wait_for_one_generation();
   kill(server.supervisor(), SIGKILL);
   server.wait_until("another supervisor serves", kPatience, [&] {
     return server.pool()["state"] == "running" && server.pool()["generation"] == 3;
@@ -408,8 +407,7 @@ void out_of_memory_scores() {
     return;
   }
   expect_equal("reload: " + reloaded.body, reloaded.status, 200);
-  server.wait_until("the generation before has ended", kPatience,
-                    [&] { return server.pool()["generations"].size() == 1; });
+  server.wait_for_one_generation();
   expect_equal("a worker's", score_of(server.worker_pids().at(0)), lower);
   expect_equal("its supervisor's", score_of(server.supervisor()), lower);
   expect_equal("the daemon's", score_of(server.pid()), own);

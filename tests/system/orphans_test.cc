@@ -12,12 +12,16 @@ namespace {
 
 enum class First { kDaemon, kSupervisor };
 
+// Those of pool_at().
+std::vector<std::string> addresses_of(Server& server) {
+  return {server.address("echo", 0), server.address("echo", 1), server.address("echo", 2)};
+}
+
 // A stopped one sees nothing of the other's death before its own. Workers hear of it when they have the processor next.
-void kill_both(Server& server, First first, const std::string& pool = "echo") {
-  const pid_t supervisor = server.supervisor(pool), daemon = server.pid();
+void kill_both(Server& server, First first) {
+  const pid_t supervisor = server.supervisor(), daemon = server.pid();
   const pid_t later = first == First::kDaemon ? supervisor : daemon;
-  std::vector<std::string> addresses;
-  for (size_t i = 0; i < 3; ++i) addresses.push_back(server.address(pool, i));
+  const std::vector<std::string> addresses = addresses_of(server);
   kill(later, SIGSTOP);
   wait_until("it is stopped", kPatience,
              [&] { return doing(later).find("T (stopped)") != std::string::npos; });
@@ -46,10 +50,10 @@ void expect_served_at_once(Server& server, const std::string& after) {
   expect_equal("the state after " + after, server.pool()["state"], "running");
   expect_equal("addresses that were in use after " + after,
                occurrences(server.log(), "Address already in use"), 0u);
-  for (size_t i = 0; i < 3; ++i) {
-    Client next(server.address("echo", i));
+  for (const std::string& address : addresses_of(server)) {
+    Client next(address);
     next.send("p");
-    expect(!next.read_line().empty(), server.address("echo", i) + " is served after " + after);
+    expect(!next.read_line().empty(), address + " is served after " + after);
   }
 }
 
@@ -140,7 +144,7 @@ void who_waits() {
   Client reads(port.address());
   const pid_t reading = pid_serving(reads);
   std::vector<Client> waiting;
-  for (size_t i = 0; i < 3; ++i) waiting.emplace_back(server.address("echo", i));
+  for (const std::string& address : addresses_of(server)) waiting.emplace_back(address);
   server.wait_for("/backlog/queued", 3);
   server.signal(SIGKILL);
   server.wait_exit();

@@ -253,8 +253,7 @@ void a_pool_comes_back() {
   server.wait_until("two generations are left", kPatience,
                     [&] { return supervisors(server) == 2; });
   expect_equal("state", server.pool("two")["state"], "running");
-  server.wait_until("one generation is open", kPatience,
-                    [&] { return server.pool("two")["generations"].size() == 1; });
+  server.wait_for_one_generation("two");
 }
 
 // Of two pools one is slow to start: the other's new generation waits for it, ready, and beside the old one.
