@@ -38,7 +38,7 @@ void EventLoop::watch(int fd, uint32_t epoll_events, OnEvents on_events) {
   if (!control(EPOLL_CTL_ADD, fd, watched)) {
     watched.waits_for_room = true;
     no_room_ = errno;
-    if (room_timer_.second == 0) room_timer_ = after(0, [this] { try_again(); });
+    try_again_after(0);
   }
   ++next_serial_;
   watched_[fd] = std::move(watched);
@@ -55,7 +55,11 @@ void EventLoop::try_again() {
   for (auto& [fd, watched] : watched_)
     if (watched.waits_for_room)
       all &= !(watched.waits_for_room = !control(EPOLL_CTL_ADD, fd, watched));
-  if (!all && room_timer_.second == 0) room_timer_ = after(kRoomAgain, [this] { try_again(); });
+  if (!all) try_again_after(kRoomAgain);
+}
+
+void EventLoop::try_again_after(Nanoseconds pause) {
+  if (room_timer_.second == 0) room_timer_ = after(pause, [this] { try_again(); });
 }
 
 void EventLoop::change(int fd, uint32_t epoll_events) {

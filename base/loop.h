@@ -51,6 +51,7 @@ class EventLoop {
     bool waits_for_room;
   };
   bool control(int operation, int fd, const Watched& watched);
+  void try_again_after(Nanoseconds pause);
   void try_again();
 
   UniqueFd epoll_;

@@ -20,6 +20,7 @@
 [[gnu::weak]] void add_generation_tests();
 [[gnu::weak]] void add_held_file_tests();
 [[gnu::weak]] void add_histogram_tests();
+[[gnu::weak]] void add_intake_tests();
 [[gnu::weak]] void add_layout_tests();
 [[gnu::weak]] void add_listener_tests();
 [[gnu::weak]] void add_moves_tests();
@@ -55,9 +56,9 @@ constexpr void (*kSuites[])() = {
     add_control_tests,      add_control_trust_tests, add_preforkctl_tests,
     add_notify_tests,       add_networks_tests,      add_proxy_protocol_tests,
     add_stream_tests,       add_acceptor_tests,      add_trusted_path_tests,
-    add_log_tests,          add_generation_tests,    add_closing_tests,
-    add_log_tests,          add_generation_tests,    add_client_end_tests,
-    add_surroundings_tests, add_held_file_tests,
+    add_intake_tests,       add_log_tests,           add_generation_tests,
+    add_closing_tests,      add_client_end_tests,    add_surroundings_tests,
+    add_held_file_tests,
 };
 
 bool run(const char* only) {

@@ -1,9 +1,6 @@
 // worker/seat: what a worker's steps leave in its slot and its bits, and when it rings.
 #include "worker/seat.h"
 
-#include <csignal>
-#include <cstring>
-#include <new>
 #include <vector>
 
 #include "shm/doorbell.h"
@@ -11,8 +8,6 @@
 #include "shm/scoreboard.h"
 #include "shm/tickets.h"
 #include "tests/unit/unit_test.h"
-#include "worker/intake.h"
-#include "worker/signals.h"
 
 using namespace preforkd;
 using shm::Bits;
@@ -384,29 +379,6 @@ void nonsense_around() {
   CU_ASSERT(pool.is(WorkerState::kIdle, true, false));
 }
 
-// Signals come until the process has ended, and nothing of the worker may be needed then.
-void signals_at_the_end() {
-  Pool pool;
-  const uint32_t slot = pool.fork_one();
-  Child worker([&] {
-    PoolSettings settings;
-    const UniqueFd file = make_network_lists(settings);
-    const NetworkLists lists(file.get());
-    const std::vector<int> nothing;
-    constexpr pid_t kNobody = 1 << 30;  // whoever the parent is: it is an orphan
-    const IntakePlan plan{settings, pool.mapping, nothing, kNobody, GateRules(settings, lists)};
-    install_inherited_signals([](int) {});
-    alignas(Intake) unsigned char place[sizeof(Intake)];
-    auto* intake = new (place) Intake(plan, slot);
-    intake->take_over_signals(0);
-    intake->~Intake();
-    std::memset(place, 0xff, sizeof place);
-    for (int number : {SIGUSR2, SIGTERM, SIGUSR1}) raise(number);
-    return true;
-  });
-  CU_ASSERT_TRUE(worker.succeeded());
-}
-
 }  // namespace
 
 void add_seat_tests() {
@@ -428,7 +400,6 @@ void add_seat_tests() {
       {"one ticket, one retirement", one_ticket_one_retirement},
       {"one too many, and a ticket", one_too_many},
       {"nonsense around", nonsense_around},
-      {"signals at the end", signals_at_the_end},
   };
   unit::add_suite("seat", kTests);
 }
