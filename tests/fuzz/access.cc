@@ -5,6 +5,7 @@
 #include "base/networks.h"
 #include "base/proxy_protocol.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/shown.h"
 
 using namespace preforkd;
 using fuzz::must;
@@ -19,9 +20,8 @@ void check(const std::optional<ProxyHeader>& header, const std::string& error) {
   must(header->source->storage.ss_family == header->destination->storage.ss_family,
        "of one family");
   for (const auto* address : {&*header->source, &*header->destination}) {
-    std::string wrong;
     const std::string text = to_string(*address);
-    must(parse_listen_address(text, wrong).has_value(), "what is shown can be written", text);
+    fuzz::must_be_writable(*address, text);
     must(ip_of(*address).has_value(), "it is an address to be let in, or not", text);
   }
 }
