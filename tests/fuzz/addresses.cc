@@ -17,16 +17,10 @@
 
 using namespace preforkd;
 using fuzz::must;
+using fuzz::parse;
 using Kind = ListenAddress::Kind;
 
 namespace {
-
-std::optional<ListenAddress> parse(const std::string& text) {
-  std::string error;
-  auto address = parse_listen_address(text, error);
-  must(address.has_value() == error.empty(), "an address, or what was expected", error);
-  return address;
-}
 
 std::string written(const ListenAddress& a) {
   if (a.kind == Kind::kUnix) return "unix:" + a.path;
