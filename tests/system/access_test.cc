@@ -135,9 +135,13 @@ void expect_first_and_last(Server& server) {
   expect_rejected(server, "denied", 5);
 }
 
+// In seconds. With sanitizers, and others beside it, reading them takes its time.
+constexpr double kManyAreRead = 60;
+
 void many_networks_and_a_handler() {
   PoolText text{.more = many_lists()};
-  Server server({text});
+  Server server({text}, {.wait_until_ready = false});
+  server.wait_until_ready(kManyAreRead);
   expect_first_and_last(server);
   text.listen = "\"" + server.address() + "\"";
   server.write_config(config_of({text}));
@@ -154,7 +158,9 @@ void many_networks_and_a_handler() {
 }
 
 void many_networks_and_a_program() {
-  Server server({PoolText{.serves = "program = [ \"/bin/cat\" ];", .more = many_lists()}});
+  Server server({PoolText{.serves = "program = [ \"/bin/cat\" ];", .more = many_lists()}},
+                {.wait_until_ready = false});
+  server.wait_until_ready(kManyAreRead);
   expect_first_and_last(server);
 }
 
