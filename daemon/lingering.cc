@@ -193,10 +193,10 @@ bool Lingering::receive() {
 // For one more: of those that linger the one that has for longest goes.
 bool Lingering::make_room() {
   if (over_count_ + lent_.size() < most_) return true;
-  if (over_count_ == 0) return false;
   const Over* oldest = nullptr;
   for (const Over& each : over_)
     if (each.fd.is_open() && (!oldest || each.began_at < oldest->began_at)) oldest = &each;
+  if (!oldest) return false;
   drop(oldest->fd.get());
   return true;
 }
