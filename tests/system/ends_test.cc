@@ -67,13 +67,16 @@ std::string perl() {
          "\"];";
 }
 
-// Interpreters cannot load a library with sanitizers.
-std::vector<PoolText> every_kind() {
-  std::vector<PoolText> all = {pool("handler", handler()), pool("program", printing())};
-  if (are_sanitized()) return all;
-  all.push_back(pool("python", python()));
-  all.push_back(pool("perl", perl()));
-  return all;
+// Made once: a script that is written again is empty for a moment, and a worker may be about to read it.
+const std::vector<PoolText>& every_kind() {
+  static const std::vector<PoolText> kinds = [] {
+    std::vector<PoolText> all = {pool("handler", handler()), pool("program", printing())};
+    if (are_sanitized()) return all;  // an interpreter cannot load a library with sanitizers
+    all.push_back(pool("python", python()));
+    all.push_back(pool("perl", perl()));
+    return all;
+  }();
+  return kinds;
 }
 
 std::vector<std::string> kinds() {
