@@ -27,10 +27,10 @@ TOGETHER_release := -Wl,-z,max-page-size=65536,-Ttext=0x10000
 # (Nor may AddressSanitizer, as that user, look for leaks, or read its options from /proc/self/environ.)
 UNREADABLE = chmod $(if $(filter asan,$(BUILD)),755,711) $@
 
-FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program worker/closing shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region base/range_set daemon/workforce daemon/supervisor
+FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program worker/closing shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region base/range_set supervisor/workforce supervisor/supervisor
 PROGRAMS := preforkd preforkd-supervisor preforkd-supervisor-static preforkd-control preforkd-log preforkctl
-MAINS    := daemon/main.cc daemon/supervisor_main.cc daemon/without_handlers.cc worker/libpreforkd.cc control/main.cc control/preforkctl.cc log/main.cc
-FOLDERS  := base shm conf systemd worker daemon control log
+MAINS    := $(wildcard */main.cc) supervisor/without_handlers.cc worker/libpreforkd.cc
+FOLDERS  := base ipc shm conf systemd worker supervisor daemon control log ctl
 HANDLERS := $(patsubst %.cc,$(OUT)/%.so,$(wildcard handlers/*.cc))
 BINDINGS := $(patsubst bindings/%,$(OUT)/%,$(wildcard bindings/*/*.p[my]))
 IMAGES   := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/images/*.cc))
@@ -88,16 +88,16 @@ bench: deps                               ## measure, and write bench/RESULTS.md
 # What comes first is not taken from an archive.
 $(NEXT): private FIRST = $(NUMBERS)
 $(NEXT): | $(NUMBERS)
-$(OUT)/preforkd $(OUT)/next/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
+$(OUT)/preforkd $(OUT)/next/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $(FIRST) $^ -lconfig++ -lsystemd
 	@$(UNREADABLE)
-SUPERVISOR := $(FRESH:%=$(OUT)/%.o) $(OUT)/daemon/supervisor_main.o $(OUT)/daemon.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
+SUPERVISOR := $(FRESH:%=$(OUT)/%.o) $(OUT)/supervisor/main.o $(OUT)/supervisor.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 # (By itself, quick_fork exports what it must: from an archive nothing is exported.)
-$(OUT)/preforkd-supervisor $(OUT)/next/preforkd-supervisor: $(OUT)/daemon/quick_fork.o $(SUPERVISOR)
+$(OUT)/preforkd-supervisor $(OUT)/next/preforkd-supervisor: $(OUT)/supervisor/quick_fork.o $(SUPERVISOR)
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER_$(BUILD)) $(STATIC_$(BUILD)) -o $@ $(FIRST) $^ -ldl
 	@$(UNREADABLE)
 # (Sanitizers cannot be linked statically.)
-$(OUT)/preforkd-supervisor-static $(OUT)/next/preforkd-supervisor-static: $(OUT)/daemon/without_handlers.o $(SUPERVISOR)
+$(OUT)/preforkd-supervisor-static $(OUT)/next/preforkd-supervisor-static: $(OUT)/supervisor/without_handlers.o $(SUPERVISOR)
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER_$(BUILD)) $(if $(STATIC_$(BUILD)),-static-pie) -o $@ $(FIRST) $^
 	@$(UNREADABLE)
 # For programs that accept by themselves, and what their languages need beside it.
@@ -105,31 +105,31 @@ $(OUT)/libpreforkd.so.1 $(OUT)/next/libpreforkd.so.1: $(OUT)/worker/libpreforkd.
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -shared -Wl,-soname,libpreforkd.so.1,--version-script=worker/libpreforkd.map -o $@ $(FIRST) $^
 $(BINDINGS): $(OUT)/%: bindings/%
 	@install -D -m 644 $< $@
-$(OUT)/preforkd-control $(OUT)/next/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/shm.a $(OUT)/base.a
+$(OUT)/preforkd-control $(OUT)/next/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $(FIRST) $^ -lmicrohttpd -pthread
 	@$(UNREADABLE)
-$(OUT)/preforkd-log: $(OUT)/log/main.o $(OUT)/log.a $(OUT)/systemd.a $(OUT)/base.a
+$(OUT)/preforkd-log: $(OUT)/log/main.o $(OUT)/log.a $(OUT)/systemd.a $(OUT)/ipc.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -o $@ $^ -pthread
 	@$(UNREADABLE)
-$(OUT)/preforkctl: $(OUT)/control/preforkctl.o $(OUT)/control.a $(OUT)/base.a
+$(OUT)/preforkctl: $(OUT)/ctl/main.o $(OUT)/ctl.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $^
 $(OUT)/%.so: $(OUT)/%.o
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) -shared -o $@ $^ $(LIBS_$(*F))
 LIBS_spell := -lhunspell
-$(OUT)/tests/system/handlers/pidfds.so $(OUT)/tests/system/handlers/hostile.so $(OUT)/tests/system/handlers/trust.so: $(OUT)/base.a
+$(OUT)/tests/system/handlers/pidfds.so $(OUT)/tests/system/handlers/hostile.so $(OUT)/tests/system/handlers/trust.so: $(OUT)/ipc.a $(OUT)/base.a
 # preforkd itself, but for one function.
-$(IMAGES): %: %.o $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
+$(IMAGES): %: %.o $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -Wl,--wrap=_ZN8preforkd6Daemon13feed_watchdogEv -o $@ $^ -lconfig++ -lsystemd
 $(OUT)/tests/system/programs/%: $(OUT)/tests/system/programs/%.o $(OUT)/libpreforkd.so.1
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -Wl,-rpath,$(CURDIR)/$(OUT)
-$(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/control.a $(OUT)/daemon.a $(OUT)/log.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/shm.a $(OUT)/base.a
+$(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/ctl.a $(OUT)/control.a $(OUT)/daemon.a $(OUT)/supervisor.a $(OUT)/log.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lconfig++ -lsystemd -lmicrohttpd -ldl -pthread
 $(OUT)/threads: $(patsubst %,$(OUT)/%.o,tests/unit/main tests/unit/shm_threads_test worker/seat control/tick_bell) $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -pthread
 # Runs the programs of any variant, and is of none itself.
-build/system-tests: $(patsubst %.cc,build/driver/%.o,$(wildcard tests/system/*.cc tests/soak/*.cc base/*.cc))
+build/system-tests: $(patsubst %.cc,build/driver/%.o,$(wildcard tests/system/*.cc tests/soak/*.cc base/*.cc ipc/*.cc) daemon/resolve.cc)
 	$(CXX) -o $@ $^ -lcunit -lcurl -pthread
-build/sweep: $(patsubst %.cc,build/driver/%.o,$(wildcard tests/sweep/*.cc base/*.cc) $(patsubst %,tests/system/%.cc,check client harness process))
+build/sweep: $(patsubst %.cc,build/driver/%.o,$(wildcard tests/sweep/*.cc base/*.cc) daemon/resolve.cc $(patsubst %,tests/system/%.cc,check client harness process))
 	$(CXX) -o $@ $^ -lcunit -lcurl -lunwind-ptrace -lunwind-generic -lunwind -pthread
 # Bare twice: as little as a process can be, and linked as what loads handlers.
 $(OUT)/bench/bare-dynamic: $(OUT)/bench/bare.o $(OUT)/base.a
@@ -137,8 +137,8 @@ $(OUT)/bench/bare-dynamic: $(OUT)/bench/bare.o $(OUT)/base.a
 $(filter-out %/bare-dynamic,$(BENCHES)): $(OUT)/bench/%: $(OUT)/bench/%.o $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ $(if $(filter %/bare,$@),-static,) -pthread
 
-$(OUT)/tests/fuzz/reports: $(patsubst %,$(OUT)/daemon/%.o,acting_as close_apart file_step generation generation_orphans generation_reports launch listener session signal_scope socket_path)
-$(FUZZERS): %: %.o $(OUT)/control.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
+$(OUT)/tests/fuzz/reports: $(patsubst %,$(OUT)/daemon/%.o,acting_as close_apart file_step generation generation_orphans generation_reports launch listener resolve session signal_scope socket_file socket_path trusted_path)
+$(FUZZERS): %: %.o $(OUT)/control.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -fsanitize=fuzzer -o $@ -Wl,--start-group $^ -Wl,--end-group -lconfig++ -lmicrohttpd
 
 # Each folder is an archive of all its files but the mains, so that a program takes in only what it uses.
@@ -236,7 +236,7 @@ install: all                              ## install under DESTDIR and PREFIX; a
 
 # What the assembler takes in, the compiler does not see.
 $(OUT)/conf/builtin.o: conf/preforkd.conf
-$(OUT)/control/page.o: control/page.html
+$(OUT)/control/dashboard.o: control/dashboard.html
 
 clean:                                    ## remove what was built
 	rm -rf build

@@ -1,5 +1,5 @@
 // Addresses as a user writes them and as the kernel wants them. All of it is pure but local_address():
-// host names are looked up by base/resolve.h.
+// host names are looked up by daemon/resolve.h.
 #pragma once
 
 #include <sys/socket.h>

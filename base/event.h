@@ -9,7 +9,7 @@
 
 namespace preforkd {
 
-// Also a field of Report (base/messages.h).
+// Also a field of Report (ipc/supervisor_messages.h).
 enum class Event : uint32_t {
   kNone,  // a line like any other
   // What supervisors tell the daemon, and all that they may tell.

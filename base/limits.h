@@ -33,15 +33,12 @@ constexpr bool is_within(double value, const LimitRange& range) {
   return value >= range.least && value <= range.most;
 }
 
+// "a whole number from 1 to 65536", "a number of seconds from 0.01 to 315360000".
+std::string workers_within(const LimitRange& range);
+std::string seconds_within(const LimitRange& range);
+
 // The first limit that is out of its range, or "".
-inline std::string out_of_range(const Limits& l) {
-  if (!is_within(l.min, kRangeOfOtherWorkers)) return "min";
-  if (!is_within(l.max, kRangeOfMax)) return "max";
-  if (!is_within(l.min_spare, kRangeOfOtherWorkers)) return "min_spare";
-  if (!is_within(l.max_spare, kRangeOfOtherWorkers)) return "max_spare";
-  if (!is_within(to_seconds(l.shrink_after), kRangeOfShrinkAfter)) return "shrink_after";
-  return "";
-}
+std::string out_of_range(const Limits& l);
 
 struct Contradiction {
   const char *one, *other;  // the limits that do not go together
@@ -49,18 +46,6 @@ struct Contradiction {
 };
 
 // Every way in which these limits contradict each other.
-inline std::vector<Contradiction> contradictions(const Limits& l) {
-  std::vector<Contradiction> found;
-  auto expect_not_above = [&](const char* a, uint32_t x, const char* b, uint32_t y) {
-    if (x > y)
-      found.push_back(
-          {a, b,
-           std::string(a) + " " + std::to_string(x) + " is above " + b + " " + std::to_string(y)});
-  };
-  expect_not_above("min", l.min, "max", l.max);
-  expect_not_above("min_spare", l.min_spare, "max", l.max);
-  expect_not_above("min_spare", l.min_spare, "max_spare", l.max_spare);
-  return found;
-}
+std::vector<Contradiction> contradictions(const Limits& l);
 
 }  // namespace preforkd

@@ -1,14 +1,14 @@
-// Control's ends of what leads to the daemon (base/messages.h): news in, wishes out. Single threaded.
+// Control's ends of what leads to the daemon (ipc/control_messages.h): news in, wishes out. Single threaded.
 #pragma once
 
 #include <functional>
 #include <map>
 
-#include "base/channel.h"
 #include "base/loop.h"
-#include "base/message_pipe.h"
-#include "base/messages.h"
 #include "control/pools.h"
+#include "ipc/channel.h"
+#include "ipc/control_messages.h"
+#include "ipc/message_pipe.h"
 
 namespace preforkd {
 

@@ -1,10 +1,9 @@
 #include "control/limits_patch.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "base/messages.h"
+#include "ipc/control_messages.h"
 
 namespace preforkd {
 namespace {
@@ -50,18 +49,7 @@ std::string quoted(const std::string& name) {
   return json(name).dump(-1, ' ', true, json::error_handler_t::replace);
 }
 
-std::string from_to(const LimitRange& range) {
-  char text[64];
-  std::snprintf(text, sizeof text, " from %.10g to %.10g", range.least, range.most);
-  return text;
-}
-
 }  // namespace
-
-std::string workers_within(const LimitRange& range) { return "a whole number" + from_to(range); }
-std::string seconds_within(const LimitRange& range) {
-  return "a number of seconds" + from_to(range);
-}
 
 std::variant<LimitsPatch, std::string> parse_limits_patch(std::string_view body) {
   json object = parse(body);

@@ -10,7 +10,7 @@
 namespace preforkd {
 
 struct LimitsPatch {
-  uint32_t set = 0;  // LimitBit (base/messages.h): which of `limits` were given
+  uint32_t set = 0;  // LimitBit (ipc/control_messages.h): which of `limits` were given
   Limits limits;
   Nanoseconds for_ns = 0;  // 0: for good
 };
@@ -19,10 +19,6 @@ struct LimitsPatch {
 // the member and what was expected. Whether the limits contradict each other is for the daemon to say,
 // who knows those that were not given.
 std::variant<LimitsPatch, std::string> parse_limits_patch(std::string_view body);
-
-// "a whole number from 1 to 65536", "a number of seconds from 0.01 to 315360000".
-std::string workers_within(const LimitRange& range);
-std::string seconds_within(const LimitRange& range);
 
 // A request that takes no body accepts none, and {}. Returns the complaint, or "".
 std::string refuse_body(std::string_view body);

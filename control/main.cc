@@ -2,7 +2,7 @@
 // never by hand, already as an unprivileged user, with these descriptors and no other:
 //
 //   0   nothing     1, 2   a pipe to preforkd-log
-//   3      a channel from the daemon (base/messages.h: "daemon and control")
+//   3      a channel from the daemon (ipc/control_messages.h)
 //   4      a pipe to it
 //   5      a socket that listens: the control socket, or with --web a TCP one
 //
@@ -21,12 +21,12 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/protocol.h"
 #include "base/surroundings.h"
 #include "base/undumpable.h"
 #include "control/daemon_link.h"
 #include "control/endpoint.h"
 #include "control/sampler.h"
+#include "ipc/protocol.h"
 #include "shm/layout.h"
 
 namespace preforkd {

@@ -57,16 +57,16 @@ struct DaemonRow {
   Type type;
   const char* unit;
   const char* help;
-  void (*samples)(const DaemonFacts&, double started_epoch, Samples&);
+  void (*samples)(const DaemonInfo&, double started_epoch, Samples&);
 };
 constexpr DaemonRow kDaemonRows[] = {
     {"preforkd_build", Type::kInfo, "", "The version of the daemon.",
-     [](const DaemonFacts& d, double, Samples& s) { s.add("version", d.version, uint64_t{1}); }},
+     [](const DaemonInfo& d, double, Samples& s) { s.add("version", d.version, uint64_t{1}); }},
     {"preforkd_start_time_seconds", Type::kGauge, "seconds",
      "When the daemon started, in seconds since 1970.",
-     [](const DaemonFacts&, double started, Samples& s) { s.add(started); }},
+     [](const DaemonInfo&, double started, Samples& s) { s.add(started); }},
     {"preforkd_reloads", Type::kCounter, "", "Configurations taken over since the start.",
-     [](const DaemonFacts& d, double, Samples& s) { s.add(d.reloads); }},
+     [](const DaemonInfo& d, double, Samples& s) { s.add(d.reloads); }},
 };
 
 struct PoolRow {
@@ -89,7 +89,7 @@ void seconds(const PoolView& p, Samples& s) {
 
 void state(const PoolView& p, Samples& s) {
   for (const char* name : {"starting", "running", "degraded", "draining", "stopped"})
-    s.add("state", name, uint64_t{p.facts.state == name});
+    s.add("state", name, uint64_t{p.info.state == name});
 }
 void workers(const PoolView& p, Samples& s) {
   s.add("state", "starting", p.starting);
@@ -98,10 +98,10 @@ void workers(const PoolView& p, Samples& s) {
   s.add("state", "retiring", p.retiring);
 }
 void limits(const PoolView& p, Samples& s) {
-  s.add("limit", "min", uint64_t{p.facts.limits.min});
-  s.add("limit", "max", uint64_t{p.facts.limits.max});
-  s.add("limit", "min_spare", uint64_t{p.facts.limits.min_spare});
-  s.add("limit", "max_spare", uint64_t{p.facts.limits.max_spare});
+  s.add("limit", "min", uint64_t{p.info.limits.min});
+  s.add("limit", "max", uint64_t{p.info.limits.max});
+  s.add("limit", "min_spare", uint64_t{p.info.limits.min_spare});
+  s.add("limit", "max_spare", uint64_t{p.info.limits.max_spare});
 }
 void utilization(const PoolView& p, Samples& s) {
   s.add("window", "now", p.busy_now);
@@ -135,15 +135,15 @@ void rejected(const PoolView& p, Samples& s) {
 constexpr PoolRow kPoolRows[] = {
     {"preforkd_pool_state", Type::kGauge, "", "1 for the state that the pool is in.", state},
     {"preforkd_pool_generation", Type::kGauge, "", "The generation that serves new connections.",
-     [](const PoolView& p, Samples& s) { s.add(uint64_t{p.facts.generation}); }},
+     [](const PoolView& p, Samples& s) { s.add(uint64_t{p.info.generation}); }},
     {"preforkd_workers", Type::kGauge, "", "Workers that exist, by state.", workers},
     {"preforkd_workers_limit", Type::kGauge, "", "The limits of the pool, in workers.", limits},
     {"preforkd_workers_capacity", Type::kGauge, "",
      "The most that max can be set to until a reload.",
-     [](const PoolView& p, Samples& s) { s.add(uint64_t{p.facts.capacity}); }},
+     [](const PoolView& p, Samples& s) { s.add(uint64_t{p.info.capacity}); }},
     {"preforkd_shrink_after_seconds", Type::kGauge, "seconds",
      "How long a surplus must last before workers retire.",
-     [](const PoolView& p, Samples& s) { s.add(to_seconds(p.facts.limits.shrink_after)); }},
+     [](const PoolView& p, Samples& s) { s.add(to_seconds(p.info.limits.shrink_after)); }},
     {"preforkd_workers_peak_busy", Type::kGauge, "",
      "Most workers busy at once in the window that the pool is sized by.",
      [](const PoolView& p, Samples& s) { s.add(uint64_t{p.peak_busy}); }},
@@ -221,7 +221,7 @@ const char* metrics_content_type(MetricsFormat format) {
              : "text/plain; version=0.0.4; charset=utf-8";
 }
 
-std::string metrics_text(const DaemonFacts& daemon, const std::vector<PoolView>& pools,
+std::string metrics_text(const DaemonInfo& daemon, const std::vector<PoolView>& pools,
                          double started_epoch, MetricsFormat format) {
   std::string out;
   for (const auto& row : kDaemonRows) {
@@ -231,7 +231,7 @@ std::string metrics_text(const DaemonFacts& daemon, const std::vector<PoolView>&
   for (const auto& row : kPoolRows) {
     std::string name = head(out, row.name, row.type, row.unit, row.help, format);
     for (const auto& pool : pools) {
-      Samples samples(out, name, pool.facts.name);
+      Samples samples(out, name, pool.info.name);
       row.samples(pool, samples);
     }
   }

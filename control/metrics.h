@@ -17,7 +17,7 @@ MetricsFormat metrics_format(std::string_view accept);
 const char* metrics_content_type(MetricsFormat format);
 
 // `started_epoch`: when the daemon began, in seconds since 1970.
-std::string metrics_text(const DaemonFacts& daemon, const std::vector<PoolView>& pools,
+std::string metrics_text(const DaemonInfo& daemon, const std::vector<PoolView>& pools,
                          double started_epoch, MetricsFormat format);
 
 std::string escape_label(std::string_view value);

@@ -24,36 +24,36 @@ uint64_t Reading::sum(uint32_t shm::Snapshot::*member) const {
   return total;
 }
 
-void PoolReader::learn(PoolFacts facts, const shm::Figures& base) {
+void PoolReader::learn(PoolInfo info, const shm::Figures& base) {
   for (auto s = segments_.begin(); s != segments_.end();) {
-    auto named = std::find_if(facts.generations.begin(), facts.generations.end(),
+    auto named = std::find_if(info.generations.begin(), info.generations.end(),
                               [&](const auto& g) { return g.number == s->first; });
-    if (named == facts.generations.end() && s->second.listed) {
+    if (named == info.generations.end() && s->second.listed) {
       if (closing_sent_ == s->first) closing_sent_.reset();
       s = segments_.erase(s);
       continue;
     }
-    if (named != facts.generations.end()) {
+    if (named != info.generations.end()) {
       s->second.listed = true;
-      s->second.facts = *named;
+      s->second.info = *named;
     }
     ++s;
   }
   std::erase_if(lost_, [&](uint32_t number) {
-    return std::none_of(facts.generations.begin(), facts.generations.end(),
+    return std::none_of(info.generations.begin(), info.generations.end(),
                         [&](const auto& g) { return g.number == number; });
   });
-  facts_ = std::move(facts);
+  info_ = std::move(info);
   base_ = base;
 }
 
 void PoolReader::learn_segment(uint32_t generation, UniqueFd read_only, uint64_t serial) {
   Segment segment{shm::SegmentReader(std::move(read_only)), serial, false, {}};
-  if (facts_)
-    for (const auto& named : facts_->generations) {
+  if (info_)
+    for (const auto& named : info_->generations) {
       if (named.number != generation) continue;
       segment.listed = true;
-      segment.facts = named;
+      segment.info = named;
     }
   segments_.insert_or_assign(generation, std::move(segment));
 }
@@ -61,8 +61,8 @@ void PoolReader::learn_segment(uint32_t generation, UniqueFd read_only, uint64_t
 void PoolReader::lose_segment(uint32_t generation) { lost_.insert(generation); }
 
 bool PoolReader::is_whole() const {
-  return facts_ &&
-         std::all_of(facts_->generations.begin(), facts_->generations.end(), [this](const auto& g) {
+  return info_ &&
+         std::all_of(info_->generations.begin(), info_->generations.end(), [this](const auto& g) {
            return segments_.contains(g.number) || lost_.contains(g.number);
          });
 }
@@ -76,12 +76,12 @@ Reading PoolReader::read(Nanoseconds now) {
     auto snapshot = segment.reader.read(now);
     if (!snapshot) continue;
     snapshot->generation = generation;  // as the daemon says, whatever the memory does
-    if (segment.facts.over) {
-      reading.figures += final_figures(*snapshot, segment.facts);
+    if (segment.info.over) {
+      reading.figures += final_figures(*snapshot, segment.info);
       continue;
     }
     reading.figures += snapshot->figures;
-    if (!segment.facts.supervised) forget_the_gone(*snapshot);
+    if (!segment.info.supervised) forget_the_gone(*snapshot);
     for (auto& worker : snapshot->workers)
       if (worker.active && worker.since && now > worker.since) unfinished_ns += now - worker.since;
     reading.living.push_back(std::move(*snapshot));
@@ -99,10 +99,10 @@ Reading PoolReader::read(Nanoseconds now) {
 std::optional<PoolReader::Closing> PoolReader::closing(Nanoseconds now) const {
   if (closing_sent_) return std::nullopt;
   for (const auto& [generation, segment] : segments_) {
-    if (!segment.facts.over) continue;
+    if (!segment.info.over) continue;
     Closing closing{generation, base_};
     if (auto snapshot = segment.reader.read(now))
-      closing.totals += final_figures(*snapshot, segment.facts);
+      closing.totals += final_figures(*snapshot, segment.info);
     return closing;
   }
   return std::nullopt;

@@ -8,17 +8,17 @@
 #include <set>
 #include <vector>
 
-#include "control/facts.h"
 #include "control/utilization.h"
+#include "ipc/info.h"
 #include "shm/reader.h"
 
 namespace preforkd {
 
 struct Segment {
   shm::SegmentReader reader;
-  uint64_t serial;              // no two segments of this process share one
-  bool listed = false;          // the daemon has named this generation
-  PoolFacts::Generation facts;  // ... and said this of it
+  uint64_t serial;            // no two segments of this process share one
+  bool listed = false;        // the daemon has named this generation
+  PoolInfo::Generation info;  // ... and said this of it
 };
 
 // What one look into the memory of a pool gave.
@@ -34,12 +34,12 @@ struct Reading {
 
 class PoolReader {
  public:
-  const std::optional<PoolFacts>& facts() const { return facts_; }
+  const std::optional<PoolInfo>& info() const { return info_; }
   const std::map<uint32_t, Segment>& segments() const { return segments_; }
   const Utilization& utilization() const { return utilization_; }
 
   // A generation that was listed before and is no longer is forgotten: `base` includes it.
-  void learn(PoolFacts facts, const shm::Figures& base);
+  void learn(PoolInfo info, const shm::Figures& base);
   void learn_segment(uint32_t generation, UniqueFd read_only, uint64_t serial);
   void lose_segment(uint32_t generation);  // it was sent, and could not be received
 
@@ -60,7 +60,7 @@ class PoolReader {
   void closing_sent(uint32_t generation) { closing_sent_ = generation; }
 
  private:
-  std::optional<PoolFacts> facts_;
+  std::optional<PoolInfo> info_;
   shm::Figures base_;
   std::map<uint32_t, Segment> segments_;
   std::set<uint32_t> lost_;

@@ -20,11 +20,11 @@ uint64_t quantile(const shm::Figures& figures, uint64_t count, double q) {
 
 // What waits on all of the pool's sockets, and the most that one of them lets wait. Where the kernel
 // does not say, what the supervisors saw when they last looked, and what was asked for.
-Backlog backlog_of(const PoolFacts& facts, const Reading& reading,
+Backlog backlog_of(const PoolInfo& info, const Reading& reading,
                    const std::map<ino_t, Backlog>& kernel) {
   Backlog sum;
   bool known = false;
-  for (ino_t inode : facts.listen_inodes) {
+  for (ino_t inode : info.listen_inodes) {
     auto one = kernel.find(inode);
     if (one == kernel.end()) continue;
     known = true;
@@ -32,7 +32,7 @@ Backlog backlog_of(const PoolFacts& facts, const Reading& reading,
     sum.limit = std::max(sum.limit, one->second.limit);
   }
   if (known) return sum;
-  sum.limit = facts.backlog_limit;
+  sum.limit = info.backlog_limit;
   if (!reading.living.empty())
     sum.queued =
         static_cast<uint32_t>(std::min<uint64_t>(reading.living.back().queued, UINT32_MAX));
@@ -48,17 +48,17 @@ std::optional<ServiceTimes> service_times(const shm::Figures& figures) {
                       quantile(figures, count, 0.99), figures.max_us};
 }
 
-PoolView make_view(const PoolFacts& facts, Reading reading, const Utilization& utilization,
+PoolView make_view(const PoolInfo& info, Reading reading, const Utilization& utilization,
                    const std::map<ino_t, Backlog>& kernel) {
   PoolView view;
-  view.facts = facts;
+  view.info = info;
   view.starting = reading.sum(&shm::Snapshot::starting);
   view.idle = reading.sum(&shm::Snapshot::idle);
   view.busy = reading.sum(&shm::Snapshot::busy);
   view.retiring = reading.sum(&shm::Snapshot::retiring);
   view.total = view.starting + view.idle + view.busy + view.retiring;
   view.active = reading.sum(&shm::Snapshot::active);
-  view.backlog = backlog_of(facts, reading, kernel);
+  view.backlog = backlog_of(info, reading, kernel);
   if (!reading.living.empty()) view.peak_busy = reading.living.back().peak_busy;
   if (view.total > 0)
     view.busy_now = static_cast<double>(view.busy) / static_cast<double>(view.total);
@@ -71,13 +71,13 @@ PoolView make_view(const PoolFacts& facts, Reading reading, const Utilization& u
 std::vector<PoolView> view_all(const std::vector<PoolReader*>& pools) {
   std::vector<ino_t> inodes;
   for (const PoolReader* pool : pools)
-    inodes.insert(inodes.end(), pool->facts()->listen_inodes.begin(),
-                  pool->facts()->listen_inodes.end());
+    inodes.insert(inodes.end(), pool->info()->listen_inodes.begin(),
+                  pool->info()->listen_inodes.end());
   auto kernel = queued_by_inode(inodes);
   std::vector<PoolView> views;
   for (PoolReader* pool : pools) {
     Reading reading = pool->read(monotonic_now());
-    views.push_back(make_view(*pool->facts(), std::move(reading), pool->utilization(), kernel));
+    views.push_back(make_view(*pool->info(), std::move(reading), pool->utilization(), kernel));
   }
   return views;
 }

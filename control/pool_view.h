@@ -1,4 +1,4 @@
-// Facts and figures of one pool put together: the plain struct from which the JSON, the metrics and the
+// Information and figures of one pool put together: the plain struct from which the JSON, the metrics and the
 // page are written. Pure, but for view_of() and view_all(), which read the pools and ask the kernel.
 #pragma once
 
@@ -24,7 +24,7 @@ inline constexpr struct {
 static_assert(kWindows[2].length <= Utilization::kLongest);
 
 struct PoolView {
-  PoolFacts facts;
+  PoolInfo info;
   Reading reading;
   uint64_t total = 0, starting = 0, idle = 0, busy = 0, retiring = 0;  // workers
   uint64_t active = 0;                                                 // connections in hand
@@ -39,7 +39,7 @@ struct PoolView {
   }
 };
 
-PoolView make_view(const PoolFacts& facts, Reading reading, const Utilization& utilization,
+PoolView make_view(const PoolInfo& info, Reading reading, const Utilization& utilization,
                    const std::map<ino_t, Backlog>& kernel);
 
 // Of pools that are shown (Pools::shown, find_shown).

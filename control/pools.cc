@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "base/log.h"
-#include "base/messages.h"
 #include "control/totals.h"
+#include "ipc/control_messages.h"
 
 namespace preforkd {
 namespace {
@@ -26,7 +26,7 @@ std::vector<PoolReader*> Pools::shown() {
   std::vector<PoolReader*> shown;
   for (const auto& name : daemon_.pools) {
     auto pool = pools_.find(name);
-    if (pool != pools_.end() && pool->second.facts()) shown.push_back(&pool->second);
+    if (pool != pools_.end() && pool->second.info()) shown.push_back(&pool->second);
   }
   return shown;
 }
@@ -39,7 +39,7 @@ bool Pools::complete() {
 
 PoolReader* Pools::find_shown(std::string_view name) {
   for (PoolReader* pool : shown())
-    if (pool->facts()->name == name) return pool;
+    if (pool->info()->name == name) return pool;
   return nullptr;
 }
 
@@ -69,20 +69,20 @@ bool Pools::learn_json(std::string_view bytes) {
   std::string_view json = bytes.substr(0, header.json_size);
 
   if (header.kind == ControlNews::kDaemon) {
-    auto facts = parse_daemon_facts(json);
-    if (!facts) return false;
-    daemon_ = std::move(*facts);
+    auto info = parse_daemon_info(json);
+    if (!info) return false;
+    daemon_ = std::move(*info);
     std::erase_if(pools_, [&](const auto& pool) {
       return std::find(daemon_.pools.begin(), daemon_.pools.end(), pool.first) ==
              daemon_.pools.end();
     });
     return true;
   }
-  auto facts = parse_pool_facts(json);
-  if (!facts) return false;
-  auto base = base_of(facts->name, bytes.substr(header.json_size));
-  PoolReader& pool = pools_[facts->name];
-  pool.learn(std::move(*facts), base);
+  auto info = parse_pool_info(json);
+  if (!info) return false;
+  auto base = base_of(info->name, bytes.substr(header.json_size));
+  PoolReader& pool = pools_[info->name];
+  pool.learn(std::move(*info), base);
   return true;
 }
 

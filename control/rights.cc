@@ -32,7 +32,7 @@ Peer peer_of(int socket) {
   return peer;
 }
 
-bool may_change(const Peer& peer, const DaemonFacts& daemon) {
+bool may_change(const Peer& peer, const DaemonInfo& daemon) {
   if (!peer.known) return false;
   if (peer.uid == 0 || peer.uid == daemon.uid) return true;
   if (daemon.control_gid < 0) return false;

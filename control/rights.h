@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "control/facts.h"
+#include "ipc/info.h"
 
 namespace preforkd {
 
@@ -21,6 +21,6 @@ struct Peer {
 // Of a connected Unix socket, as it was when it connected. Unknown on any other socket.
 Peer peer_of(int socket);
 
-bool may_change(const Peer& peer, const DaemonFacts& daemon);
+bool may_change(const Peer& peer, const DaemonInfo& daemon);
 
 }  // namespace preforkd

@@ -5,10 +5,10 @@
 #include <iterator>
 
 #include "base/processor_time.h"
+#include "control/dashboard.h"
 #include "control/host.h"
 #include "control/limits_patch.h"
 #include "control/metrics.h"
-#include "control/page.h"
 #include "control/pool_view.h"
 #include "control/status_json.h"
 
@@ -60,8 +60,8 @@ Outcome get_metrics(const Context& c) {
   return reply;
 }
 
-Outcome get_page(const Context&) {
-  Page page = make_page();
+Outcome get_dashboard(const Context&) {
+  Dashboard page = make_dashboard();
   HttpReply reply;
   reply.body = std::move(page.html);
   reply.content_type = "text/html; charset=utf-8";
@@ -73,7 +73,7 @@ Outcome ask(ControlAsk what, const Context& c) {
   Request request;
   request.ask = what;
   if (c.pool) {
-    const std::string& name = c.pool->facts()->name;
+    const std::string& name = c.pool->info()->name;
     name.copy(request.pool, kPoolNameMax);
   }
   return request;
@@ -106,7 +106,7 @@ struct Route {
   bool changes;  // for those who have the right, and not while stopping
 };
 constexpr Route kRoutes[] = {
-    {"GET", "/", get_page, false},
+    {"GET", "/", get_dashboard, false},
     {"GET", "/metrics", get_metrics, false},
     {"GET", "/v1/status", get_status, false},
     {"GET", "/v1/pools/*", get_pool, false},
@@ -211,7 +211,7 @@ Outcome Routes::respond(const HttpCall& call) {
     return error_reply(404, "there is no pool '" + std::string(name) + "'");
   if (route->changes && pools_.daemon().stopping) return error_reply(503, "the daemon is stopping");
   const Context context{pools_, call, pool};
-  if (route->changes || route->respond == get_page) return route->respond(context);
+  if (route->changes || route->respond == get_dashboard) return route->respond(context);
   return look(call, [&] { return route->respond(context); });
 }
 

@@ -11,9 +11,9 @@
 #include <variant>
 #include <vector>
 
-#include "base/messages.h"
 #include "control/pools.h"
 #include "control/rights.h"
+#include "ipc/control_messages.h"
 
 namespace preforkd {
 

@@ -51,7 +51,7 @@ void Sampler::follow_news() {
 bool Sampler::follow(const PoolReader& pool, Watch& watch) {
   std::map<uint64_t, const Segment*> living;
   for (const auto& [generation, segment] : pool.segments())
-    if (!segment.facts.over) living[segment.serial] = &segment;
+    if (!segment.info.over) living[segment.serial] = &segment;
   std::erase_if(watch.ears, [&](const auto& ear) { return !living.contains(ear.first); });
   bool added = false;
   for (const auto& [serial, segment] : living) {

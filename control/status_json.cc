@@ -39,22 +39,22 @@ Json rejected_by(const shm::Figures& figures) {
   return reasons;
 }
 
-Json generations(const PoolFacts& facts) {
+Json generations(const PoolInfo& info) {
   Json list = Json::array();
-  for (const auto& g : facts.generations) list.push_back({{"number", g.number}, {"over", g.over}});
+  for (const auto& g : info.generations) list.push_back({{"number", g.number}, {"over", g.over}});
   return list;
 }
 
 Json pool_object(const PoolView& pool) {
-  const PoolFacts& facts = pool.facts;
+  const PoolInfo& info = pool.info;
   const shm::Figures& f = pool.reading.figures;
   return {
-      {"name", facts.name},
-      {"state", facts.state},
-      {"reason", facts.reason},
-      {"generation", facts.generation},
-      {"generations", generations(facts)},
-      {"listen", facts.listen},
+      {"name", info.name},
+      {"state", info.state},
+      {"reason", info.reason},
+      {"generation", info.generation},
+      {"generations", generations(info)},
+      {"listen", info.listen},
       {"workers",
        {{"total", pool.total},
         {"starting", pool.starting},
@@ -62,12 +62,12 @@ Json pool_object(const PoolView& pool) {
         {"busy", pool.busy},
         {"retiring", pool.retiring}}},
       {"limits",
-       {{"min", facts.limits.min},
-        {"max", facts.limits.max},
-        {"min_spare", facts.limits.min_spare},
-        {"max_spare", facts.limits.max_spare},
-        {"shrink_after", to_seconds(facts.limits.shrink_after)}}},
-      {"capacity", facts.capacity},
+       {{"min", info.limits.min},
+        {"max", info.limits.max},
+        {"min_spare", info.limits.min_spare},
+        {"max_spare", info.limits.max_spare},
+        {"shrink_after", to_seconds(info.limits.shrink_after)}}},
+      {"capacity", info.capacity},
       {"backlog", {{"queued", pool.backlog.queued}, {"limit", pool.backlog.limit}}},
       {"connections",
        {{"accepted", pool.accepted()},
@@ -143,7 +143,7 @@ TwoClocks read_clocks() {
   return {monotonic_now(), static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) / 1e9};
 }
 
-std::string status_json(const DaemonFacts& daemon, const std::vector<PoolView>& pools,
+std::string status_json(const DaemonInfo& daemon, const std::vector<PoolView>& pools,
                         Nanoseconds now) {
   Json list = Json::array();
   for (const auto& pool : pools) list.push_back(pool_object(pool));

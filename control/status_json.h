@@ -15,7 +15,7 @@ struct TwoClocks {
 };
 TwoClocks read_clocks();
 
-std::string status_json(const DaemonFacts& daemon, const std::vector<PoolView>& pools,
+std::string status_json(const DaemonInfo& daemon, const std::vector<PoolView>& pools,
                         Nanoseconds now);
 std::string pool_json(const PoolView& pool);
 std::string workers_json(const Reading& reading);  // an array, by generation and slot

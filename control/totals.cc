@@ -21,9 +21,9 @@ static_assert(std::is_trivially_copyable_v<shm::Figures>);
 
 }  // namespace
 
-shm::Figures final_figures(const shm::Snapshot& snapshot, const PoolFacts::Generation& facts) {
-  const std::set<uint32_t> well(facts.ended_well.begin(), facts.ended_well.end()),
-      badly(facts.ended_badly.begin(), facts.ended_badly.end());
+shm::Figures final_figures(const shm::Snapshot& snapshot, const PoolInfo::Generation& info) {
+  const std::set<uint32_t> well(info.ended_well.begin(), info.ended_well.end()),
+      badly(info.ended_badly.begin(), info.ended_badly.end());
   shm::Figures f = snapshot.figures;
   for (const auto& worker : snapshot.workers) {
     const bool ended_well = well.contains(worker.pid);

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "control/facts.h"
+#include "ipc/info.h"
 #include "shm/reader.h"
 
 namespace preforkd {
@@ -15,8 +15,8 @@ namespace preforkd {
 // The sums at the end of a generation that nobody works in any more. What its dead left behind is
 // settled: a live slot without a connection in hand has retired. One with has crashed, and the connection has failed; but for
 // a program of which the daemon, which has reaped it, says how it has ended: that counts as if its supervisor had
-// lived (daemon/workforce.cc).
-shm::Figures final_figures(const shm::Snapshot& snapshot, const PoolFacts::Generation& facts);
+// lived (supervisor/workforce.cc).
+shm::Figures final_figures(const shm::Snapshot& snapshot, const PoolInfo::Generation& info);
 
 std::string pack_totals(const shm::Figures& figures);
 // Nothing if it is not such a record, or one of another version.

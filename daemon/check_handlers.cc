@@ -6,12 +6,13 @@
 #include "base/document.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "base/protocol.h"
 #include "conf/pool_json.h"
 #include "daemon/launch.h"
 #include "daemon/loader.h"
 #include "daemon/plan.h"
-#include "daemon/supervisor_args.h"
+#include "ipc/protocol.h"
+#include "ipc/supervisor_args.h"
+#include "shm/region.h"
 
 namespace preforkd {
 namespace {
@@ -37,7 +38,7 @@ std::string trouble_of(const Paths& paths, const PoolSettings& settings,
   what.image = program->to_execute();
   SupervisorArgs args;
   args.check = true;
-  what.argv = args.to_argv("preforkd: check " + pool.name);
+  what.argv = args.to_argv("preforkd: check " + pool.name, protocol_option(shm::kLayoutVersion));
   what.descriptors = {-1, -1, document.get(), -1, kTrustedFile};
   what.trusted_file = file_of_handler(pool);
   what.user = *user;

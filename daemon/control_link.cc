@@ -12,13 +12,13 @@
 #include <stdexcept>
 
 #include "base/log.h"
-#include "base/protocol.h"
 #include "base/refuse_rights.h"
 #include "daemon/close_apart.h"
 #include "daemon/listener.h"
 #include "daemon/patience.h"
 #include "daemon/plan.h"
-#include "shm/layout.h"
+#include "ipc/protocol.h"
+#include "shm/region.h"
 
 namespace preforkd {
 namespace {

@@ -2,7 +2,7 @@
 // notice), tells them what is true, and passes on what the full one asks. The listening sockets are the
 // daemon's, so that a client that connects while control is being restarted waits and is not refused.
 //
-// A client may be able to make control stand still (base/message_pipe.h says how, of kernels without SO_PASSRIGHTS).
+// A client may be able to make control stand still (ipc/message_pipe.h says how, of kernels without SO_PASSRIGHTS).
 // So the daemon sees each client that connects, and asks control for a sign of life: then, and once a second as long
 // as it says that it has clients. One that is silent for 5 s is replaced. Without clients nobody is woken.
 //
@@ -22,15 +22,15 @@
 #include <vector>
 
 #include "base/budget.h"
-#include "base/channel.h"
 #include "base/loop.h"
-#include "base/message_pipe.h"
-#include "base/messages.h"
 #include "daemon/held_file.h"
 #include "daemon/launch.h"
 #include "daemon/log_link.h"
 #include "daemon/socket_path.h"
 #include "daemon/takeover.h"
+#include "ipc/channel.h"
+#include "ipc/control_messages.h"
+#include "ipc/message_pipe.h"
 
 namespace preforkd {
 

@@ -12,8 +12,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/refuse_rights.h"
-#include "daemon/facts.h"
+#include "base/version.h"
 #include "daemon/file_step.h"
+#include "daemon/pool_info.h"
 #include "daemon/session.h"
 #include "daemon/socket_store.h"
 #include "daemon/start_signals.h"
@@ -280,9 +281,9 @@ void Daemon::on_signals() {
 // --- what others are told ------------------------------------------------------------------------
 
 void Daemon::on_pool_changed(const std::string& name) {
-  if (Pool* pool = find_pool(name)) tell_pool_facts(*pool);
+  if (Pool* pool = find_pool(name)) tell_pool_info(*pool);
   for (auto& pool : leaving_)
-    if (pool->settings().name == name) tell_pool_facts(*pool);
+    if (pool->settings().name == name) tell_pool_info(*pool);
   notify_state();
   if (is_moving_) move_soon();
   if (settling_) look_whether_settled();
@@ -298,25 +299,34 @@ std::vector<std::string> Daemon::shown_pools() const {
   return names;
 }
 
+DaemonInfo Daemon::info() const {
+  return {.version = kVersion,
+          .pid = getpid(),
+          .uid = geteuid(),
+          .started = started_,
+          .reloads = reloads_,
+          .control_gid = control_gid_,
+          .stopping = phase_ != Phase::kRunning,
+          .pools = shown_pools()};
+}
+
 void Daemon::greet(ControlLink& link) {
-  link.tell_daemon(
-      daemon_facts(started_, reloads_, control_gid_, phase_ != Phase::kRunning, shown_pools()));
+  link.tell_daemon(to_json(info()));
   for (const auto* pools : {&pools_, &leaving_})
     for (const auto& pool : *pools) {
       for (const Generation* g : pool->all_generations())  // before they are named: control/pools.h
         link.tell_segment(pool->settings().name, g->number(), g->segment());
-      link.tell_pool(pool_facts(*pool), pool->base());
+      link.tell_pool(to_json(pool_info(*pool)), pool->base());
     }
 }
 
-void Daemon::tell_daemon_facts() {
-  std::string json =
-      daemon_facts(started_, reloads_, control_gid_, phase_ != Phase::kRunning, shown_pools());
+void Daemon::tell_daemon_info() {
+  const std::string json = to_json(info());
   for (auto& link : links_) link->tell_daemon(json);
 }
 
-void Daemon::tell_pool_facts(const Pool& pool) {
-  std::string json = pool_facts(pool);
+void Daemon::tell_pool_info(const Pool& pool) {
+  const std::string json = to_json(pool_info(pool));
   for (auto& link : links_) {
     for (const Generation* g : pool.all_generations())
       link->tell_segment(pool.settings().name, g->number(), g->segment());

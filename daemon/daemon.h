@@ -22,6 +22,7 @@
 #include "daemon/log_link.h"
 #include "daemon/paths.h"
 #include "daemon/pool.h"
+#include "ipc/info.h"
 #include "systemd/notify.h"
 
 namespace preforkd {
@@ -181,8 +182,9 @@ class Daemon final : private PoolOwner {
   std::unique_ptr<ControlLink> make_link(ControlLink::Kind kind, UniqueFd socket);
   void say_listening(const Pool& pool, const Listeners& before);
   void greet(ControlLink& link);
-  void tell_daemon_facts();
-  void tell_pool_facts(const Pool& pool);
+  DaemonInfo info() const;
+  void tell_daemon_info();
+  void tell_pool_info(const Pool& pool);
 
   // The conversation with systemd: daemon/service.cc.
   void notify_state();

@@ -10,7 +10,7 @@
 // its exec: its user may stop it, or own the folder that it hangs in.) One that acknowledged a drain has 5 s more than
 // that allows.
 //
-// Reports are believed of the supervisor alone (base/message_pipe.h). One that nobody vouches for is the last word of a
+// Reports are believed of the supervisor alone (ipc/message_pipe.h). One that nobody vouches for is the last word of a
 // supervisor that dies just now, or of an impostor: that is known a moment later. Reports are read within a budget:
 // what is beyond stays in the pipe, whose writer goes without; log lines beyond theirs are counted.
 #pragma once
@@ -24,13 +24,13 @@
 #include <vector>
 
 #include "base/budget.h"
-#include "base/channel.h"
 #include "base/loop.h"
-#include "base/message_pipe.h"
-#include "base/messages.h"
 #include "daemon/launch.h"
 #include "daemon/listener.h"
 #include "daemon/log_link.h"
+#include "ipc/channel.h"
+#include "ipc/message_pipe.h"
+#include "ipc/supervisor_messages.h"
 
 namespace preforkd {
 
@@ -139,7 +139,7 @@ class Generation {
   const std::map<pid_t, bool>& ended_programs() const { return ended_programs_; }
 
  private:
-  // Far more than a pool needs that loses 250 workers a second (daemon/breaker.h) and says so of each.
+  // Far more than a pool needs that loses 250 workers a second (supervisor/breaker.h) and says so of each.
   static constexpr uint32_t kReportsAtOnce = 2000, kReportsPerSecond = 1000;
   static constexpr Nanoseconds kReportCosts =
       20 * kMicrosecond;  // of a processor; dearer ones count more

@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/program_end.h"
 #include "base/standstill.h"
 #include "daemon/generation.h"
-#include "daemon/program_end.h"
 #include "daemon/session.h"
 
 namespace preforkd {

@@ -7,7 +7,7 @@
 // The copy is of what is mapped of a program, without its symbols, and is made at the start. While somebody executes the
 // file the kernel lets nobody write to it (ETXTBSY); but there may be no pool of its kind just now, and a library is
 // never protected. A file that the daemon may not read (mode 0711, and it is not root) has no copy: of a program
-// that is written over then, the numbers of base/protocol.h say so at its next start, which is refused.
+// that is written over then, the numbers of ipc/protocol.h say so at its next start, which is refused.
 //
 // Over an upgrade in place the next image opens files of its own, and keeps these only until it has taken over: the
 // image before needs them should it have to go on (daemon/takeover.h). A SIGKILL leaves nothing: memory has no name.

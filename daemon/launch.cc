@@ -23,9 +23,9 @@
 #include "base/log.h"
 #include "base/reap.h"
 #include "base/surroundings.h"
-#include "base/trusted_path.h"
 #include "base/undumpable.h"
 #include "daemon/signal_scope.h"
+#include "daemon/trusted_path.h"
 #include "systemd/notify.h"
 
 namespace preforkd {

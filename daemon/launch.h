@@ -28,7 +28,7 @@ struct Launch {
   int image = -1;          // that file, if it is open already
   std::vector<std::string> argv;  // argv[0] is the title that ps shows
   std::vector<int> descriptors;   // become 3, 4, 5, ... in the child; -1 leaves a hole
-  // Opened by the child, as the daemon's user, where base/trusted_path.h trusts it: its file system may hang. It becomes
+  // Opened by the child, as the daemon's user, where daemon/trusted_path.h trusts it: its file system may hang. It becomes
   // the descriptor kTrustedFile; a hole otherwise.
   std::string trusted_file;
   // Become descriptors 1 and 2. -1: the daemon's own, for who is trusted with what that leads to (the log's reader)

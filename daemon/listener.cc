@@ -17,8 +17,8 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/resolve.h"
 #include "daemon/close_apart.h"
+#include "daemon/resolve.h"
 
 namespace preforkd {
 namespace {

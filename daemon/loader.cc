@@ -17,10 +17,10 @@
 #include "base/document.h"
 #include "base/error.h"
 #include "base/fd.h"
-#include "base/resolve.h"
 #include "conf/builtin.h"
 #include "conf/print.h"
 #include "conf/text.h"
+#include "daemon/resolve.h"
 #include "daemon/user_json.h"
 
 namespace preforkd {

@@ -12,9 +12,10 @@
 #include <cerrno>
 
 #include "base/error.h"
-#include "base/protocol.h"
 #include "daemon/patience.h"
 #include "daemon/plan.h"
+#include "ipc/log_messages.h"
+#include "ipc/protocol.h"
 
 namespace preforkd {
 namespace {

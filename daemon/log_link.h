@@ -20,14 +20,13 @@
 #include <string>
 
 #include "base/budget.h"
-#include "base/channel.h"
 #include "base/log.h"
 #include "base/loop.h"
-#include "base/message_pipe.h"
-#include "base/messages.h"
 #include "daemon/held_file.h"
 #include "daemon/launch.h"
 #include "daemon/takeover.h"
+#include "ipc/channel.h"
+#include "ipc/message_pipe.h"
 
 namespace preforkd {
 

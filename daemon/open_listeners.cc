@@ -7,8 +7,8 @@
 #include <stdexcept>
 
 #include "base/error.h"
-#include "base/resolve.h"
 #include "daemon/listener.h"
+#include "daemon/resolve.h"
 
 namespace preforkd {
 namespace {

@@ -12,7 +12,7 @@
 #include <stdexcept>
 
 #include "base/error.h"
-#include "base/trusted_path.h"
+#include "daemon/trusted_path.h"
 
 namespace preforkd {
 namespace {

@@ -30,7 +30,7 @@ struct Paths {
   std::vector<HeldFileRecord> held() const;
   void resume(const std::vector<HeldFileRecord>& held);
 
-  // Which of the two keeps such a pool (daemon/without_handlers.cc).
+  // Which of the two keeps such a pool (supervisor/without_handlers.cc).
   const Held& supervisor_for(const PoolSettings& settings) const {
     return settings.handler.empty() ? static_supervisor : supervisor;
   }

@@ -7,10 +7,10 @@
 #include <filesystem>
 
 #include "base/document.h"
-#include "base/protocol.h"
 #include "conf/network_lists.h"
 #include "conf/pool_json.h"
-#include "daemon/supervisor_args.h"
+#include "ipc/protocol.h"
+#include "ipc/supervisor_args.h"
 #include "shm/region.h"
 #include "systemd/fd_store.h"
 
@@ -55,7 +55,8 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   const Held& program = paths.supervisor_for(settings);
   what.executable = program->path();
   what.image = program->to_execute();
-  what.argv = args.to_argv("preforkd: supervisor " + settings.name);
+  what.argv =
+      args.to_argv("preforkd: supervisor " + settings.name, protocol_option(shm::kLayoutVersion));
   what.descriptors = {to_obey.get(),
                       to_report.get(),
                       document.get(),

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "daemon/pool.h"
-#include "shm/layout.h"
+#include "shm/region.h"
 
 namespace preforkd {
 

@@ -20,9 +20,9 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/resolve.h"
 #include "conf/print.h"
 #include "daemon/daemon.h"
+#include "daemon/resolve.h"
 #include "daemon/socket_store.h"
 
 namespace preforkd {
@@ -318,9 +318,9 @@ void Daemon::commit_reload() {
     ++reloads_;
   }
   commit_web(*r);
-  tell_daemon_facts();
-  for (auto& pool : pools_) tell_pool_facts(*pool);
-  for (auto& pool : leaving_) tell_pool_facts(*pool);
+  tell_daemon_info();
+  for (auto& pool : pools_) tell_pool_info(*pool);
+  for (auto& pool : leaving_) tell_pool_info(*pool);
   log({LogLevel::kInfo, r->recycled, 0, r->recycles() ? "recycled" : "reloaded " + r->loaded.file,
        Event::kReloaded});
   settling_ = [this, on_done = std::move(r->on_done)](const std::string& trouble) {

@@ -12,10 +12,10 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/resolve.h"
-#include "base/socket_file.h"
-#include "base/trusted_path.h"
 #include "daemon/acting_as.h"
+#include "daemon/resolve.h"
+#include "daemon/socket_file.h"
+#include "daemon/trusted_path.h"
 
 namespace preforkd {
 namespace {

@@ -1,5 +1,5 @@
 // The file of a Unix socket that the daemon listens on: how it is made, known again, and removed, in folders that
-// others may own. Where all its folders are trusted (base/trusted_path.h), as the daemon's user. Elsewhere each step
+// others may own. Where all its folders are trusted (daemon/trusted_path.h), as the daemon's user. Elsewhere each step
 // is done with the rights of the pool's user (daemon/acting_as.h), so that links and folders which are exchanged
 // under it lead nowhere but where that user could go alone; where there is no such user, root refuses.
 //

@@ -5,7 +5,7 @@
 #include <stdexcept>
 
 #include "base/log.h"
-#include "base/resolve.h"
+#include "daemon/resolve.h"
 #include "systemd/fd_store.h"
 
 namespace preforkd {

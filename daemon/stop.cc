@@ -37,7 +37,7 @@ void Daemon::finish() {
   say_stopping(longest);
   if (reload_) roll_back("preforkd is stopping");
   finish_settling();
-  tell_daemon_facts();
+  tell_daemon_info();
   for (auto& pool : pools_) pool->finish();
   end_until_ = monotonic_now() + longest + kFinishGrace;
   wait_patiently(loop_, end_timer_, end_until_, [this] { stop_now(); });
@@ -51,7 +51,7 @@ void Daemon::stop_now() {
   phase_ = Phase::kFinishing;
   say_stopping(0);
   if (reload_) roll_back("preforkd is stopping");
-  tell_daemon_facts();
+  tell_daemon_info();
   for (auto& pool : pools_) pool->stop_now();
   for (auto& pool : leaving_) pool->stop_now();
   predecessor_until_ = 0;
@@ -122,7 +122,7 @@ void Daemon::leave_what_does_not_end() {
 void Daemon::forget_leavers() {
   leavers_timer_ = {};
   std::erase_if(leaving_, [this](auto& pool) { return may_forget(*pool); });
-  tell_daemon_facts();
+  tell_daemon_info();
   close_when_over();
 }
 

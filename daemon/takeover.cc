@@ -22,7 +22,7 @@
 #include "daemon/paths.h"
 #include "daemon/plan.h"
 #include "daemon/user_json.h"
-#include "shm/layout.h"
+#include "shm/region.h"
 
 namespace preforkd {
 

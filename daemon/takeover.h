@@ -20,14 +20,14 @@
 
 #include "base/clock.h"
 #include "base/limits.h"
-#include "base/protocol.h"
 #include "conf/load.h"
 #include "daemon/held_file.h"
+#include "ipc/protocol.h"
 
 namespace preforkd {
 
 // Raised when the document changes its meaning: images of different numbers do not take over from each other, nor do
-// those of different kProtocol (base/protocol.h). The layout of shared memory may be another: supervisors go on with
+// those of different kProtocol (ipc/protocol.h). The layout of shared memory may be another: supervisors go on with
 // theirs, which the daemon never looks at, and control passes over segments that it cannot read.
 inline constexpr uint32_t kTakeoverFormat = 9;
 

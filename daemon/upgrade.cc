@@ -17,7 +17,7 @@
 #include "base/version.h"
 #include "conf/print.h"
 #include "daemon/daemon.h"
-#include "shm/layout.h"
+#include "shm/region.h"
 
 namespace preforkd {
 namespace {

@@ -2,7 +2,7 @@
 // daemon, never by hand, as a user of its own (where the daemon is root), with these descriptors and no other:
 //
 //   0   nothing     1, 2   the daemon's own
-//   3      a channel from the daemon (base/messages.h: "daemon and log")
+//   3      a channel from the daemon (ipc/log_messages.h)
 //   4      a pipe to it
 //
 // One thread reads, and never waits for the other, which writes. It ends when the channel and all pipes have; so that
@@ -16,9 +16,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/process_title.h"
-#include "base/protocol.h"
 #include "base/surroundings.h"
 #include "base/undumpable.h"
+#include "ipc/protocol.h"
 #include "log/reader.h"
 
 namespace preforkd {

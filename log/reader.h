@@ -7,10 +7,10 @@
 #include <string>
 
 #include "base/budget.h"
-#include "base/channel.h"
 #include "base/loop.h"
-#include "base/message_pipe.h"
-#include "base/messages.h"
+#include "ipc/channel.h"
+#include "ipc/log_messages.h"
+#include "ipc/message_pipe.h"
 #include "log/lines.h"
 #include "log/writer.h"
 

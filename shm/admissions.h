@@ -19,7 +19,7 @@
 
 #include <cstdint>
 
-#include "shm/region.h"
+#include "shm/mapping.h"
 
 namespace preforkd::shm {
 

@@ -1,4 +1,4 @@
-// The vocabulary of the pool's decisions, as they stand in the ring: decide() (daemon/scaler.h) makes
+// The vocabulary of the pool's decisions, as they stand in the ring: decide() (supervisor/scaler.h) makes
 // them, the supervisor records them, control explains them.
 #pragma once
 

@@ -29,6 +29,7 @@
 #include <cstdint>
 
 #include "shm/histogram.h"
+#include "shm/region.h"
 #include "shm/rejection.h"
 #include "shm/worker_state.h"
 
@@ -41,12 +42,8 @@ static_assert(Long::is_always_lock_free && sizeof(Long) == 8);
 static_assert(sizeof(sem_t) == 32, "the layout below is that of glibc on 64-bit Linux");
 
 inline constexpr uint64_t kMagic = 0x6d687364'6b667270;  // "prfkdshm"
-extern const uint32_t kLayoutVersion;                    // layout.cc says which one this is
 inline constexpr size_t kLine = 128;
-inline constexpr uint32_t kDecisions = 256;      // entries of the ring; a power of two
-inline constexpr uint32_t kMinCapacity = 1024;   // slots
-inline constexpr uint32_t kMaxCapacity = 65536;  // slots
-inline constexpr uint32_t kSlotsPerWord = 64;
+inline constexpr uint32_t kDecisions = 256;  // entries of the ring; a power of two
 inline constexpr size_t kNoteWords = 16;
 
 // Written by the supervisor before it forks for the first time; read by control.
@@ -81,8 +78,8 @@ struct alignas(kLine) Published {
   Long accept_until;  // while leaving: until then, connections that already wait are still served
   Long accept_from;   // ... on these listen sockets; bit i: the i-th, of the first 64
   Word
-      saturated;  // + 1 whenever nobody is idle at `max`; the shedder waits on it (daemon/shedder.h)
-  Word at_max;    // 1: there are `max` workers, and none of them is starting (kept for the shedder)
+      saturated;  // + 1 whenever nobody is idle at `max`; the shedder waits on it (supervisor/shedder.h)
+  Word at_max;  // 1: there are `max` workers, and none of them is starting (kept for the shedder)
   uint8_t reserved[88];
 };
 enum Leaving : uint32_t {
@@ -262,11 +259,6 @@ constexpr size_t decisions_offset(uint32_t capacity) {
 }
 constexpr size_t segment_size(uint32_t capacity) {
   return decisions_offset(capacity) + kDecisions * sizeof(Decision);
-}
-// max(max, 1024) rounded up to a multiple of 64.
-constexpr uint32_t capacity_for(uint32_t max_workers) {
-  uint32_t wanted = max_workers < kMinCapacity ? kMinCapacity : max_workers;
-  return (wanted + kSlotsPerWord - 1) / kSlotsPerWord * kSlotsPerWord;
 }
 
 }  // namespace preforkd::shm

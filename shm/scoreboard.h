@@ -16,9 +16,9 @@
 #include "base/clock.h"
 #include "base/limits.h"
 #include "shm/decision.h"
+#include "shm/mapping.h"
 #include "shm/outcome.h"
 #include "shm/peer.h"
-#include "shm/region.h"
 
 namespace preforkd::shm {
 

@@ -3,7 +3,7 @@
 // it, that sends a body which is not read before the answer is given would see an error instead of the answer.
 //
 // So writing is shut down first: the client sees the end of the answer. If it has ended its half, and nothing of it is
-// unread, that was all. Else the socket goes to the pool's closer (daemon/closer.h), which reads and throws away what
+// unread, that was all. Else the socket goes to the pool's closer (supervisor/closer.h), which reads and throws away what
 // comes yet, within bounds; the worker, which waits for nobody, goes on with its next client.
 //
 // Called by workers of all kinds, each about a connection that it has counted: after a handler's `serve`

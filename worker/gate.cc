@@ -9,9 +9,9 @@
 
 #include "base/log.h"
 #include "base/networks.h"
-#include "base/proxy_protocol.h"
 #include "base/standstill.h"
 #include "shm/admissions.h"
+#include "worker/proxy_protocol.h"
 
 namespace preforkd {
 namespace {

@@ -17,13 +17,13 @@
 #include <optional>
 #include <string>
 
-#include "base/proxy_protocol.h"
 #include "base/range_set.h"
 #include "conf/network_lists.h"
 #include "conf/settings.h"
-#include "shm/region.h"
+#include "shm/mapping.h"
 #include "shm/rejection.h"
 #include "worker/acceptor.h"
+#include "worker/proxy_protocol.h"
 #include "worker/seat.h"
 
 namespace preforkd {

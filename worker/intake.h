@@ -41,7 +41,7 @@
 #include <vector>
 
 #include "conf/settings.h"
-#include "shm/region.h"
+#include "shm/mapping.h"
 #include "worker/acceptor.h"
 #include "worker/gate.h"
 #include "worker/seat.h"

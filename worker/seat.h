@@ -24,9 +24,9 @@
 #include <string_view>
 
 #include "base/clock.h"
+#include "shm/mapping.h"
 #include "shm/outcome.h"
 #include "shm/peer.h"
-#include "shm/region.h"
 #include "shm/rejection.h"
 
 namespace preforkd {

@@ -3,9 +3,9 @@
 #include <arpa/inet.h>
 
 #include "base/networks.h"
-#include "base/proxy_protocol.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/shown.h"
+#include "worker/proxy_protocol.h"
 
 using namespace preforkd;
 using fuzz::must;

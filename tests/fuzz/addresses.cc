@@ -8,9 +8,9 @@
 #include <stdexcept>
 
 #include "base/address.h"
-#include "base/resolve.h"
 #include "conf/check.h"
 #include "control/host.h"
+#include "daemon/resolve.h"
 #include "shm/peer.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/shown.h"

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "base/messages.h"
 #include "control/pools.h"
+#include "ipc/control_messages.h"
 #include "shm/layout.h"
 #include "tests/fuzz/fuzz.h"
 

@@ -1,4 +1,4 @@
-// control/daemon_link, pools, facts, totals: what control hears on its channel. Each line of the input is a
+// control/daemon_link, pools, info, totals: what control hears on its channel. Each line of the input is a
 // datagram, by its first letter:
 //
 //   d, p   the JSON of kDaemon, kPool         b        bytes of totals over a good record, for what follows

@@ -1,7 +1,7 @@
 /* The doorbell: no wake-up is lost. Who becomes busy, a signal, a ringer's death, a connection's deadline: of each the
  * supervisor learns before it sleeps for good.
  *
- * Mirrors Supervisor::run, publish, arm (daemon/supervisor.cc), Workforce::end_overdue (daemon/workforce_deadlines.cc),
+ * Mirrors Supervisor::run, publish, arm (supervisor/supervisor.cc), Workforce::end_overdue (supervisor/workforce_deadlines.cc),
  * Scoreboard::counts (shm/scoreboard.cc), ring and sleep_until_rung (shm/doorbell.cc), Seat::begin, count_and_ring and
  * idle (worker/seat.cc). All accesses there are seq_cst, so that interleavings of single steps are all there is. A
  * statement here is one load, one store or one read-modify-write there; where several stand in one atomic or d_step, all
@@ -162,7 +162,7 @@ proctype killer() {
 /* The daemon raises `max`: a datagram, and SIGIO with it. */
 proctype daemon() { atomic { message = 1; signal_pending = 1 } }
 
-/* on_signal (daemon/supervisor.cc) interrupts the supervisor between any two steps; its one step that another
+/* on_signal (supervisor/supervisor.cc) interrupts the supervisor between any two steps; its one step that another
  * process sees is the addition. If it runs in FUTEX_WAIT, that returns EINTR. */
 proctype signal_handler() {
 end:

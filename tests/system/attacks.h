@@ -50,7 +50,7 @@
 
 #include "base/attachment.h"
 #include "base/clock.h"
-#include "base/messages.h"
+#include "ipc/supervisor_messages.h"
 
 namespace preforkd::system_test::attack {
 

@@ -15,7 +15,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/resolve.h"
+#include "daemon/resolve.h"
 #include "tests/system/check.h"
 
 namespace preforkd::system_test {

@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "base/clock.h"
-#include "daemon/breaker.h"
+#include "supervisor/breaker.h"
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
 #include "tests/system/load.h"

@@ -22,8 +22,8 @@
 #include <thread>
 
 #include "base/clock.h"
-#include "daemon/breaker.h"
 #include "shm/layout.h"
+#include "supervisor/breaker.h"
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
 #include "tests/system/load.h"

@@ -18,7 +18,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/messages.h"
+#include "ipc/log_messages.h"
 #include "tests/system/conditions.h"
 #include "tests/system/machine.h"
 #include "tests/system/suites.h"

@@ -175,7 +175,7 @@ void a_program_that_is_gone() {
   expect(Client(server.address()).echoes("hello\n"), "echo");
   server.wait_for("/connections/served", 1);
   unlink(path.c_str());
-  // (Who dies before the death before it was noted belongs to the same round: see daemon/breaker.h.)
+  // (Who dies before the death before it was noted belongs to the same round: see supervisor/breaker.h.)
   server.wait_until("the pool is degraded", kPatience, [&] {
     expect(Client(server.address()).is_ended(), "the client sees the end");
     return server.pool()["state"] == "degraded";

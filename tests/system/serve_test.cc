@@ -6,7 +6,7 @@
 
 #include "base/address.h"
 #include "base/error.h"
-#include "base/resolve.h"
+#include "daemon/resolve.h"
 #include "tests/system/harness.h"
 #include "tests/system/load.h"
 #include "tests/system/suites.h"

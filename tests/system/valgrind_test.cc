@@ -14,8 +14,8 @@
 #include <filesystem>
 #include <thread>
 
-#include "base/channel.h"
 #include "base/error.h"
+#include "ipc/channel.h"
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
 #include "tests/system/pidfds.h"

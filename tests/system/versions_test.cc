@@ -14,7 +14,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
-#include "base/protocol.h"
+#include "ipc/protocol.h"
 #include "tests/system/conditions.h"
 #include "tests/system/harness.h"
 #include "tests/system/load.h"

@@ -21,8 +21,8 @@
 #include <sstream>
 #include <thread>
 
-#include "base/channel.h"
 #include "base/error.h"
+#include "ipc/channel.h"
 #include "tests/system/conditions.h"
 #include "tests/system/suites.h"
 #include "tests/system/trust.h"

@@ -3,7 +3,7 @@
 
 #include <sys/socket.h>
 
-#include "base/resolve.h"
+#include "daemon/resolve.h"
 #include "tests/unit/unit_test.h"
 
 using namespace preforkd;

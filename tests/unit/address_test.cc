@@ -1,7 +1,7 @@
 // base/address: addresses as users write them, and back from what the kernel has; and when two of
 // them are one (conf/check).
 #include "base/address.h"
-#include "base/resolve.h"
+#include "daemon/resolve.h"
 
 #include <CUnit/CUnit.h>
 #include <netinet/in.h>

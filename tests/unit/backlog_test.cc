@@ -9,7 +9,7 @@
 #include <fstream>
 
 #include "base/address.h"
-#include "base/resolve.h"
+#include "daemon/resolve.h"
 #include "tests/unit/unit_test.h"
 
 using namespace preforkd;

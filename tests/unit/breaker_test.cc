@@ -1,5 +1,5 @@
 // daemon/breaker: what is a step of the row, how long it pauses, what ends it; and what each loss costs.
-#include "daemon/breaker.h"
+#include "supervisor/breaker.h"
 
 #include "tests/unit/unit_test.h"
 

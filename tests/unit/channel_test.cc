@@ -1,5 +1,5 @@
 // base/channel: whole datagrams with and without descriptors, and what a mad other end can do.
-#include "base/channel.h"
+#include "ipc/channel.h"
 
 #include <fcntl.h>
 #include <sys/ioctl.h>

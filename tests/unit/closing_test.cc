@@ -14,7 +14,7 @@
 #include <memory>
 #include <vector>
 
-#include "daemon/lingering.h"
+#include "supervisor/lingering.h"
 #include "tests/unit/unit_test.h"
 #include "worker/signals.h"
 

@@ -1,9 +1,9 @@
 // control/: what is asked and answered. The HTTP around it is tested with the real program, in
 // tests/system.
+#include "control/dashboard.h"
 #include "control/explain.h"
 #include "control/limits_patch.h"
 #include "control/metrics.h"
-#include "control/page.h"
 #include "control/rights.h"
 #include "control/routes.h"
 #include "control/status_json.h"
@@ -114,7 +114,7 @@ void reads_patches() {
 }
 
 void knows_who_may() {
-  DaemonFacts daemon;
+  DaemonInfo daemon;
   daemon.uid = 500;
   auto peer = [](uid_t uid, gid_t gid, std::vector<gid_t> groups = {}) {
     return Peer{true, uid, gid, std::move(groups)};
@@ -246,8 +246,8 @@ void writes_status() {
 
 void writes_metrics() {
   PoolView view;
-  view.facts.name = "a\"b\\c\nd";
-  view.facts.state = "degraded";
+  view.info.name = "a\"b\\c\nd";
+  view.info.state = "degraded";
   view.active = 1;
   auto& f = view.reading.figures;
   f.served = 3;
@@ -256,7 +256,7 @@ void writes_metrics() {
   f.histogram[histogram_bucket(16)] = 1;   // not below
   f.histogram[kHistogramBuckets - 1] = 1;  // above every bound that is shown
   view.reading.finished_ns = 2'500'000'000;
-  DaemonFacts daemon;
+  DaemonInfo daemon;
   daemon.version = "0.1.0";
   std::string old = metrics_text(daemon, {view}, 100.5, MetricsFormat::kPrometheus);
   std::string open = metrics_text(daemon, {view}, 100.5, MetricsFormat::kOpenMetrics);
@@ -285,7 +285,7 @@ void writes_metrics() {
 }
 
 void guards_the_page() {
-  Page one = make_page(), other = make_page();
+  Dashboard one = make_dashboard(), other = make_dashboard();
   CU_ASSERT(one.policy != other.policy);
   size_t at = one.policy.find("'nonce-") + std::strlen("'nonce-");
   std::string nonce = one.policy.substr(at, one.policy.find('\'', at) - at);

@@ -20,17 +20,16 @@ namespace {
 
 bool near(double a, double b) { return a - b < 1e-9 && b - a < 1e-9; }
 
-void understands_facts() {
-  auto facts = parse_pool_facts(pool_news(kFirst));
-  CU_ASSERT_FATAL(facts.has_value());
-  CU_ASSERT(facts->name == "echo" && facts->limits.max == 256);
-  CU_ASSERT(facts->limits.shrink_after == from_seconds(2.5));
-  CU_ASSERT(facts->generations.size() == 1 && facts->generations[0].number == 1);
+void understands_info() {
+  auto info = parse_pool_info(pool_news(kFirst));
+  CU_ASSERT_FATAL(info.has_value());
+  CU_ASSERT(info->name == "echo" && info->limits.max == 256);
+  CU_ASSERT(info->limits.shrink_after == from_seconds(2.5));
+  CU_ASSERT(info->generations.size() == 1 && info->generations[0].number == 1);
   for (bool pool : {true, false}) {  // each member is needed, and of its type
     json whole = json::parse(pool ? pool_news(kFirst) : daemon_news());
     auto accepted = [&](const json& o) {
-      return pool ? parse_pool_facts(o.dump()).has_value()
-                  : parse_daemon_facts(o.dump()).has_value();
+      return pool ? parse_pool_info(o.dump()).has_value() : parse_daemon_info(o.dump()).has_value();
     };
     CU_ASSERT(accepted(whole));
     for (const auto& [name, value] : whole.items()) {
@@ -43,8 +42,8 @@ void understands_facts() {
   }
   json endless = json::parse(pool_news(kFirst));
   endless["limits"]["shrink_after"] = 1e300;  // no number of nanoseconds
-  CU_ASSERT(!parse_pool_facts(endless.dump()));
-  CU_ASSERT(!parse_pool_facts("{") && !parse_pool_facts("[]") && !parse_daemon_facts(""));
+  CU_ASSERT(!parse_pool_info(endless.dump()));
+  CU_ASSERT(!parse_pool_info("{") && !parse_pool_info("[]") && !parse_daemon_info(""));
 }
 
 void refuses_nonsense() {
@@ -269,7 +268,7 @@ void add_control_tests() {
     const char* name;
     void (*run)();
   } kTests[] = {
-      {"the daemon's facts are understood", understands_facts},
+      {"what the daemon says of itself and of a pool is understood", understands_info},
       {"news that are none are refused", refuses_nonsense},
       {"figures stay over generations", keeps_figures_over_generations},
       {"it is complete with its memory", is_complete_with_its_memory},

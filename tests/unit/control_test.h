@@ -9,8 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "base/messages.h"
 #include "control/pools.h"
+#include "ipc/control_messages.h"
 #include "shm/layout.h"
 
 namespace preforkd {

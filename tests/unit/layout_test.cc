@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "shm/mapping.h"
 #include "shm/region.h"
 #include "tests/unit/unit_test.h"
 

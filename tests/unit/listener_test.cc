@@ -13,7 +13,7 @@
 #include <fstream>
 
 #include "base/backlog.h"
-#include "base/resolve.h"
+#include "daemon/resolve.h"
 #include "daemon/socket_store.h"
 #include "tests/unit/listener_test.h"
 #include "tests/unit/unit_test.h"

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "base/resolve.h"
 #include "conf/settings.h"
+#include "daemon/resolve.h"
 
 namespace preforkd::unit {
 

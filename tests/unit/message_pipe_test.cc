@@ -1,5 +1,5 @@
 // base/message_pipe: whole messages, who sent them, and what nobody sends who keeps to the form. And base/budget.
-#include "base/message_pipe.h"
+#include "ipc/message_pipe.h"
 
 #include <fcntl.h>
 #include <sys/socket.h>

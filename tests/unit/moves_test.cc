@@ -7,8 +7,8 @@
 #include <thread>
 
 #include "base/error.h"
-#include "base/resolve.h"
 #include "daemon/listener.h"
+#include "daemon/resolve.h"
 #include "daemon/socket_store.h"
 #include "tests/unit/listener_test.h"
 #include "tests/unit/unit_test.h"

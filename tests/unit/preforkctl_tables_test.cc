@@ -9,8 +9,8 @@
 #include <string_view>
 #include <vector>
 
-#include "control/human.h"
-#include "control/tables.h"
+#include "ctl/format.h"
+#include "ctl/tables.h"
 #include "tests/unit/preforkctl_test.h"
 
 void add_preforkctl_tables_tests();

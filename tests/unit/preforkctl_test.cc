@@ -18,9 +18,9 @@
 #include <vector>
 
 #include "base/fd.h"
-#include "control/client.h"
-#include "control/commands.h"
-#include "control/tables.h"
+#include "ctl/client.h"
+#include "ctl/commands.h"
+#include "ctl/tables.h"
 #include "tests/unit/preforkctl_test.h"
 
 void add_preforkctl_tests();

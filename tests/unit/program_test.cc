@@ -12,7 +12,7 @@
 #include <iterator>
 
 #include "base/address.h"
-#include "base/resolve.h"
+#include "daemon/resolve.h"
 #include "tests/unit/unit_test.h"
 
 using namespace preforkd;

@@ -1,5 +1,5 @@
 // base/proxy_protocol: the headers of both versions, whole and wrong.
-#include "base/proxy_protocol.h"
+#include "worker/proxy_protocol.h"
 
 #include "tests/unit/unit_test.h"
 

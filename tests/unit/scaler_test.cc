@@ -1,6 +1,6 @@
 // daemon/scaler: decide() against cases worked out by hand, pools that live through a day's load in
 // simulated time, and what must hold for any view whatsoever.
-#include "daemon/scaler.h"
+#include "supervisor/scaler.h"
 
 #include <algorithm>
 #include <random>

@@ -1,5 +1,5 @@
 // base/trusted_path and daemon/socket_path: whom a path is trusted to, and what is done where it is nobody's.
-#include "base/trusted_path.h"
+#include "daemon/trusted_path.h"
 
 #include <fcntl.h>
 #include <sys/prctl.h>
@@ -9,8 +9,8 @@
 #include <csignal>
 #include <fstream>
 
-#include "base/resolve.h"
 #include "daemon/acting_as.h"
+#include "daemon/resolve.h"
 #include "daemon/socket_path.h"
 #include "tests/unit/unit_test.h"
 

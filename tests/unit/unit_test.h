@@ -23,6 +23,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "shm/mapping.h"
 #include "shm/region.h"
 
 namespace preforkd::unit {

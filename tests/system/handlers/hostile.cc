@@ -43,8 +43,8 @@
 #include <string>
 
 #include "base/clock.h"
-#include "base/message_pipe.h"
-#include "base/messages.h"
+#include "ipc/message_pipe.h"
+#include "ipc/supervisor_messages.h"
 #include "shm/layout.h"
 
 namespace {
@@ -52,7 +52,7 @@ namespace {
 using preforkd::monotonic_now;
 namespace shm = preforkd::shm;
 
-constexpr int kReports = 4;  // a supervisor's (daemon/supervisor_args.h)
+constexpr int kReports = 4;  // a supervisor's (ipc/supervisor_args.h)
 constexpr int kCopyOfReports = 50;
 
 struct Memory {

@@ -13,7 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "base/channel.h"
+#include "ipc/channel.h"
 
 namespace preforkd::system_test {
 namespace {

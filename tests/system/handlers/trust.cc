@@ -23,8 +23,8 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
-#include "base/message_pipe.h"
-#include "daemon/supervisor_args.h"
+#include "ipc/message_pipe.h"
+#include "ipc/supervisor_args.h"
 #include "tests/system/attacks_obey.h"
 
 namespace {

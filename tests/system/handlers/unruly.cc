@@ -27,7 +27,7 @@
 #include <string>
 #include <thread>
 
-#include "daemon/supervisor_args.h"
+#include "ipc/supervisor_args.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/lsan_interface.h>

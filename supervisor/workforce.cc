@@ -1,0 +1,369 @@
+#include "supervisor/workforce.h"
+
+#include <alloca.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/program_end.h"
+#include "shm/tickets.h"
+#include "supervisor/quick_fork.h"
+#include "worker/signals.h"
+
+namespace preforkd {
+namespace {
+
+constexpr uint32_t kAtATime = 64;
+constexpr uintptr_t kPage = 4096;
+
+// ±10 %, so that workers that were forked together do not leave together.
+Nanoseconds jittered(Nanoseconds age, pid_t pid) {
+  constexpr uint32_t kSteps = 1024;
+  const uint32_t step =
+      static_cast<uint32_t>(pid) * 2654435769u >> 22;  // Knuth's multiplicative hash
+  return age - age / 10 + age / 5 / kSteps * step;
+}
+
+Nanoseconds processor_time(const rusage& usage) {
+  auto nanoseconds = [](const timeval& t) {
+    return static_cast<Nanoseconds>(t.tv_sec) * kSecond +
+           static_cast<Nanoseconds>(t.tv_usec) * kMicrosecond;
+  };
+  return nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime);
+}
+
+// "killed by signal 11 (Segmentation fault) while serving 10.0.0.1:4242"
+std::string death_text(int status, const shm::Scoreboard::Last& last,
+                       const Workforce::Death& death) {
+  const bool was_starting = last.state == WorkerState::kStarting;
+  std::string text;
+  if (WIFSIGNALED(status)) {
+    const int number = WTERMSIG(status);
+    text = "killed by signal " + std::to_string(number) + " (" + strsignal(number) + ")";
+  } else {
+    text = "exited with status " + std::to_string(WEXITSTATUS(status));
+  }
+  if (last.active)
+    text += " while serving " + shm::peer_text(last.peer);
+  else if (was_starting)
+    text += " while starting";
+  const bool late = death.abnormal && death.ending == shm::Ending::kTimedOut;
+  return text + (late ? ", timeouts.start being over" : "");
+}
+
+}  // namespace
+
+Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board,
+                     const std::array<int, 4>& supervisors_own,
+                     std::function<void(pid_t, int status)> note_other,
+                     std::function<bool(pid_t, bool in_question)> program_ended)
+    : plan_(plan),
+      board_(board),
+      supervisors_own_(supervisors_own),
+      note_other_(std::move(note_other)),
+      program_ended_(std::move(program_ended)),
+      records_(board.capacity(), &own_) {}
+
+// --- fork ----------------------------------------------------------------------------------------
+
+Workforce::Forked Workforce::fork(uint32_t count, Nanoseconds now) {
+  count = std::min(count, board_.capacity() - board_.alive());
+  Forked result;
+  const AllSignalsBlocked over_the_fork;
+  // From here on the stack begins a page: parent and child then write to one, and not to two (each is copied for
+  // it, at 3 us).
+  const auto top = reinterpret_cast<uintptr_t>(alloca(1));
+  [[maybe_unused]] void* volatile rest = alloca(top % kPage);
+  while (result.count < count && result.error == 0)
+    result.count += fork_some(std::min(count - result.count, kAtATime), now, result.error);
+  return result;
+}
+
+// Nothing but fork in the loop: whatever is written between two forks is a page that the last child still
+// shares, and is copied for it. The stack is copied anyway: so the pids are kept there.
+uint32_t Workforce::fork_some(const uint32_t wanted, Nanoseconds now, int& error) {
+  uint32_t slots[kAtATime], forked = 0;
+  pid_t pids[kAtATime];
+  for (uint32_t i = 0; i < wanted; ++i) slots[i] = board_.prepare(now);
+  for (; forked < wanted; ++forked) {
+    const pid_t pid = quick_fork();
+    if (pid == 0) be_worker(slots[forked]);
+    if (pid < 0) {
+      error = errno;
+      break;
+    }
+    pids[forked] = pid;
+  }
+  for (uint32_t i = 0; i < forked; ++i) note_forked(slots[i], pids[i], now);
+  for (uint32_t i = wanted; i-- > forked;) board_.fork_failed(slots[i]);
+  return forked;
+}
+
+void Workforce::note_forked(uint32_t slot, pid_t pid, Nanoseconds now) {
+  board_.forked(slot, pid);
+  records_[slot] = Record{};
+  records_[slot].pid = pid;
+  records_[slot].forked_at = now;
+  if (plan_.settings.max_age) records_[slot].old_at = now + jittered(plan_.settings.max_age, pid);
+  slot_of_[pid] = slot;
+  ++unstarted_;
+}
+
+void Workforce::be_worker(uint32_t slot) {
+  int status = static_cast<int>(ExitCode::kInternal);
+  try {
+    // Closed, and not forgotten: the objects' pages would be copied. Only the supervisor speaks with the daemon.
+    for (int fd : supervisors_own_) system_call(SYS_close, fd);
+    status = Worker(plan_, slot).run();
+  } catch (const std::exception& e) {
+    log_error(e.what());
+  }
+  _exit(status);
+}
+
+// --- reap ----------------------------------------------------------------------------------------
+
+std::optional<Workforce::Death> Workforce::reap(Nanoseconds now, int& others) {
+  while (others > 0) {
+    int status = 0;
+    rusage usage{};
+    pid_t pid = wait4(-1, &status, WNOHANG | WUNTRACED | WCONTINUED, &usage);
+    if (pid < 0 && errno == EINTR) continue;
+    if (pid <= 0) return std::nullopt;
+    auto found = slot_of_.find(pid);
+    if (found == slot_of_.end()) {  // or a child that a handler's preload left behind
+      note_other_(pid, status);
+      --others;
+      continue;
+    }
+    uint32_t slot = found->second;
+    if (WIFSTOPPED(status)) {
+      note_stopped(records_[slot], now);
+      const bool again = std::exchange(records_[slot].told_stopped, true);
+      return Death{.only_stopped = true,
+                   .pid = pid,
+                   .text = again ? "" : std::string("stopped by ") + strsignal(WSTOPSIG(status))};
+    }
+    if (WIFCONTINUED(status)) {
+      note_continued(slot, now);
+      continue;
+    }
+    slot_of_.erase(found);
+    note_stopped(records_[slot], 0);
+    Death death = judge(slot, pid, status, usage);
+    Record& record = records_[slot];
+    if (record.seen_at == 0) {
+      --unstarted_;
+      auto step = static_cast<shm::StartingStep>(board_.slot(slot).starting_step.load());
+      if (step == shm::StartingStep::kHasTicket)
+        shm::post_tickets(board_.segment().tickets.start, 1);
+      else if (step == shm::StartingStep::kWaitsForTicket)
+        shm::pass_on_wake_up(board_.segment().tickets.start);
+    }
+    if (plan_.program) look_at_client(slot, pid, status);
+    board_.fold(slot, death.ending, outcome_of(slot, status), now);
+    told_ -= record.told_to_leave;
+    worn_ -= record.worn;
+    ending_ -= record.ending != 0;
+    record = Record{};
+    return death;
+  }
+  return std::nullopt;
+}
+
+void Workforce::note_stopped(Record& record, Nanoseconds at) {
+  stopped_ += (at != 0) - (record.stopped_at != 0);
+  record.stopped_at = at;
+}
+
+// The closer closes it, whatever the slot says of a connection: one that could not be executed has none in hand any more.
+void Workforce::look_at_client(uint32_t slot, pid_t pid, int status) const {
+  const shm::Scoreboard::Last last = board_.last_words(slot);
+  const bool in_question = last.active && !is_success(status, plan_.settings.success) &&
+                           ended_by_itself(status) && records_[slot].ending == 0;
+  if (program_ended_(pid, in_question)) board_.note_client_ended(slot, pid, last.begun);
+}
+
+// What the connection that it had in hand counts as. Of a client that has ended it, a program learns by an error, or by
+// SIGPIPE; what ends by another signal, or because it was ordered to, has not ended of that.
+Outcome Workforce::outcome_of(uint32_t slot, int status) const {
+  if (!plan_.program) return Outcome::kFailed;
+  if (is_success(status, plan_.settings.success)) return Outcome::kServed;
+  const bool aborted =
+      ended_by_itself(status) && records_[slot].ending == 0 && board_.last_words(slot).client_ended;
+  return aborted ? Outcome::kAborted : Outcome::kFailed;
+}
+
+// Its connection is given the time.
+void Workforce::note_continued(uint32_t slot, Nanoseconds now) {
+  Record& record = records_[slot];
+  const uint64_t number = board_.slot(slot).begun.load();
+  if (record.stood_with != number) record.stood = 0;
+  record.stood_with = number;
+  if (record.stopped_at) record.stood += now - record.stopped_at;
+  note_stopped(record, 0);
+}
+
+// What a death was: as ordered, as usual, or abnormal.
+Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status, const rusage& usage) {
+  const Record& record = records_[slot];
+  shm::Scoreboard::Last last = board_.last_words(slot);
+  Death death;
+  death.pid = pid;
+  death.served = last.active;
+  const bool signaled = WIFSIGNALED(status);
+  const int code = signaled ? WTERMSIG(status) : WEXITSTATUS(status);
+  // (One that could not be executed has no connection in hand any more: the worker has counted it.)
+  const bool was_program = plan_.program && last.active;
+  const bool may_leave = last.state != WorkerState::kStarting || record.told_to_leave ||
+                         board_.segment().published.leaving.load() == shm::kDrain;
+  if (record.ending && (signaled || was_program)) {
+    death.ending = shm::Ending::kTimedOut;
+    // A worker that does not get through `start` is as bad as one that crashes in it.
+    death.abnormal = last.state == WorkerState::kStarting && record.ending != shm::kEndAny;
+  } else if (was_program && ended_by_itself(status)) {
+    death.ending = shm::Ending::kRecycled;  // whether it succeeded is the connection's matter
+  } else if (!signaled && code == 0 && !last.active && may_leave &&
+             !(plan_.serving && last.begun == 0 && last.state != WorkerState::kRetiring)) {
+    // (exit() within start or serve is no way to leave, nor is it before the first connection.)
+    // A program that accepts by itself may end when it likes; a wake-up may end with it.
+    death.unannounced = plan_.serving && last.state != WorkerState::kRetiring;
+    const bool recycled = last.recycle || record.worn || death.unannounced;
+    death.ending = recycled ? shm::Ending::kRecycled : shm::Ending::kRetired;
+  } else {
+    death.ending = shm::Ending::kCrashed;
+    death.abnormal = true;
+  }
+  death.loss = loss_of(slot, last, death, was_program);
+  death.loss.processor_time = processor_time(usage);
+  death.proves = was_program;
+  // Not for each of a pool of programs, which have one a connection.
+  if (death.abnormal || death.ending == shm::Ending::kTimedOut || is_logged(LogLevel::kDebug))
+    death.text = death_text(status, last, death);
+  return death;
+}
+
+// Of the dead one's own words only the kind of its loss is made, and when it began: see breaker.h.
+Loss Workforce::loss_of(uint32_t slot, const shm::Scoreboard::Last& last, const Death& death,
+                        bool was_program) {
+  using Kind = Loss::Kind;
+  const Record& record = records_[slot];
+  Loss loss{Kind::kUnused, record.forked_at, record.forked_at, 0};
+  const bool had_ticket = static_cast<shm::StartingStep>(board_.slot(slot).starting_step.load()) ==
+                          shm::StartingStep::kHasTicket;
+  const bool in_start = last.state == WorkerState::kStarting;
+  if (in_start ? had_ticket : plan_.program != nullptr)
+    loss.began_at = std::max(loss.began_at, last.since);
+  const bool not_executed = plan_.program && !last.active && last.begun > 0;
+  const bool left = !death.abnormal && death.ending != shm::Ending::kTimedOut;
+  // Who took one is not known: as many are believed as were posted. (Told to leave is who asked for it.)
+  const bool took_ticket = left && !was_program && !record.told_to_leave && asked_ > 0;
+  if (took_ticket) --asked_;
+  if (death.abnormal && (in_start || not_executed))
+    loss.kind = Kind::kUnable;
+  else if (was_program || (left && (record.worn || took_ticket)))
+    loss.kind = Kind::kOrdered;
+  else if (last.begun > 0)
+    loss.kind = left ? Kind::kLeft : Kind::kUsed;
+  return loss;
+}
+
+// --- orders --------------------------------------------------------------------------------------
+
+// A program may have children: they are ended with it. It leads its group from its first moments on.
+void Workforce::send(const Record& record, int signal_number) const {
+  if (plan_.leads_group() && (signal_number == SIGTERM || signal_number == SIGKILL) &&
+      kill(-record.pid, signal_number) == 0)
+    return;
+  kill(record.pid, signal_number);
+}
+
+void Workforce::nudge_idle(uint32_t count) {
+  for (uint32_t slot : board_.idle_longest(count)) send(records_[slot], plan_.nudge_signal());
+}
+
+void Workforce::nudge_all() {
+  each([&](uint32_t slot) { send(records_[slot], plan_.nudge_signal()); });
+}
+
+void Workforce::take_back_tickets() {
+  asked_ -=
+      std::min(asked_, shm::take_back_tickets(board_.segment().tickets.retire, board_.capacity()));
+}
+
+void Workforce::retire_longest_idle(uint32_t count) {
+  take_back_tickets();
+  shm::post_tickets(board_.segment().tickets.retire, count);
+  asked_ = std::min(asked_ + count, board_.capacity());
+  nudge_idle(count);
+}
+
+void Workforce::tell_to_leave(uint32_t slot) {
+  board_.slot(slot).leave.store(1);
+  records_[slot].told_to_leave = true;
+  ++told_;
+  send(records_[slot], plan_.nudge_signal());
+}
+
+// --- starting ------------------------------------------------------------------------------------
+
+bool Workforce::hand_out_start_tickets(Nanoseconds now) {
+  if (unstarted_ == 0) return false;
+  uint32_t through = 0, with_ticket = 0, waiting = 0;
+  each([&](uint32_t slot) {
+    Record& record = records_[slot];
+    if (record.seen_at) return;
+    const shm::Slot& s = board_.slot(slot);
+    if (static_cast<WorkerState>(s.state.load()) != WorkerState::kStarting) {
+      record.seen_at = now;
+      ++through;
+      return;
+    }
+    auto step = static_cast<shm::StartingStep>(s.starting_step.load());
+    with_ticket += step == shm::StartingStep::kHasTicket;
+    waiting += step == shm::StartingStep::kWaitsForTicket;
+  });
+  unstarted_ -= through;
+  if (through) start_progress_ = now;
+  if (!plan_.has_start()) return false;
+
+  sem_t& tickets = board_.segment().tickets.start;
+  int left = 0;
+  sem_getvalue(&tickets, &left);
+  if (unstarted_ == 0) {  // nobody is on the way to a ticket: set the count right
+    shm::take_back_tickets(tickets, board_.capacity());
+    shm::post_tickets(tickets, plan_.settings.starting);
+  } else {
+    shm::post_tickets(tickets, through);
+    bool all_lost = through == 0 && with_ticket == 0 && left == 0 && waiting == unstarted_;
+    if (all_lost) shm::post_tickets(tickets, 1);
+  }
+  return unstarted_ > 0;
+}
+
+Nanoseconds Workforce::able_since(Nanoseconds from) const {
+  Nanoseconds since = kNever;
+  each([&](uint32_t slot) {
+    const Record& record = records_[slot];
+    Nanoseconds at = record.seen_at;
+    if (plan_.program) {  // (in hand it is from the accept on, which is before the exec)
+      const shm::Scoreboard::Last last = board_.last_words(slot);
+      at = last.active ? std::max(record.forked_at, last.since) : 0;
+    }
+    if (at >= from && at != 0) since = std::min(since, at);
+  });
+  return since;
+}
+
+void Workforce::release_all_starters() {
+  shm::post_tickets(board_.segment().tickets.start, unstarted_);
+}
+
+}  // namespace preforkd
