@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/edit_distance.h"
 #include "base/log.h"
 #include "base/networks.h"
 
@@ -14,8 +15,7 @@ constexpr double kMaxHosts = 64;
 constexpr double kMaxNetworks = 65536;
 constexpr double kMaxArguments = 4096;
 constexpr double kMaxInt = 2147483647, kMaxUnsigned = 4294967295;
-constexpr double kMaxKeepalive = 32767;  // of TCP_KEEPIDLE
-constexpr double kTenYears = 10.0 * 365 * 24 * 3600;
+constexpr double kMaxKeepalive = 32767;    // of TCP_KEEPIDLE
 constexpr double kTenMilliseconds = 0.01;  // for times of which none at all makes no sense
 
 std::string fine(const std::string&) { return ""; }
@@ -102,6 +102,15 @@ using enum Presence;
 using Pool = PoolSettings;
 using Process = ProcessSettings;
 
+constexpr Key key_of(const LimitRow& limit) {
+  return {kWorkers,         limit.is_time() ? kSeconds : kInteger,
+          limit.name,       limit.is_time() ? Field(limit.time) : Field(limit.workers),
+          kOptional,        limit.range.least,
+          limit.range.most, fine,
+          limit.help};
+}
+static_assert(std::size(kLimitRows) == 5, "each has its place below");
+
 // clang-format off
 constexpr Key kKeys[] = {
   {kControl, kString, "socket", &ControlSettings::socket, kOptional, 0, 0, socket_path,
@@ -162,21 +171,13 @@ constexpr Key kKeys[] = {
   {kSaturation, kString, "message", &Pool::saturation_message, kOptional, 0, 0, fine,
    "what the oldest is answered when more do; \"\" = they wait"},
 
-  {kWorkers, kInteger, "min", &Limits::min, kOptional, kRangeOfOtherWorkers.least,
-   kRangeOfOtherWorkers.most, fine,
-   "workers that always exist"},
-  {kWorkers, kInteger, "max", &Limits::max, kOptional, kRangeOfMax.least, kRangeOfMax.most, fine,
-   "workers that may exist at once"},
-  {kWorkers, kInteger, "min_spare", &Limits::min_spare, kOptional, kRangeOfOtherWorkers.least,
-   kRangeOfOtherWorkers.most, fine,
-   "idle workers kept ready for the next connection"},
-  {kWorkers, kInteger, "max_spare", &Limits::max_spare, kOptional, kRangeOfOtherWorkers.least,
-   kRangeOfOtherWorkers.most, fine,
-   "idle workers kept above the recent peak when the pool shrinks"},
+  key_of(kLimitRows[0]),
+  key_of(kLimitRows[1]),
+  key_of(kLimitRows[2]),
+  key_of(kLimitRows[3]),
   {kWorkers, kInteger, "starting", &Pool::starting, kOptional, 1, kMaxWorkers, fine,
    "workers that may start at once"},
-  {kWorkers, kSeconds, "shrink_after", &Limits::shrink_after, kOptional, kRangeOfShrinkAfter.least,
-   kRangeOfShrinkAfter.most, fine, "a surplus that lasted so long is let go"},
+  key_of(kLimitRows[4]),
   {kWorkers, kInteger, "connections", &Pool::connections, kOptional, 0, kMaxUnsigned, fine,
    "a worker is replaced after about so many; 0 = never"},
   {kWorkers, kSeconds, "max_age", &Pool::max_age, kOptional, 0, kTenYears, fine,
@@ -228,23 +229,6 @@ constexpr Key kKeys[] = {
    "bytes of stack"},
 };
 // clang-format on
-
-// Edits (insert, delete, replace, swap neighbours) that make `b` of `a`.
-size_t edits_between(std::string_view a, std::string_view b) {
-  std::vector<std::vector<size_t>> edits(a.size() + 1, std::vector<size_t>(b.size() + 1));
-  for (size_t i = 0; i <= a.size(); ++i) {
-    for (size_t j = 0; j <= b.size(); ++j) {
-      size_t& best = edits[i][j] = i + j;
-      if (i && j) {
-        best = std::min({edits[i - 1][j] + 1, edits[i][j - 1] + 1,
-                         edits[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
-      }
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-        best = std::min(best, edits[i - 2][j - 2] + 1);
-    }
-  }
-  return edits[a.size()][b.size()];
-}
 
 std::string number(double value) {
   // (std::to_chars would bring libm into the supervisor, and each fork copies what is mapped.)
@@ -313,7 +297,7 @@ std::string suggestion(Section section, std::string_view unknown) {
   std::string_view closest, home;
   size_t fewest = std::max<size_t>(1, unknown.size() / 3) + 1;
   auto consider = [&](std::string_view name) {
-    size_t edits = edits_between(unknown, name);
+    size_t edits = edit_distance(unknown, name);
     if (edits >= std::min(fewest, name.size())) return;
     fewest = edits;
     closest = name;

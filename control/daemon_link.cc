@@ -118,7 +118,7 @@ bool DaemonLink::ask(const Request& request) {
 }
 
 Channel::Sent DaemonLink::send_totals(const std::string& pool, uint32_t generation, uint32_t set,
-                                      const shm::Figures& figures) {
+                                      const shm::Counters& figures) {
   Request request;
   request.ask = ControlAsk::kTotals;
   request.id = generation;
@@ -136,7 +136,7 @@ void DaemonLink::hand_in_all() {
   const Nanoseconds until = monotonic_now() + kToHandIn;
   for (auto& [name, pool] : pools_.all()) {
     if (!pool.is_whole()) continue;  // what the daemon has is more than what is known of it here
-    const shm::Figures all = pool.read(monotonic_now()).figures;
+    const shm::Counters all = pool.read(monotonic_now()).figures;
     Channel::Sent sent;
     while ((sent = send_totals(name, 0, 1, all)) == Channel::Sent::kFull) {
       pollfd room{requests_.fd(), POLLOUT, 0};

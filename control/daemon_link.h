@@ -42,7 +42,7 @@ class DaemonLink {
   void hand_in_totals();
   void hand_in_all();
   Channel::Sent send_totals(const std::string& pool, uint32_t generation, uint32_t set,
-                            const shm::Figures& figures);
+                            const shm::Counters& figures);
 
   EventLoop& loop_;
   Channel news_;

@@ -16,14 +16,14 @@ std::string workers(uint64_t n) { return number(n) + (n == 1 ? " worker" : " wor
 
 std::string need(const DecisionView& d) {
   return number(d.idle) + " idle + " + number(d.starting) + " starting for " + number(d.queued) +
-         " queued and " + number(d.min_spare) + " to spare";
+         " queued and " + number(d.limits.min_spare) + " to spare";
 }
 
 std::string growth(const DecisionView& d) { return "grew by " + number(d.count) + ": "; }
 std::string retreat(const DecisionView& d) { return "let " + number(d.count) + " retire: "; }
 
 std::string below_min(const DecisionView& d) {
-  return growth(d) + workers(staying(d)) + " of at least " + number(d.min);
+  return growth(d) + workers(staying(d)) + " of at least " + number(d.limits.min);
 }
 std::string demand(const DecisionView& d) { return growth(d) + need(d); }
 std::string recycling(const DecisionView& d) {
@@ -37,20 +37,21 @@ std::string surplus(const DecisionView& d) {
   std::string has = retreat(d) + "of " + workers(staying(d)) + ", ";
   if (d.peak == 0)
     return has + "none was busy for a while, so " +
-           (d.min_spare > d.min ? number(d.min_spare) + " (min_spare)" : number(d.min) + " (min)") +
+           (d.limits.min_spare > d.limits.min ? number(d.limits.min_spare) + " (min_spare)"
+                                              : number(d.limits.min) + " (min)") +
            " are enough";
-  uint64_t keep = std::max<uint64_t>(d.min, uint64_t{d.peak} + d.max_spare);
-  std::string why = keep == d.min
-                        ? "that is no more than min " + number(d.min)
-                        : "with " + number(d.max_spare) + " to spare that asks for " + number(keep);
+  uint64_t keep = std::max<uint64_t>(d.limits.min, uint64_t{d.peak} + d.limits.max_spare);
+  std::string why = keep == d.limits.min ? "that is no more than min " + number(d.limits.min)
+                                         : "with " + number(d.limits.max_spare) +
+                                               " to spare that asks for " + number(keep);
   return has + "at most " + number(d.peak) + (d.peak == 1 ? " was" : " were") +
          " busy at once for a while; " + why;
 }
 std::string above_max(const DecisionView& d) {
-  return retreat(d) + workers(staying(d)) + ", and max is " + number(d.max);
+  return retreat(d) + workers(staying(d)) + ", and max is " + number(d.limits.max);
 }
 std::string at_max(const DecisionView& d) {
-  return "could not grow: the pool is at its max of " + number(d.max) + ", with " + need(d);
+  return "could not grow: the pool is at its max of " + number(d.limits.max) + ", with " + need(d);
 }
 std::string died(const DecisionView& d) {
   return "waits before it grows: workers have died one after the other (" + workers(staying(d)) +

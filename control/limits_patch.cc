@@ -3,42 +3,24 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "ipc/control_messages.h"
-
 namespace preforkd {
 namespace {
 
 using nlohmann::json;
 
-constexpr double kLongest = 1e9;  // seconds, 31 years: what is longer overflows somewhere
+constexpr LimitRange kRangeOfFor = {0.01, 1e9};  // seconds: what is longer overflows somewhere
 
-struct Field {
-  const char* name;
-  uint32_t bit;
-  uint32_t Limits::*whole;         // a number of workers ...
-  Nanoseconds LimitsPatch::*time;  // ... or a time outside of `limits`; neither: shrink_after
-  LimitRange range;
-};
-constexpr Field kFields[] = {
-    {"min", kSetMin, &Limits::min, nullptr, kRangeOfOtherWorkers},
-    {"max", kSetMax, &Limits::max, nullptr, kRangeOfMax},
-    {"min_spare", kSetMinSpare, &Limits::min_spare, nullptr, kRangeOfOtherWorkers},
-    {"max_spare", kSetMaxSpare, &Limits::max_spare, nullptr, kRangeOfOtherWorkers},
-    {"shrink_after", kSetShrinkAfter, nullptr, nullptr, kRangeOfShrinkAfter},
-    {"for", 0, nullptr, &LimitsPatch::for_ns, {0.01, kLongest}},
-};
-
-std::string take_whole(const Field& field, const json& value, LimitsPatch& patch) {
-  if (!value.is_number_unsigned() || !is_within(value.get<double>(), field.range))
-    return std::string(field.name) + ": expected " + workers_within(field.range);
-  patch.limits.*field.whole = value.get<uint32_t>();
+// What was expected, or "".
+std::string take(const json& value, const LimitRange& range, uint32_t& into) {
+  if (!value.is_number_unsigned() || !is_within(value.get<double>(), range))
+    return expectation(range, false);
+  into = value.get<uint32_t>();
   return "";
 }
 
-std::string take_time(const Field& field, const json& value, LimitsPatch& patch) {
-  if (!value.is_number() || !is_within(value.get<double>(), field.range))
-    return std::string(field.name) + ": expected " + seconds_within(field.range);
-  (field.time ? patch.*field.time : patch.limits.shrink_after) = from_seconds(value.get<double>());
+std::string take(const json& value, const LimitRange& range, Nanoseconds& into) {
+  if (!value.is_number() || !is_within(value.get<double>(), range)) return expectation(range, true);
+  into = from_seconds(value.get<double>());
   return "";
 }
 
@@ -58,18 +40,21 @@ std::variant<LimitsPatch, std::string> parse_limits_patch(std::string_view body)
   LimitsPatch patch;
   for (const auto& member : object.items()) {
     const std::string& name = member.key();
-    auto field = std::find_if(std::begin(kFields), std::end(kFields),
-                              [&](const Field& f) { return f.name == name; });
-    if (field == std::end(kFields))
-      return quoted(name) +
-             " is not a limit: expected min, max, min_spare, max_spare, shrink_after or for";
-    std::string complaint = field->whole ? take_whole(*field, member.value(), patch)
-                                         : take_time(*field, member.value(), patch);
-    if (!complaint.empty()) return complaint;
-    patch.set |= field->bit;
+    std::string expected;
+    if (name == "for") {
+      expected = take(member.value(), kRangeOfFor, patch.for_ns);
+    } else {
+      const auto row = std::find_if(std::begin(kLimitRows), std::end(kLimitRows),
+                                    [&](const LimitRow& r) { return r.name == name; });
+      if (row == std::end(kLimitRows))
+        return quoted(name) + " is not a limit: expected " + limit_names("for");
+      expected = row->is_time() ? take(member.value(), row->range, patch.limits.*row->time)
+                                : take(member.value(), row->range, patch.limits.*row->workers);
+      patch.set |= limit_bit(*row);
+    }
+    if (!expected.empty()) return name + ": expected " + expected;
   }
-  if (patch.set == 0)
-    return "nothing to change: expected min, max, min_spare, max_spare or shrink_after";
+  if (patch.set == 0) return "nothing to change: expected " + limit_names();
   return patch;
 }
 

@@ -10,7 +10,7 @@
 namespace preforkd {
 
 struct LimitsPatch {
-  uint32_t set = 0;  // LimitBit (ipc/control_messages.h): which of `limits` were given
+  uint32_t set = 0;  // which of `limits` were given (limit_bit())
   Limits limits;
   Nanoseconds for_ns = 0;  // 0: for good
 };

@@ -6,7 +6,8 @@
 namespace preforkd {
 namespace {
 
-using shm::Figures;
+using shm::CounterGroup;
+using shm::CounterRow;
 
 std::string text_of(double value) {
   char text[32];
@@ -70,21 +71,16 @@ constexpr DaemonRow kDaemonRows[] = {
 };
 
 struct PoolRow {
-  const char* name;
+  const char* name;  // null: the counters of a group
   Type type;
   const char* unit;
   const char* help;
   void (*samples)(const PoolView&, Samples&);
+  CounterGroup counters = CounterGroup::kByItself;
 };
-
-// The row of a sum that stands in the figures, as it is or in nanoseconds.
-template <uint64_t Figures::*member>
-void sum(const PoolView& p, Samples& s) {
-  s.add(p.reading.figures.*member);
-}
-template <uint64_t Figures::*member>
-void seconds(const PoolView& p, Samples& s) {
-  s.add(to_seconds(p.reading.figures.*member));
+constexpr PoolRow counters_of(CounterGroup group) {
+  return {nullptr, Type::kCounter, group == CounterGroup::kTimes ? "seconds" : "",
+          "",      nullptr,        group};
 }
 
 void state(const PoolView& p, Samples& s) {
@@ -98,10 +94,8 @@ void workers(const PoolView& p, Samples& s) {
   s.add("state", "retiring", p.retiring);
 }
 void limits(const PoolView& p, Samples& s) {
-  s.add("limit", "min", uint64_t{p.info.limits.min});
-  s.add("limit", "max", uint64_t{p.info.limits.max});
-  s.add("limit", "min_spare", uint64_t{p.info.limits.min_spare});
-  s.add("limit", "max_spare", uint64_t{p.info.limits.max_spare});
+  for (const LimitRow& row : kLimitRows)
+    if (!row.is_time()) s.add("limit", row.name, uint64_t{p.info.limits.*row.workers});
 }
 void utilization(const PoolView& p, Samples& s) {
   s.add("window", "now", p.busy_now);
@@ -113,7 +107,7 @@ void utilization(const PoolView& p, Samples& s) {
 // A bucket of memory holds whole microseconds, of which the last one below 2^k stands for all up to it.
 void service_time(const PoolView& p, Samples& s) {
   constexpr uint32_t kFirst = 4, kLast = 30;
-  const Figures& f = p.reading.figures;
+  const shm::Counters& f = p.reading.figures;
   uint64_t below = 0;
   uint32_t bucket = 0;
   for (uint32_t power = kFirst; power <= kLast; ++power) {
@@ -151,13 +145,7 @@ constexpr PoolRow kPoolRows[] = {
      "Busy by existing worker time, now and over the last seconds.", utilization},
     {"preforkd_connections_accepted", Type::kCounter, "", "Connections taken by a worker.",
      [](const PoolView& p, Samples& s) { s.add(p.accepted()); }},
-    {"preforkd_connections_served", Type::kCounter, "", "Connections that ended well.",
-     sum<&Figures::served>},
-    {"preforkd_connections_failed", Type::kCounter, "",
-     "Connections that ended by an error, a crash or a deadline.", sum<&Figures::failed>},
-    {"preforkd_connections_aborted", Type::kCounter, "",
-     "Connections that did not end well because the client had reset or left them.",
-     sum<&Figures::aborted>},
+    counters_of(CounterGroup::kConnections),
     {"preforkd_connections_rejected", Type::kCounter, "",
      "Connections turned away before they were served, by reason.", rejected},
     {"preforkd_connections_active", Type::kGauge, "", "Connections in hand now.",
@@ -167,22 +155,8 @@ constexpr PoolRow kPoolRows[] = {
      [](const PoolView& p, Samples& s) { s.add(uint64_t{p.backlog.queued}); }},
     {"preforkd_backlog_limit", Type::kGauge, "", "How many may wait, as the kernel enforces it.",
      [](const PoolView& p, Samples& s) { s.add(uint64_t{p.backlog.limit}); }},
-    {"preforkd_workers_forked", Type::kCounter, "", "Workers started.", sum<&Figures::forked>},
-    {"preforkd_workers_retired", Type::kCounter, "", "Workers that left when they were asked to.",
-     sum<&Figures::retired>},
-    {"preforkd_workers_crashed", Type::kCounter, "", "Workers that died by themselves.",
-     sum<&Figures::crashed>},
-    {"preforkd_workers_timed_out", Type::kCounter, "",
-     "Workers ended by timeouts.start, timeouts.connection or timeouts.drain.",
-     sum<&Figures::timed_out>},
-    {"preforkd_workers_recycled", Type::kCounter, "",
-     "Workers replaced after they had served their connections.", sum<&Figures::recycled>},
-    {"preforkd_busy_seconds", Type::kCounter, "seconds", "Time that workers spent serving, summed.",
-     seconds<&Figures::busy_ns>},
-    {"preforkd_worker_seconds", Type::kCounter, "seconds", "Time that workers existed, summed.",
-     seconds<&Figures::worker_ns>},
-    {"preforkd_at_max_seconds", Type::kCounter, "seconds", "Time that the pool was as big as max.",
-     seconds<&Figures::at_max_ns>},
+    counters_of(CounterGroup::kWorkers),
+    counters_of(CounterGroup::kTimes),
     {"preforkd_service_time_seconds", Type::kHistogram, "seconds",
      "How long a connection was served, of those that ended.", service_time},
 };
@@ -228,12 +202,23 @@ std::string metrics_text(const DaemonInfo& daemon, const std::vector<PoolView>& 
     Samples samples(out, head(out, row.name, row.type, row.unit, row.help, format), "");
     row.samples(daemon, started_epoch, samples);
   }
-  for (const auto& row : kPoolRows) {
-    std::string name = head(out, row.name, row.type, row.unit, row.help, format);
+  auto add = [&](const char* name, const PoolRow& row, const char* help, auto samples_of) {
+    const std::string sample_name = head(out, name, row.type, row.unit, help, format);
     for (const auto& pool : pools) {
-      Samples samples(out, name, pool.info.name);
-      row.samples(pool, samples);
+      Samples samples(out, sample_name, pool.info.name);
+      samples_of(pool, samples);
     }
+  };
+  for (const PoolRow& row : kPoolRows) {
+    if (row.name)
+      add(row.name, row, row.help, row.samples);
+    else
+      for (const CounterRow& counter : shm::kCounterRows)
+        if (counter.group == row.counters)
+          add(counter.metric, row, counter.help, [&](const PoolView& p, Samples& s) {
+            const uint64_t sum = number_of(counter, p.reading.figures);
+            counter.group == CounterGroup::kTimes ? s.add(to_seconds(sum)) : s.add(sum);
+          });
   }
   if (format == MetricsFormat::kOpenMetrics) out += "# EOF\n";
   return out;

@@ -24,7 +24,7 @@ uint64_t Reading::sum(uint32_t shm::Snapshot::*member) const {
   return total;
 }
 
-void PoolReader::learn(PoolInfo info, const shm::Figures& base) {
+void PoolReader::learn(PoolInfo info, const shm::Counters& base) {
   for (auto s = segments_.begin(); s != segments_.end();) {
     auto named = std::find_if(info.generations.begin(), info.generations.end(),
                               [&](const auto& g) { return g.number == s->first; });

@@ -24,7 +24,7 @@ struct Segment {
 // What one look into the memory of a pool gave.
 struct Reading {
   Nanoseconds at = 0;
-  shm::Figures figures;               // closed generations included; never less than before
+  shm::Counters figures;              // closed generations included; never less than before
   std::vector<shm::Snapshot> living;  // of the generations that are not over, oldest first
   uint64_t finished_ns = 0;           // busy_ns without the connections in hand; never less either
 
@@ -39,7 +39,7 @@ class PoolReader {
   const Utilization& utilization() const { return utilization_; }
 
   // A generation that was listed before and is no longer is forgotten: `base` includes it.
-  void learn(PoolInfo info, const shm::Figures& base);
+  void learn(PoolInfo info, const shm::Counters& base);
   void learn_segment(uint32_t generation, UniqueFd read_only, uint64_t serial);
   void lose_segment(uint32_t generation);  // it was sent, and could not be received
 
@@ -54,17 +54,18 @@ class PoolReader {
   // keep. Of several generations the oldest first; nothing if there is none or it was handed out.
   struct Closing {
     uint32_t generation;
-    shm::Figures totals;
+    shm::Counters totals;
   };
   std::optional<Closing> closing(Nanoseconds now) const;
   void closing_sent(uint32_t generation) { closing_sent_ = generation; }
 
  private:
   std::optional<PoolInfo> info_;
-  shm::Figures base_;
+  shm::Counters base_;
   std::map<uint32_t, Segment> segments_;
   std::set<uint32_t> lost_;
-  shm::Figures floor_;  // what was shown already
+  // What was shown already. Counters never fall, even if a reading was torn between a worker's stores.
+  shm::Counters floor_;
   uint64_t finished_floor_ = 0;
   Utilization utilization_;
   std::optional<uint32_t> closing_sent_;

@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
 namespace preforkd {
 namespace {
 
-uint64_t quantile(const shm::Figures& figures, uint64_t count, double q) {
+uint64_t quantile(const shm::Counters& figures, uint64_t count, double q) {
   auto rank = static_cast<uint64_t>(std::ceil(q * static_cast<double>(count)));
   uint64_t below = 0;
   for (uint32_t bucket = 0; bucket < kHistogramBuckets; ++bucket) {
@@ -41,8 +42,9 @@ Backlog backlog_of(const PoolInfo& info, const Reading& reading,
 
 }  // namespace
 
-std::optional<ServiceTimes> service_times(const shm::Figures& figures) {
-  uint64_t count = std::accumulate(figures.histogram.begin(), figures.histogram.end(), uint64_t{0});
+std::optional<ServiceTimes> service_times(const shm::Counters& figures) {
+  uint64_t count =
+      std::accumulate(std::begin(figures.histogram), std::end(figures.histogram), uint64_t{0});
   if (count == 0) return std::nullopt;
   return ServiceTimes{quantile(figures, count, 0.5), quantile(figures, count, 0.9),
                       quantile(figures, count, 0.99), figures.max_us};

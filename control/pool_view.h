@@ -15,7 +15,7 @@ namespace preforkd {
 struct ServiceTimes {
   uint64_t p50 = 0, p90 = 0, p99 = 0, max = 0;
 };
-std::optional<ServiceTimes> service_times(const shm::Figures& figures);  // nothing without data
+std::optional<ServiceTimes> service_times(const shm::Counters& figures);  // nothing without data
 
 inline constexpr struct {
   const char* name;
@@ -34,7 +34,7 @@ struct PoolView {
   std::array<double, std::size(kWindows)> busy_over{};
 
   uint64_t accepted() const {
-    const shm::Figures& f = reading.figures;
+    const shm::Counters& f = reading.figures;
     return f.served + f.failed + f.aborted + active;
   }
 };

@@ -11,7 +11,7 @@
 namespace preforkd {
 namespace {
 
-shm::Figures base_of(std::string_view pool, std::string_view bytes) {
+shm::Counters base_of(std::string_view pool, std::string_view bytes) {
   if (bytes.empty()) return {};
   if (auto figures = unpack_totals(bytes)) return *figures;
   log({LogLevel::kWarning, pool, 0,

@@ -27,13 +27,13 @@ Json utilization(const PoolView& pool) {
   return json;
 }
 
-Json service_time(const shm::Figures& figures) {
+Json service_time(const shm::Counters& figures) {
   auto times = service_times(figures);
   if (!times) return {{"p50", nullptr}, {"p90", nullptr}, {"p99", nullptr}, {"max", nullptr}};
   return {{"p50", times->p50}, {"p90", times->p90}, {"p99", times->p99}, {"max", times->max}};
 }
 
-Json rejected_by(const shm::Figures& figures) {
+Json rejected_by(const shm::Counters& figures) {
   Json reasons = Json::object();
   for (size_t i = 0; i < kRejections; ++i) reasons[kRejectionNames[i]] = figures.rejected[i];
   return reasons;
@@ -45,10 +45,36 @@ Json generations(const PoolInfo& info) {
   return list;
 }
 
+Json limits_object(const Limits& limits) {
+  Json object = Json::object();
+  for (const LimitRow& row : kLimitRows)
+    object[row.name] =
+        row.is_time() ? Json(to_seconds(limits.*row.time)) : Json(limits.*row.workers);
+  return object;
+}
+
+void put_counters(Json& object, const shm::Counters& figures, shm::CounterGroup group) {
+  for (const shm::CounterRow& row : shm::kCounterRows) {
+    if (row.group != group) continue;
+    const uint64_t sum = number_of(row, figures);
+    object[row.name] = group == shm::CounterGroup::kTimes ? Json(to_seconds(sum)) : Json(sum);
+  }
+}
+
+Json connections(const PoolView& pool) {
+  const shm::Counters& f = pool.reading.figures;
+  Json object{{"accepted", pool.accepted()}};
+  put_counters(object, f, shm::CounterGroup::kConnections);
+  object["rejected"] = std::accumulate(std::begin(f.rejected), std::end(f.rejected), uint64_t{0});
+  object["rejected_by"] = rejected_by(f);
+  object["active"] = pool.active;
+  return object;
+}
+
 Json pool_object(const PoolView& pool) {
   const PoolInfo& info = pool.info;
-  const shm::Figures& f = pool.reading.figures;
-  return {
+  const shm::Counters& f = pool.reading.figures;
+  Json object = {
       {"name", info.name},
       {"state", info.state},
       {"reason", info.reason},
@@ -61,35 +87,17 @@ Json pool_object(const PoolView& pool) {
         {"idle", pool.idle},
         {"busy", pool.busy},
         {"retiring", pool.retiring}}},
-      {"limits",
-       {{"min", info.limits.min},
-        {"max", info.limits.max},
-        {"min_spare", info.limits.min_spare},
-        {"max_spare", info.limits.max_spare},
-        {"shrink_after", to_seconds(info.limits.shrink_after)}}},
+      {"limits", limits_object(info.limits)},
       {"capacity", info.capacity},
       {"backlog", {{"queued", pool.backlog.queued}, {"limit", pool.backlog.limit}}},
-      {"connections",
-       {{"accepted", pool.accepted()},
-        {"served", f.served},
-        {"failed", f.failed},
-        {"aborted", f.aborted},
-        {"rejected", std::accumulate(f.rejected.begin(), f.rejected.end(), uint64_t{0})},
-        {"rejected_by", rejected_by(f)},
-        {"active", pool.active}}},
+      {"connections", connections(pool)},
       {"utilization", utilization(pool)},
       {"peak_busy", pool.peak_busy},
-      {"seconds_at_max", to_seconds(f.at_max_ns)},
-      {"busy_seconds", to_seconds(f.busy_ns)},
-      {"worker_seconds", to_seconds(f.worker_ns)},
-      {"lifetime",
-       {{"forked", f.forked},
-        {"retired", f.retired},
-        {"crashed", f.crashed},
-        {"timed_out", f.timed_out},
-        {"recycled", f.recycled}}},
-      {"service_time_us", service_time(f)},
   };
+  put_counters(object, f, shm::CounterGroup::kTimes);
+  put_counters(object["lifetime"], f, shm::CounterGroup::kWorkers);
+  object["service_time_us"] = service_time(f);
+  return object;
 }
 
 Json worker_object(const shm::WorkerView& worker, uint32_t generation, Nanoseconds now) {
@@ -111,6 +119,19 @@ Json worker_object(const shm::WorkerView& worker, uint32_t generation, Nanosecon
   };
 }
 
+// What it was made from.
+Json inputs_of(const shm::DecisionView& d) {
+  Json inputs{{"idle", d.idle},
+              {"busy", d.busy},
+              {"starting", d.starting},
+              {"queued", d.queued},
+              {"peak", d.peak}};
+  for (const LimitRow& row : kLimitRows)
+    if (!row.is_time()) inputs[row.name] = d.limits.*row.workers;
+  inputs["patience"] = d.patience;
+  return inputs;
+}
+
 Json decision_object(const shm::DecisionView& d, const TwoClocks& now) {
   double seconds_ago = age(now.monotonic, d.at);
   return {
@@ -120,17 +141,7 @@ Json decision_object(const shm::DecisionView& d, const TwoClocks& now) {
       {"action", action_name(d.action)},
       {"reason", reason_name(d.reason)},
       {"count", d.count},
-      {"inputs",
-       {{"idle", d.idle},
-        {"busy", d.busy},
-        {"starting", d.starting},
-        {"queued", d.queued},
-        {"peak", d.peak},
-        {"min", d.min},
-        {"max", d.max},
-        {"min_spare", d.min_spare},
-        {"max_spare", d.max_spare},
-        {"patience", d.patience}}},
+      {"inputs", inputs_of(d)},
       {"text", explain(d)},
   };
 }

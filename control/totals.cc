@@ -8,7 +8,7 @@
 namespace preforkd {
 namespace {
 
-// The record: this header, then shm::Figures as it lies in memory. Both ends are this very program on
+// The record: this header, then shm::Counters as it lies in memory. Both ends are this very program on
 // this very machine; a program of another version finds another `version` or `size` and starts from zero.
 struct RecordHeader {
   uint64_t magic;
@@ -16,15 +16,15 @@ struct RecordHeader {
   uint32_t size;
 };
 constexpr uint64_t kMagic = 0x6c61746f'746b6670;  // "pfktotal"
-constexpr uint32_t kVersion = 3;
-static_assert(std::is_trivially_copyable_v<shm::Figures>);
+constexpr uint32_t kVersion = 4;
+static_assert(std::is_trivially_copyable_v<shm::Counters>);
 
 }  // namespace
 
-shm::Figures final_figures(const shm::Snapshot& snapshot, const PoolInfo::Generation& info) {
+shm::Counters final_figures(const shm::Snapshot& snapshot, const PoolInfo::Generation& info) {
   const std::set<uint32_t> well(info.ended_well.begin(), info.ended_well.end()),
       badly(info.ended_badly.begin(), info.ended_badly.end());
-  shm::Figures f = snapshot.figures;
+  shm::Counters f = snapshot.figures;
   for (const auto& worker : snapshot.workers) {
     const bool ended_well = well.contains(worker.pid);
     const bool of_itself = ended_well || badly.contains(worker.pid);
@@ -38,35 +38,22 @@ shm::Figures final_figures(const shm::Snapshot& snapshot, const PoolInfo::Genera
   return f;
 }
 
-std::string pack_totals(const shm::Figures& figures) {
+std::string pack_totals(const shm::Counters& figures) {
   RecordHeader header{kMagic, kVersion, sizeof figures};
   std::string bytes(reinterpret_cast<const char*>(&header), sizeof header);
   bytes.append(reinterpret_cast<const char*>(&figures), sizeof figures);
   return bytes;
 }
 
-std::optional<shm::Figures> unpack_totals(std::string_view bytes) {
+std::optional<shm::Counters> unpack_totals(std::string_view bytes) {
   RecordHeader header;
-  shm::Figures figures;
+  shm::Counters figures;
   if (bytes.size() != sizeof header + sizeof figures) return std::nullopt;
   std::memcpy(&header, bytes.data(), sizeof header);
   if (header.magic != kMagic || header.version != kVersion || header.size != sizeof figures)
     return std::nullopt;
   std::memcpy(&figures, bytes.data() + sizeof header, sizeof figures);
   return figures;
-}
-
-void raise_to(shm::Figures& floor, const shm::Figures& seen) {
-  using shm::Figures;
-  static constexpr uint64_t Figures::*kMembers[] = {
-      &Figures::served,  &Figures::failed,    &Figures::aborted,   &Figures::forked,
-      &Figures::retired, &Figures::crashed,   &Figures::timed_out, &Figures::recycled,
-      &Figures::busy_ns, &Figures::worker_ns, &Figures::at_max_ns, &Figures::max_us};
-  for (auto member : kMembers) floor.*member = std::max(floor.*member, seen.*member);
-  for (size_t i = 0; i < kRejections; ++i)
-    floor.rejected[i] = std::max(floor.rejected[i], seen.rejected[i]);
-  for (size_t b = 0; b < floor.histogram.size(); ++b)
-    floor.histogram[b] = std::max(floor.histogram[b], seen.histogram[b]);
 }
 
 }  // namespace preforkd

@@ -16,14 +16,10 @@ namespace preforkd {
 // settled: a live slot without a connection in hand has retired. One with has crashed, and the connection has failed; but for
 // a program of which the daemon, which has reaped it, says how it has ended: that counts as if its supervisor had
 // lived (supervisor/workforce.cc).
-shm::Figures final_figures(const shm::Snapshot& snapshot, const PoolInfo::Generation& info);
+shm::Counters final_figures(const shm::Snapshot& snapshot, const PoolInfo::Generation& info);
 
-std::string pack_totals(const shm::Figures& figures);
+std::string pack_totals(const shm::Counters& figures);
 // Nothing if it is not such a record, or one of another version.
-std::optional<shm::Figures> unpack_totals(std::string_view bytes);
-
-// Each member of `floor` becomes at least that of `seen`. Counters that were shown never fall, even if
-// a reading was torn between a worker's stores.
-void raise_to(shm::Figures& floor, const shm::Figures& seen);
+std::optional<shm::Counters> unpack_totals(std::string_view bytes);
 
 }  // namespace preforkd

@@ -16,23 +16,6 @@ namespace {
 
 constexpr size_t kAnyNumber = SIZE_MAX;
 
-struct LimitKey {
-  const char* name;
-  bool whole;  // a number of workers; else of seconds
-  LimitRange range;
-  const char* help;
-};
-
-constexpr LimitKey kLimitKeys[] = {
-    {"min", true, kRangeOfOtherWorkers, "workers that always exist"},
-    {"max", true, kRangeOfMax, "workers that may exist at once"},
-    {"min_spare", true, kRangeOfOtherWorkers, "idle workers kept ready for the next connection"},
-    {"max_spare", true, kRangeOfOtherWorkers,
-     "idle workers kept above the recent peak when shrinking"},
-    {"shrink_after", false, kRangeOfShrinkAfter,
-     "seconds that a surplus must last before it is let go"},
-};
-
 // --- what the daemon says ---------------------------------------------------------------------
 
 Json parse_answer(const std::string& answer) {
@@ -206,18 +189,17 @@ std::optional<double> parse_seconds(std::string_view text) {
   return seconds && std::isfinite(*seconds) && *seconds >= 0 ? seconds : std::nullopt;
 }
 
-Json limit_value(const LimitKey& key, std::string_view text) {
-  auto expected = [&](const std::string& what) {
-    return UsageError(std::string(key.name) + "=" + std::string(text) + ": expected " + what);
-  };
-  if (key.whole) {
-    auto number = parse_whole_text<uint32_t>(text);
-    if (!number || !is_within(*number, key.range)) throw expected(workers_within(key.range));
-    return *number;
+Json limit_value(const LimitRow& limit, std::string_view text) {
+  Json value;
+  if (limit.is_time()) {
+    if (auto seconds = parse_seconds(text)) value = *seconds;
+  } else if (auto number = parse_whole_text<uint32_t>(text)) {
+    value = *number;
   }
-  auto seconds = parse_seconds(text);
-  if (!seconds || !is_within(*seconds, key.range)) throw expected(seconds_within(key.range));
-  return *seconds;
+  if (value.is_null() || !is_within(value.get<double>(), limit.range))
+    throw UsageError(std::string(limit.name) + "=" + std::string(text) + ": expected " +
+                     expectation(limit.range, limit.is_time()));
+  return value;
 }
 
 template <class Rows>
@@ -264,11 +246,11 @@ Json limits_body(std::span<const std::string> pairs,
     size_t equals = pair.find('=');
     if (equals == pair.npos) throw UsageError("'" + std::string(pair) + "': expected KEY=VALUE");
     std::string name(pair.substr(0, equals));
-    const LimitKey* key = find_row(kLimitKeys, name);
-    if (!key)
-      throw UsageError("unknown limit '" + name + "'" + did_you_mean(name, names_of(kLimitKeys)));
+    const LimitRow* limit = find_row(kLimitRows, name);
+    if (!limit)
+      throw UsageError("unknown limit '" + name + "'" + did_you_mean(name, names_of(kLimitRows)));
     if (patch.contains(name)) throw UsageError(name + ": given twice");
-    patch[name] = limit_value(*key, pair.substr(equals + 1));
+    patch[name] = limit_value(*limit, pair.substr(equals + 1));
   }
   if (for_seconds) {
     auto seconds = parse_seconds(*for_seconds);
@@ -295,10 +277,10 @@ std::string help(const Command& command) {
   if (command.sets_limits) text += " [--for SECONDS]";
   text += std::string("\n\n") + command.name + ": " + command.summary + ".\n" + command.details;
   if (command.sets_limits)
-    for (const LimitKey& key : kLimitKeys) {
-      std::string name = std::string("  ") + key.name;
+    for (const LimitRow& limit : kLimitRows) {
+      std::string name = std::string("  ") + limit.name;
       name.resize(16, ' ');
-      text += name + key.help + '\n';
+      text += name + limit.help + (limit.is_time() ? " (seconds)\n" : "\n");
     }
   return text + '\n' + kOptionsHelp;
 }

@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/edit_distance.h"
+
 namespace preforkd {
 
 // The text with everything escaped that could steer a terminal or pretend to be another text:
@@ -30,9 +32,6 @@ std::string local_time(double epoch_seconds);
 // "did you mean 'status'?" with a comma before it, or "" if no candidate is near to what was typed.
 template <class Names>
 std::string did_you_mean(std::string_view typed, const Names& candidates);
-
-// In how many single-character insertions, deletions and replacements one becomes the other.
-size_t edit_distance(std::string_view a, std::string_view b);
 
 template <class Names>
 std::string did_you_mean(std::string_view typed, const Names& candidates) {

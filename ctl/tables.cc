@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/limits.h"
 #include "ctl/format.h"
 
 namespace preforkd {
@@ -74,9 +75,7 @@ constexpr Line kPoolLines[] = {
     {"workers",
      "{t:workers/total}: {t:workers/starting} starting, {t:workers/idle} idle, "
      "{t:workers/busy} busy, {t:workers/retiring} retiring"},
-    {"limits",
-     "min {t:limits/min}, max {t:limits/max}, min_spare {t:limits/min_spare}, "
-     "max_spare {t:limits/max_spare}, shrink_after {s:limits/shrink_after}"},
+    {"limits", nullptr},  // limits_pattern()
     {"queued", "{t:backlog/queued} of at most {t:backlog/limit}"},
     {"connections",
      "{t:connections/accepted} accepted: {t:connections/served} served, "
@@ -96,6 +95,15 @@ constexpr Line kPoolLines[] = {
      "max {u:service_time_us/max}"},
 };
 constexpr size_t kLabelWidth = 14;
+
+// "min {t:limits/min}, ..., shrink_after {s:limits/shrink_after}"
+std::string limits_pattern() {
+  std::string pattern;
+  for (const LimitRow& row : kLimitRows)
+    pattern += (pattern.empty() ? "" : ", ") + std::string(row.name) +
+               (row.is_time() ? " {s:limits/" : " {t:limits/") + row.name + "}";
+  return pattern;
+}
 
 // The member that a path leads to; null if there is none.
 const Json* find_member(const Json& object, std::string_view path) {
@@ -242,16 +250,14 @@ std::string pool_details(const Json& pool) {
   for (const Line& line : kPoolLines) {
     std::string label = line.label;
     label.resize(kLabelWidth, ' ');
-    out += "  " + label + fill(line.pattern, pool) + '\n';
+    out += "  " + label + fill(line.pattern ? line.pattern : limits_pattern(), pool) + '\n';
   }
   return out + pool_trouble(pool);
 }
 
 std::string pool_limits(const Json& pool) {
   expect_object(pool, "a pool");
-  auto line = std::find_if(std::begin(kPoolLines), std::end(kPoolLines),
-                           [](const Line& l) { return std::string_view(l.label) == "limits"; });
-  return fill("{t:name}", pool) + ": " + fill(line->pattern, pool);
+  return fill("{t:name}", pool) + ": " + fill(limits_pattern(), pool);
 }
 
 std::string pool_trouble(const Json& pool) {

@@ -12,16 +12,6 @@ namespace {
 constexpr uint32_t kOk = 200, kNotFound = 404, kConflict = 409, kStopping = 503;
 constexpr Nanoseconds kLongestFor = 366 * 24 * 3600 * kSecond;
 
-Limits merged(const Limits& now, const Request& request) {
-  Limits l = now;
-  if (request.set & kSetMin) l.min = request.limits.min;
-  if (request.set & kSetMax) l.max = request.limits.max;
-  if (request.set & kSetMinSpare) l.min_spare = request.limits.min_spare;
-  if (request.set & kSetMaxSpare) l.max_spare = request.limits.max_spare;
-  if (request.set & kSetShrinkAfter) l.shrink_after = request.limits.shrink_after;
-  return l;
-}
-
 std::string trouble_with(const Limits& limits) {
   const std::string limit = out_of_range(limits);
   if (!limit.empty()) return limit + " is out of its range";
@@ -95,7 +85,7 @@ std::string Daemon::resume(Pool& pool) {
 
 void Daemon::set_limits(const Request& request, Pool& pool) {
   ControlLink& link = *links_.front();
-  const Limits limits = merged(pool.limits(), request);
+  const Limits limits = merged(pool.limits(), request.limits, request.set);
   std::string refusal = trouble_with(limits);
   if (refusal.empty() && limits.max > pool.capacity())
     refusal = "max " + std::to_string(limits.max) + " is above " + std::to_string(pool.capacity()) +
@@ -105,7 +95,7 @@ void Daemon::set_limits(const Request& request, Pool& pool) {
   if (refusal.empty() && request.for_ns > kLongestFor) refusal = "for is longer than a year";
   // What is set for a while takes nothing from what lasts, and what is to last outlasts it.
   const Limits lasting = pool.lasting_limits();
-  const Limits afterwards = request.for_ns ? lasting : merged(lasting, request);
+  const Limits afterwards = request.for_ns ? lasting : merged(lasting, request.limits, request.set);
   if (const std::string later = trouble_with(afterwards); refusal.empty() && !later.empty())
     refusal = "when the limits are back to what they were: " + later;
   if (!refusal.empty()) return link.answer(request.id, kConflict, refusal);

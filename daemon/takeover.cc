@@ -26,7 +26,16 @@
 
 namespace preforkd {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Limits, min, max, min_spare, max_spare, shrink_after)
+// (As integers all: what is read is what was written.)
+void to_json(nlohmann::json& json, const Limits& limits) {
+  for (const LimitRow& row : kLimitRows)
+    json[row.name] = row.is_time() ? limits.*row.time : Nanoseconds{limits.*row.workers};
+}
+void from_json(const nlohmann::json& json, Limits& limits) {
+  for (const LimitRow& row : kLimitRows)
+    row.is_time() ? json.at(row.name).get_to(limits.*row.time)
+                  : json.at(row.name).get_to(limits.*row.workers);
+}
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(SocketPathRecord, path, user, device, inode)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ListenerRecord, fd, wanted, stored_as, path, inherited, uid,
                                    awaited, bound, scope)

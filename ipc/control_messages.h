@@ -61,18 +61,10 @@ enum class ControlAsk : uint32_t {
   // last words, with all that it has read of `pool`; of use to a daemon whose next control cannot read that
 };
 
-enum LimitBit : uint32_t {
-  kSetMin = 1,
-  kSetMax = 2,
-  kSetMinSpare = 4,
-  kSetMaxSpare = 8,
-  kSetShrinkAfter = 16
-};
-
 struct Request {
   ControlAsk ask{};
   uint32_t id = 0;
-  uint32_t set = 0;  // LimitBit
+  uint32_t set = 0;  // of kLimits: limit_bit()
   uint32_t reserved = 0;
   Limits limits{};
   Nanoseconds for_ns = 0;

@@ -33,11 +33,8 @@ void members(Take& take, PoolInfo::Generation& generation) {
 
 template <class Take>
 void members(Take& take, Limits& limits) {
-  take("min", limits.min);
-  take("max", limits.max);
-  take("min_spare", limits.min_spare);
-  take("max_spare", limits.max_spare);
-  take.seconds("shrink_after", limits.shrink_after);
+  for (const LimitRow& row : kLimitRows)
+    row.is_time() ? take.seconds(row.name, limits.*row.time) : take(row.name, limits.*row.workers);
 }
 
 template <class Take>

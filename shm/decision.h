@@ -15,8 +15,8 @@ enum class Action : uint32_t {
 
 enum class Reason : uint32_t {
   kNone = 0,
-  kBelowMin,    // fewer workers than `min`
-  kDemand,      // min_spare + queued − idle − starting was above 0
+  kBelowMin,  // fewer workers than `min`
+  kDemand,  // more idle workers are needed, to spare and for who is queued, than are idle or starting
   kAtMax,       // as kDemand, but the pool is at `max`
   kSurplus,     // more workers than the peak of the window and max_spare ask for
   kAboveMax,    // `max` was lowered below the workers that exist

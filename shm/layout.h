@@ -28,6 +28,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "shm/counters.h"
 #include "shm/histogram.h"
 #include "shm/region.h"
 #include "shm/rejection.h"
@@ -115,21 +116,9 @@ struct alignas(kLine) Tickets {
   uint8_t reserved[64];
 };
 
-// Sums over the workers that are gone. Numbers in shared memory are Long; the supervisor keeps the same
-// sums as plain integers in private memory, and copies them here whole.
-template <class Number>
-struct TotalsOf {
-  Number served, failed, aborted;                        // connections; shm/outcome.h
-  Number rejected[kRejections];                          // connections; by shm/rejection.h
-  Number forked, retired, crashed, timed_out, recycled;  // workers; timed_out: connections ended
-  Number busy_ns;                                        // time spent serving
-  Number worker_ns;                                      // time existed
-  Number at_max_ns;                     // time the pool had `max` workers, up to at_max_since
-  Number at_max_since;                  // CLOCK_MONOTONIC; 0: it has not now
-  Number max_us;                        // longest service time
-  Number histogram[kHistogramBuckets];  // of service times; shm/histogram.h
-};
-using Totals = TotalsOf<Long>;
+// Sums over the workers that are gone. The supervisor keeps them as plain integers in private memory, and copies them
+// here whole.
+using Totals = CountersOf<Long>;
 
 // Two copies, and one word that says which counts. A reader that finds the same edition before and after
 // has seen each worker either in the totals or in its slot, never in both or neither:
@@ -214,15 +203,19 @@ struct Decision {
   Word reason;  // Reason
   Word count;   // workers forked or told to retire
   Word idle, busy, starting, queued, peak;
-  Word min, max, min_spare, max_spare;
-  Word patience;  // the factor on shrink_after
+  Word min, max, min_spare, max_spare;  // kLimitsOfDecision has them by their places in kLimitRows
+  Word patience;                        // the factor on shrink_after
   uint32_t reserved;
 };
+
+// Of base/limits.h: kLimitRows, those in workers.
+inline constexpr Word Decision::*kLimitsOfDecision[] = {&Decision::min, &Decision::max,
+                                                        &Decision::min_spare, &Decision::max_spare};
 
 static_assert(sizeof(Header) == 128 && sizeof(Doorbell) == 128 && sizeof(Published) == 128);
 static_assert(sizeof(Shared) == 128 && sizeof(Tickets) == 128);
 static_assert(sizeof(Totals) == 2584 && offsetof(Totals, histogram) == 144);
-static_assert(sizeof(Totals) == sizeof(TotalsOf<uint64_t>));
+static_assert(sizeof(Totals) == sizeof(Counters));
 static_assert(offsetof(Gone, totals) == 128 && sizeof(Gone) == 5376);
 static_assert(sizeof(Bits) == 16 && sizeof(Admission) == 16 && sizeof(Decision) == 72);
 static_assert(offsetof(Slot, state) == 128 && offsetof(Slot, since) == 136);
@@ -232,6 +225,19 @@ static_assert(offsetof(Slot, begun) == 168 && offsetof(Slot, peer) == 192);
 static_assert(offsetof(Slot, extended_until) == 224 && offsetof(Slot, rejected) == 232);
 static_assert(offsetof(Slot, histogram) == 256);
 static_assert(offsetof(Slot, note) == 1536 && sizeof(Slot) == 1664);
+
+// The counters that a worker keeps in its slot: visit(is_sum, number in the slot, number in `counters`).
+template <class AnySlot, class AnyCounters, class Visit>
+void for_each_slot_counter(AnySlot& slot, AnyCounters& counters, Visit visit) {
+  visit(true, slot.served, counters.served);
+  visit(true, slot.failed, counters.failed);
+  visit(true, slot.aborted, counters.aborted);
+  visit(true, slot.busy_ns, counters.busy_ns);
+  visit(false, slot.max_us, counters.max_us);
+  for (size_t i = 0; i < kRejections; ++i) visit(true, slot.rejected[i], counters.rejected[i]);
+  for (size_t i = 0; i < kHistogramBuckets; ++i)
+    visit(true, slot.histogram[i], counters.histogram[i]);
+}
 
 // Where each part begins. The first six are fixed, the arrays follow by capacity.
 struct Segment {

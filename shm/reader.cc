@@ -31,22 +31,11 @@ uint64_t elapsed(Nanoseconds now, Nanoseconds since) {
   return since && now > since ? now - since : 0;
 }
 
-void add_totals(Snapshot& s, const Totals& t, Nanoseconds now) {
-  Figures& f = s.figures;
-  f.served = value(t.served);
-  f.failed = value(t.failed);
-  f.aborted = value(t.aborted);
-  for (size_t i = 0; i < kRejections; ++i) f.rejected[i] = value(t.rejected[i]);
-  f.forked = value(t.forked);
-  f.retired = value(t.retired);
-  f.crashed = value(t.crashed);
-  f.timed_out = value(t.timed_out);
-  f.recycled = value(t.recycled);
-  f.busy_ns = value(t.busy_ns);
-  f.worker_ns = value(t.worker_ns);
-  f.at_max_ns = value(t.at_max_ns) + elapsed(now, value(t.at_max_since));
-  f.max_us = value(t.max_us);
-  for (uint32_t b = 0; b < kHistogramBuckets; ++b) f.histogram[b] = value(t.histogram[b]);
+void take_totals(Counters& figures, const Totals& totals, Nanoseconds now) {
+  for_each_counter(figures, totals, [](const CounterRow&, uint64_t& figure, const Long& total) {
+    figure = value(total);
+  });
+  figures.at_max_ns += elapsed(now, value(totals.at_max_since));
 }
 
 void add_slot(Snapshot& s, const Slot& slot, uint32_t index, Nanoseconds now) {
@@ -77,37 +66,15 @@ void add_slot(Snapshot& s, const Slot& slot, uint32_t index, Nanoseconds now) {
   s.busy += state == WorkerState::kBusy;
   s.retiring += state == WorkerState::kRetiring;
   s.active += w.active;
-  Figures& f = s.figures;
-  f.served += w.served;
-  f.failed += w.failed;
-  f.aborted += w.aborted;
-  for (size_t i = 0; i < kRejections; ++i) f.rejected[i] += value(slot.rejected[i]);
-  f.busy_ns += w.busy_ns;
-  f.worker_ns += elapsed(now, w.forked_at);
-  f.max_us = std::max(f.max_us, w.max_us);
-  for (uint32_t b = 0; b < kHistogramBuckets; ++b) f.histogram[b] += value(slot.histogram[b]);
+  for_each_slot_counter(slot, s.figures, [](bool is_sum, const auto& in_slot, uint64_t& figure) {
+    add(is_sum, figure, value(in_slot));
+  });
+  s.figures.busy_ns += w.active ? elapsed(now, w.since) : 0;
+  s.figures.worker_ns += elapsed(now, w.forked_at);
   s.workers.push_back(w);
 }
 
 }  // namespace
-
-Figures& Figures::operator+=(const Figures& o) {
-  served += o.served;
-  failed += o.failed;
-  aborted += o.aborted;
-  for (size_t i = 0; i < kRejections; ++i) rejected[i] += o.rejected[i];
-  forked += o.forked;
-  retired += o.retired;
-  crashed += o.crashed;
-  timed_out += o.timed_out;
-  recycled += o.recycled;
-  busy_ns += o.busy_ns;
-  worker_ns += o.worker_ns;
-  at_max_ns += o.at_max_ns;
-  max_us = std::max(max_us, o.max_us);
-  for (uint32_t b = 0; b < kHistogramBuckets; ++b) histogram[b] += o.histogram[b];
-  return *this;
-}
 
 std::optional<Snapshot> SegmentReader::read(Nanoseconds now) const {
   auto head = std::make_unique<Segment>();
@@ -137,7 +104,7 @@ std::optional<Snapshot> SegmentReader::read(Nanoseconds now) const {
     s.capacity = h.capacity;
     s.peak_busy = value(head->shared.peak_busy);
     s.queued = value(head->gone.queued);
-    add_totals(s, head->gone.totals[edition_number(edition) % 2], now);
+    take_totals(s.figures, head->gone.totals[edition_number(edition) % 2], now);
     for (size_t i = 0; i < kRejections; ++i)
       s.figures.rejected[i] += value(head->shared.turned_away[i]);
     for (uint32_t i = 0; i < slots; ++i)
@@ -161,8 +128,10 @@ std::vector<DecisionView> SegmentReader::decisions() const {
     if (value(d.sequence) == 0) continue;
     found.push_back({value(d.sequence), value(d.at), static_cast<Action>(value(d.action)),
                      static_cast<Reason>(value(d.reason)), value(d.count), value(d.idle),
-                     value(d.busy), value(d.starting), value(d.queued), value(d.peak), value(d.min),
-                     value(d.max), value(d.min_spare), value(d.max_spare), value(d.patience)});
+                     value(d.busy), value(d.starting), value(d.queued), value(d.peak),
+                     value(d.patience)});
+    for (size_t row = 0; row < std::size(kLimitsOfDecision); ++row)
+      found.back().limits.*kLimitRows[row].workers = value(d.*kLimitsOfDecision[row]);
   }
   std::sort(found.begin(), found.end(),
             [](const auto& a, const auto& b) { return a.number < b.number; });

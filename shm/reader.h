@@ -8,35 +8,20 @@
 // is read again. (At most 100 times: a worker that scribbles over it must not keep control busy.)
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/limits.h"
+#include "shm/counters.h"
 #include "shm/decision.h"
-#include "shm/histogram.h"
 #include "shm/note.h"
 #include "shm/peer.h"
-#include "shm/rejection.h"
 #include "shm/worker_state.h"
 
 namespace preforkd::shm {
-
-// Sums that only grow, over workers alive and gone. Plain, so that control can add up generations and
-// keep the sums of those that are over. (`worker_ns`, `busy_ns` and `at_max_ns` include what is still
-// going on at the moment of reading.)
-struct Figures {
-  uint64_t served = 0, failed = 0, aborted = 0;  // connections
-  std::array<uint64_t, kRejections> rejected{};  // connections, by reason
-  uint64_t forked = 0, retired = 0, crashed = 0, timed_out = 0, recycled = 0;
-  uint64_t busy_ns = 0, worker_ns = 0, at_max_ns = 0;
-  uint64_t max_us = 0;  // the one that is not a sum
-  std::array<uint64_t, kHistogramBuckets> histogram{};
-
-  Figures& operator+=(const Figures& other);
-};
 
 struct WorkerView {
   uint32_t slot = 0, pid = 0, generation = 0;
@@ -56,12 +41,13 @@ struct DecisionView {
   Action action{};
   Reason reason{};
   uint32_t count = 0, idle = 0, busy = 0, starting = 0, queued = 0, peak = 0;
-  uint32_t min = 0, max = 0, min_spare = 0, max_spare = 0, patience = 0;
+  uint32_t patience = 0;
+  Limits limits{};  // those in workers
 };
 
 struct Snapshot {
   uint32_t generation = 0, capacity = 0;
-  Figures figures;
+  Counters figures;
   std::vector<WorkerView> workers;  // live slots only, by slot
   uint32_t starting = 0, idle = 0, busy = 0, retiring = 0, active = 0;
   uint32_t peak_busy = 0;  // in the supervisor's current window

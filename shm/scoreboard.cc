@@ -17,6 +17,32 @@ namespace {
 
 uint64_t bit_of(uint32_t slot) { return uint64_t{1} << (slot % kSlotsPerWord); }
 
+uint64_t& counter_of(Outcome outcome, Counters& counters) {
+  switch (outcome) {
+    case Outcome::kServed:
+      return counters.served;
+    case Outcome::kAborted:
+      return counters.aborted;
+    case Outcome::kFailed:
+      break;
+  }
+  return counters.failed;
+}
+
+uint64_t& counter_of(Ending ending, Counters& counters) {
+  switch (ending) {
+    case Ending::kRetired:
+      return counters.retired;
+    case Ending::kRecycled:
+      return counters.recycled;
+    case Ending::kTimedOut:
+      return counters.timed_out;
+    case Ending::kCrashed:
+      break;
+  }
+  return counters.crashed;
+}
+
 }  // namespace
 
 #ifdef PREFORKD_DEBUG
@@ -179,26 +205,19 @@ void Scoreboard::note_client_ended(uint32_t index, pid_t worker, uint64_t connec
 
 void Scoreboard::add_up(const Slot& s, const Last& last, Outcome in_hand, Nanoseconds now) {
   uint64_t measured = 0;
-  for (uint32_t b = 0; b < kHistogramBuckets; ++b) {
-    const uint64_t count = s.histogram[b].load(std::memory_order_relaxed);
-    sums_.histogram[b] += count;
-    measured += count;
-  }
-  // Of a program, or ended with its worker: nobody else measures it. Or it was measured, and died before it counted it.
-  const bool unmeasured = last.active && measured < last.begun;
-  const uint64_t in_hand_ns = unmeasured && now > last.since ? now - last.since : 0;
+  for (const Word& bucket : s.histogram) measured += bucket.load(std::memory_order_relaxed);
+  for_each_slot_counter(s, sums_, [](bool is_sum, const auto& in_slot, uint64_t& sum) {
+    add(is_sum, sum, in_slot.load());
+  });
+  if (last.active) ++counter_of(in_hand, sums_);
   const uint64_t forked_at = s.forked_at.load();
-  sums_.served += s.served.load() + (last.active && in_hand == Outcome::kServed);
-  sums_.failed += s.failed.load() + (last.active && in_hand == Outcome::kFailed);
-  sums_.aborted += s.aborted.load() + (last.active && in_hand == Outcome::kAborted);
-  for (size_t i = 0; i < kRejections; ++i) sums_.rejected[i] += s.rejected[i].load();
-  sums_.busy_ns += s.busy_ns.load() + in_hand_ns;
   sums_.worker_ns += now > forked_at ? now - forked_at : 0;
-  sums_.max_us = std::max(sums_.max_us, s.max_us.load());
-  if (unmeasured) {
-    ++sums_.histogram[histogram_bucket(in_hand_ns / kMicrosecond)];
-    sums_.max_us = std::max<uint64_t>(sums_.max_us, in_hand_ns / kMicrosecond);
-  }
+  // Of a program, or ended with its worker: nobody else measures it. Or it was measured, and died before it counted it.
+  if (!last.active || measured >= last.begun) return;
+  const uint64_t in_hand_ns = now > last.since ? now - last.since : 0;
+  sums_.busy_ns += in_hand_ns;
+  ++sums_.histogram[histogram_bucket(in_hand_ns / kMicrosecond)];
+  sums_.max_us = std::max<uint64_t>(sums_.max_us, in_hand_ns / kMicrosecond);
 }
 
 // Steps 1 and 2 of Gone. (What a worker scribbled over the other edition is written over.)
@@ -221,37 +240,19 @@ void Scoreboard::fold(uint32_t index, Ending ending, Outcome in_hand, Nanosecond
   bits.busy.fetch_and(~bit_of(index));
 
   add_up(s, last_words(index), in_hand, now);
-  switch (ending) {
-    case Ending::kRetired:
-      ++sums_.retired;
-      break;
-    case Ending::kRecycled:
-      ++sums_.recycled;
-      break;
-    case Ending::kCrashed:
-      ++sums_.crashed;
-      break;
-    case Ending::kTimedOut:
-      ++sums_.timed_out;
-      break;
-  }
+  ++counter_of(ending, sums_);
   end_admission(mapping_,
                 index);  // before its end is to be seen: who waited for that may come at once
   publish_sums(index + 1);
   // Zeroed here and not when the slot is taken again: a fork should not wait for it.
   s.state.store(static_cast<uint32_t>(WorkerState::kEmpty));
-  s.served.store(0);
-  s.failed.store(0);
-  s.aborted.store(0);
+  for_each_slot_counter(
+      s, sums_, [](bool, auto& in_slot, uint64_t) { in_slot.store(0, std::memory_order_relaxed); });
   s.begun.store(0);
-  s.busy_ns.store(0);
-  s.max_us.store(0);
   s.recycle.store(0);
   s.extended_until.store(0);
-  for (auto& count : s.rejected) count.store(0);
   clear_note(s);
   for (auto& word : s.peer) word.store(0);
-  for (auto& bucket : s.histogram) bucket.store(0, std::memory_order_relaxed);
   set_alive(index, false);
   segment().gone.edition.store(edition_of(edition_, 0));
 }
@@ -272,10 +273,8 @@ void Scoreboard::record(Action action, Reason reason, uint32_t count, const Coun
   d.starting.store(counts.starting, std::memory_order_relaxed);
   d.queued.store(queued, std::memory_order_relaxed);
   d.peak.store(peak, std::memory_order_relaxed);
-  d.min.store(limits.min, std::memory_order_relaxed);
-  d.max.store(limits.max, std::memory_order_relaxed);
-  d.min_spare.store(limits.min_spare, std::memory_order_relaxed);
-  d.max_spare.store(limits.max_spare, std::memory_order_relaxed);
+  for (size_t i = 0; i < std::size(kLimitsOfDecision); ++i)
+    (d.*kLimitsOfDecision[i]).store(limits.*kLimitRows[i].workers, std::memory_order_relaxed);
   d.patience.store(patience, std::memory_order_relaxed);
   d.sequence.store(next_decision_++, std::memory_order_release);
 }

@@ -112,7 +112,7 @@ class Scoreboard {
   std::array<uint64_t, kMaxCapacity / kSlotsPerWord> alive_{};  // private: one bit a slot
   uint32_t alive_count_ = 0;
   uint64_t next_decision_ = 1;
-  TotalsOf<uint64_t> sums_{};  // over the dead; Gone has copies
+  Counters sums_;  // over the dead; Gone has copies
   uint32_t edition_ = 0;
 };
 

@@ -64,7 +64,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Pools pools;
   fuzz::learn_all(pools, memory);
   PoolReader& pool = *pools.find_shown("echo");
-  const shm::Figures before = pool.read(monotonic_now()).figures;
+  const shm::Counters before = pool.read(monotonic_now()).figures;
 
   scribble(memory, fuzz::text_of(data, size));
   shm::SegmentReader reader(memory.descriptor());
@@ -74,7 +74,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::parsed(decisions_json(std::move(decisions), read_clocks()));
   show(pools);
 
-  const shm::Figures after = pool.read(monotonic_now()).figures;
+  const shm::Counters after = pool.read(monotonic_now()).figures;
   must(after.served >= before.served && after.forked >= before.forked &&
            after.busy_ns >= before.busy_ns,
        "what was shown never falls");

@@ -22,7 +22,7 @@ void explains_decisions() {
     v.reason = reason;
     v.count = count;
     v.idle = 3, v.busy = 2, v.queued = 13, v.peak = 2;
-    v.min = 4, v.max = 256, v.min_spare = 2, v.max_spare = 8, v.patience = 1;
+    v.limits = {4, 256, 2, 8}, v.patience = 1;
     return v;
   };
   expect_text(explain(d(Action::kGrow, Reason::kDemand, 12)),
@@ -44,7 +44,7 @@ void explains_decisions() {
   surplus.patience = 1;
   expect_text(explain(surplus),
               "let 5 retire: of 20 workers, none was busy for a while, so 4 (min) are enough");
-  surplus.min_spare = 6;
+  surplus.limits.min_spare = 6;
   expect_text(
       explain(surplus),
       "let 5 retire: of 20 workers, none was busy for a while, so 6 (min_spare) are enough");
@@ -57,7 +57,8 @@ void reads_patches() {
   auto good = parse_limits_patch(R"({"min":8,"max_spare":65536,"shrink_after":2.5,"for":600})");
   auto* patch = std::get_if<LimitsPatch>(&good);
   CU_ASSERT_FATAL(patch != nullptr);
-  CU_ASSERT(patch->set == (kSetMin | kSetMaxSpare | kSetShrinkAfter));
+  CU_ASSERT(patch->set ==
+            (limit_bit(kLimitRows[0]) | limit_bit(kLimitRows[3]) | limit_bit(kLimitRows[4])));
   CU_ASSERT(patch->limits.min == 8 && patch->limits.max_spare == 65536);
   CU_ASSERT(patch->limits.shrink_after == from_seconds(2.5) && patch->for_ns == 600 * kSecond);
 
@@ -193,7 +194,7 @@ void concludes_requests() {
   auto outcome =
       routes.respond({"PATCH", "/v1/pools/echo/limits", "", R"({"max":9,"for":2})", kRoot});
   const auto& request = std::get<Request>(outcome);
-  CU_ASSERT(request.ask == ControlAsk::kLimits && request.set == kSetMax);
+  CU_ASSERT(request.ask == ControlAsk::kLimits && request.set == limit_bit(kLimitRows[1]));
   CU_ASSERT(request.limits.max == 9 && request.for_ns == 2 * kSecond);
   expect_text(request.pool, "echo");
 

@@ -118,7 +118,7 @@ void is_complete_with_its_memory() {
     FakeSegment one(1), two(2);
     one.worker(0, WorkerState::kIdle, 10, false);
     two.worker(0, WorkerState::kIdle, 5, false);
-    shm::Figures closed;
+    shm::Counters closed;
     closed.served = 100;
     for (const char* next = order; *next; ++next) {
       CU_ASSERT(!pools.complete());
@@ -162,23 +162,23 @@ void counts_programs_of_the_dead() {
   const json over = json::array({generation_news(1, true, {100, 101, 105}, {102, 103, 7777})});
   CU_ASSERT(learn(pools, ControlNews::kPool, pool_news(over)));
   PoolView view = view_of(*pools.find_shown("echo"));
-  const shm::Figures& f = view.reading.figures;
+  const shm::Counters& f = view.reading.figures;
   CU_ASSERT(f.served == 2 && f.aborted == 1 && f.failed == 2 && view.accepted() == 5);
   CU_ASSERT(f.recycled == 4 && f.crashed == 1 && f.retired == 1);
   CU_ASSERT_EQUAL(pools.find_shown("echo")->closing(1)->totals.served, 2);
 }
 
 void packs_totals() {
-  shm::Figures figures;
+  shm::Counters figures;
   figures.served = 1;
   figures.max_us = 2;
   figures.aborted = 4;
-  figures.histogram.back() = 3;
+  figures.histogram[kHistogramBuckets - 1] = 3;
   std::string bytes = pack_totals(figures);
   auto back = unpack_totals(bytes);
   CU_ASSERT_FATAL(back.has_value());
   CU_ASSERT(back->aborted == 4 && back->served == 1 && back->max_us == 2 &&
-            back->histogram.back() == 3);
+            back->histogram[kHistogramBuckets - 1] == 3);
   CU_ASSERT(!unpack_totals("") && !unpack_totals(bytes + "x") && !unpack_totals(bytes.substr(1)));
   for (size_t i : {0, 8, 12}) {
     std::string wrong = bytes;
@@ -211,7 +211,7 @@ void measures_utilization() {
 }
 
 void finds_quantiles() {
-  shm::Figures f;
+  shm::Counters f;
   CU_ASSERT(!service_times(f).has_value());
   f.histogram[histogram_bucket(10)] = 50;
   f.histogram[histogram_bucket(1000)] = 40;

@@ -184,7 +184,7 @@ void folds_into_totals() {
     }
     pool.board.fold(slot, ending, Outcome::kFailed, kNow + kSecond);
   }
-  Figures f = pool.read().figures;
+  Counters f = pool.read().figures;
   CU_ASSERT_EQUAL(f.served, 8);
   CU_ASSERT_EQUAL(f.failed, 4);
   CU_ASSERT_EQUAL(f.aborted, 4);
@@ -228,7 +228,7 @@ void measured_and_not_counted() {
   seat.begin(kNow, kPeer);
   pool.mapping.slot(slot).histogram[10].fetch_add(1);
   pool.board.fold(slot, Ending::kCrashed, Outcome::kFailed, kNow + kMillisecond);
-  Figures f = pool.read().figures;
+  Counters f = pool.read().figures;
   CU_ASSERT_EQUAL(f.failed, 1);
   CU_ASSERT_EQUAL(f.histogram[10], 1);
   CU_ASSERT_EQUAL(f.histogram[histogram_bucket(1000)], 0);
@@ -312,7 +312,8 @@ void decisions_wrap_around() {
   const DecisionView& d = decisions.back();
   CU_ASSERT(d.action == Action::kGrow && d.reason == Reason::kDemand && d.patience == 2);
   CU_ASSERT(d.starting == 10 && d.idle == 20 && d.busy == 30 && d.queued == 40 && d.peak == 50);
-  CU_ASSERT(d.min == 1 && d.max == 2 && d.min_spare == 3 && d.max_spare == 4);
+  CU_ASSERT(d.limits.min == 1 && d.limits.max == 2 && d.limits.min_spare == 3 &&
+            d.limits.max_spare == 4);
 }
 
 // --- the reader's side ---------------------------------------------------------------------------
@@ -363,9 +364,9 @@ bool read_until_over(const Pool& pool, Traffic& traffic) {
   for (uint32_t read = 0; !traffic.over.load() || read < 100; ++read) {
     auto now = pool.reader.read(monotonic_now());
     if (!now) return false;
-    const Figures &f = now->figures, &l = last.figures;
+    const Counters &f = now->figures, &l = last.figures;
     if (f.served < l.served || f.failed < l.failed || f.aborted < l.aborted) return false;
-    const auto ended = [](const Figures& of) { return of.served + of.failed + of.aborted; };
+    const auto ended = [](const Counters& of) { return of.served + of.failed + of.aborted; };
     if (ended(f) + now->active < ended(l) + last.active || f.forked < l.forked) return false;
     if (f.crashed < l.crashed || f.max_us < l.max_us) return false;
     for (uint32_t b = 0; b < kHistogramBuckets; ++b)
@@ -405,7 +406,7 @@ void read_while_all_write() {
     folded += pool.board.last_words(slot).begun;
     pool.board.fold(slot, Ending::kCrashed, Outcome::kFailed, monotonic_now());
   }
-  Figures f = pool.read().figures;
+  Counters f = pool.read().figures;
   CU_ASSERT_EQUAL(f.served + f.failed + f.aborted, folded);
   CU_ASSERT_EQUAL(f.crashed, f.forked);
 }

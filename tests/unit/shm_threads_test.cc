@@ -286,7 +286,7 @@ Seen watch(Pool& pool, const SegmentReader& reader) {
     seen.nonsense |= !snapshot || snapshot->workers.size() > kWorkers;
     seen.nonsense |= reader.decisions().size() > shm::kDecisions;
     if (!snapshot) return true;
-    const shm::Figures& f = snapshot->figures;
+    const shm::Counters& f = snapshot->figures;
     const uint64_t accepted = f.served + f.failed + f.aborted + snapshot->active;
     seen.fell |= accepted < before;
     before = accepted;
@@ -329,7 +329,7 @@ void a_pool_of_threads() {
   }
   const auto end = reader.read(kBegan);
   CU_ASSERT_FATAL(end.has_value());
-  const shm::Figures& f = end->figures;
+  const shm::Counters& f = end->figures;
   CU_ASSERT_EQUAL(f.served, sum.of(Outcome::kServed));
   CU_ASSERT_EQUAL(f.failed, sum.of(Outcome::kFailed));
   CU_ASSERT_EQUAL(f.aborted, sum.of(Outcome::kAborted));
