@@ -47,7 +47,6 @@ void EventLoop::watch(int fd, uint32_t epoll_events, OnEvents on_events) {
 // At once, and then each kRoomAgain. Said here, and not by watch(), whose caller may be about to write the log; and not
 // later: an upgrade would forget it.
 void EventLoop::try_again() {
-  room_timer_ = {};
   if (const int error = std::exchange(no_room_, 0))
     log_warning(std::string("epoll_ctl: ") + std::strerror(error) +
                 ": what is to be watched waits until there is room");
@@ -59,7 +58,7 @@ void EventLoop::try_again() {
 }
 
 void EventLoop::try_again_after(Nanoseconds pause) {
-  if (room_timer_.second == 0) room_timer_ = after(pause, [this] { try_again(); });
+  if (!room_timer_.is_set()) room_timer_ = after(pause, [this] { try_again(); });
 }
 
 void EventLoop::change(int fd, uint32_t epoll_events) {
@@ -73,15 +72,18 @@ void EventLoop::forget(int fd) {
   if (watched_.erase(fd)) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
 }
 
-EventLoop::TimerId EventLoop::at(Nanoseconds deadline, std::function<void()> on_time) {
-  TimerId id{deadline, next_timer_++};
-  timers_.emplace(id, std::move(on_time));
-  return id;
+EventLoop::Timer& EventLoop::Timer::operator=(Timer&& other) noexcept {
+  if (this == &other) return *this;
+  drop();
+  loop_ = std::exchange(other.loop_, nullptr);
+  id_ = other.id_;
+  return *this;
 }
 
-void EventLoop::cancel(TimerId& id) {
-  timers_.erase(id);
-  id = {};
+EventLoop::TimerId EventLoop::add_timer(Nanoseconds deadline, std::function<void()> on_time) {
+  const TimerId id{deadline, next_timer_++};
+  timers_.emplace(id, std::move(on_time));
+  return id;
 }
 
 void EventLoop::run() {

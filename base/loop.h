@@ -20,7 +20,27 @@ namespace preforkd {
 class EventLoop {
  public:
   using OnEvents = std::function<void(uint32_t epoll_events)>;
-  using TimerId = std::pair<Nanoseconds, uint64_t>;  // {0, 0} is never a live timer
+
+  // One timer that was set; dropped, or replaced by another, it does not run. The loop outlives it.
+  class Timer {
+   public:
+    Timer() = default;
+    Timer(Timer&& other) noexcept : loop_(std::exchange(other.loop_, nullptr)), id_(other.id_) {}
+    Timer& operator=(Timer&& other) noexcept;
+    ~Timer() { drop(); }
+    // It has not run yet: while its callback runs it is not set any more.
+    bool is_set() const { return loop_ && loop_->timers_.contains(id_); }
+
+   private:
+    friend class EventLoop;
+    Timer(EventLoop& loop, std::pair<Nanoseconds, uint64_t> id) : loop_(&loop), id_(id) {}
+    void drop() {
+      if (loop_) loop_->timers_.erase(id_);
+    }
+
+    EventLoop* loop_ = nullptr;
+    std::pair<Nanoseconds, uint64_t> id_{};
+  };
 
   EventLoop();
 
@@ -30,11 +50,17 @@ class EventLoop {
   void change(int fd, uint32_t epoll_events);
   void forget(int fd);
 
-  TimerId at(Nanoseconds deadline, std::function<void()> on_time);
-  TimerId after(Nanoseconds delay, std::function<void()> on_time) {
+  // Those that are due at the same time run in the order in which they were set.
+  [[nodiscard]] Timer at(Nanoseconds deadline, std::function<void()> on_time) {
+    return {*this, add_timer(deadline, std::move(on_time))};
+  }
+  [[nodiscard]] Timer after(Nanoseconds delay, std::function<void()> on_time) {
     return at(monotonic_now() + delay, std::move(on_time));
   }
-  void cancel(TimerId& id);  // harmless if it has run already; leaves {0, 0}
+  // What nobody keeps: it runs, whoever is gone by then.
+  void run_after(Nanoseconds delay, std::function<void()> on_time) {
+    add_timer(monotonic_now() + delay, std::move(on_time));
+  }
 
   void run();  // until stop()
   void stop() { running_ = false; }
@@ -50,6 +76,8 @@ class EventLoop {
     std::shared_ptr<OnEvents> on_events;
     bool waits_for_room;
   };
+  using TimerId = std::pair<Nanoseconds, uint64_t>;  // when, and a number of its own
+  TimerId add_timer(Nanoseconds deadline, std::function<void()> on_time);
   bool control(int operation, int fd, const Watched& watched);
   void try_again_after(Nanoseconds pause);
   void try_again();
@@ -59,7 +87,7 @@ class EventLoop {
   uint32_t next_serial_ = 1;
   std::map<TimerId, std::function<void()>> timers_;
   uint64_t next_timer_ = 1;
-  TimerId room_timer_{};
+  Timer room_timer_;
   int no_room_ = 0;  // why, as long as it has not been said
   bool running_ = false;
 };

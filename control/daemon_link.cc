@@ -53,7 +53,6 @@ DaemonLink::DaemonLink(EventLoop& loop, UniqueFd news, UniqueFd requests, Pools&
       mute_(mute) {}
 
 DaemonLink::~DaemonLink() {
-  for (auto& [id, asked] : asked_) loop_.cancel(asked.deadline);
   loop_.forget(news_.fd());
   loop_.forget(requests_.fd());
 }
@@ -105,7 +104,6 @@ void DaemonLink::pong() {
 void DaemonLink::conclude(const Answer& answer) {
   auto asked = asked_.extract(answer.id);
   if (!asked) return;
-  loop_.cancel(asked.mapped().deadline);
   handlers_.on_answer(asked.mapped().request, answer);
 }
 

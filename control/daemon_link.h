@@ -52,7 +52,7 @@ class DaemonLink {
   Handlers handlers_;
   struct Asked {
     Request request;
-    EventLoop::TimerId deadline;
+    EventLoop::Timer deadline;
   };
   std::map<uint32_t, Asked> asked_;  // and not answered yet
 };

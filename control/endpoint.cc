@@ -142,7 +142,7 @@ struct Endpoint::Callbacks {
       if (!client.gone) endpoint.places_.leave(client);
       endpoint.clients_.erase(client.self);
       // Nothing wakes us for nobody.
-      if (endpoint.clients_.empty()) endpoint.loop_.cancel(endpoint.sweep_timer_);
+      if (endpoint.clients_.empty()) endpoint.sweep_timer_ = {};
     }
   }
 
@@ -210,8 +210,6 @@ Endpoint::~Endpoint() {
   while (!queues_.empty()) resume(*queues_.begin()->second.front(), error_reply(503, kEnded));
   while (!waiting_.empty()) resume(*waiting_.begin()->second, error_reply(503, kEnded));
   run();
-  for (auto* timer : {&run_timer_, &turn_timer_, &sweep_timer_, &accept_timer_})
-    loop_.cancel(*timer);
   loop_.forget(epoll_);
   loop_.forget(listener_.get());
   MHD_stop_daemon(daemon_);
@@ -219,7 +217,7 @@ Endpoint::~Endpoint() {
 
 void Endpoint::run() {
   MHD_run(daemon_);
-  loop_.cancel(run_timer_);
+  run_timer_ = {};
   MHD_UNSIGNED_LONG_LONG milliseconds = 0;
   if (MHD_get_timeout(daemon_, &milliseconds) == MHD_YES)
     run_timer_ = loop_.after(milliseconds * kMillisecond, [this] { run(); });
@@ -254,7 +252,7 @@ void Endpoint::welcome(Client& client) {
   begin_step(client);
   places_.enter(client);
   make_room(client.entitled);
-  if (sweep_timer_.second == 0) sweep_later();
+  if (!sweep_timer_.is_set()) sweep_later();
 }
 
 void Endpoint::begin_step(Client& client) { client.until = monotonic_now() + step_; }
@@ -282,7 +280,6 @@ void Endpoint::send_away(Client& client, std::string_view parting) {
 }
 
 void Endpoint::sweep() {
-  sweep_timer_ = {};
   const Nanoseconds now = monotonic_now();
   for (Client& client : clients_)
     if (client.until != 0 && client.until <= now) send_away(client, "");
@@ -402,7 +399,7 @@ void Endpoint::resume(Exchange& exchange, HttpReply reply) {
 void Endpoint::queue(Exchange& exchange) {
   queues_[exchange.client->owner].push_back(&exchange);
   exchange.queued = true;
-  if (turn_timer_.second == 0) turn_timer_ = loop_.after(0, [this] { take_turns(); });
+  if (!turn_timer_.is_set()) turn_timer_ = loop_.after(0, [this] { take_turns(); });
 }
 
 void Endpoint::leave_queue(Exchange& exchange) {
@@ -426,8 +423,7 @@ void Endpoint::take_turns() {
     if (exchange.reply) MHD_resume_connection(exchange.connection);
     if (monotonic_now() >= end) break;
   }
-  turn_timer_ = {};
-  if (!queues_.empty()) turn_timer_ = loop_.after(0, [this] { take_turns(); });
+  turn_timer_ = queues_.empty() ? EventLoop::Timer() : loop_.after(0, [this] { take_turns(); });
   run();
 }
 

@@ -78,7 +78,7 @@ class Endpoint {
   const Nanoseconds step_;
   MHD_Daemon* daemon_ = nullptr;
   int epoll_ = -1;  // the library's
-  EventLoop::TimerId run_timer_{}, turn_timer_{}, sweep_timer_{}, accept_timer_{};
+  EventLoop::Timer run_timer_, turn_timer_, sweep_timer_, accept_timer_;
   std::list<Client> clients_;
   Places places_;
   std::map<uint64_t, std::deque<Exchange*>> queues_;  // for a turn, by owner; none is empty

@@ -30,15 +30,11 @@ Sampler::Sampler(EventLoop& loop, Pools& pools)
   loop_.watch(bells_.get(), EPOLLIN, [this](uint32_t) { on_bell(); });
 }
 
-Sampler::~Sampler() {
-  for (auto& [name, watch] : watches_) loop_.cancel(watch.next);
-  loop_.forget(bells_.get());
-}
+Sampler::~Sampler() { loop_.forget(bells_.get()); }
 
 void Sampler::follow_news() {
   for (auto entry = watches_.begin(); entry != watches_.end();) {
     bool gone = !pools_.all().contains(entry->first);
-    if (gone) loop_.cancel(entry->second.next);
     entry = gone ? watches_.erase(entry) : std::next(entry);
   }
   for (const auto& [name, pool] : pools_.all()) {

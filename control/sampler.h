@@ -31,7 +31,7 @@ class Sampler {
   };
   struct Watch {                   // over one pool
     std::map<uint64_t, Ear> ears;  // by the segment's serial
-    EventLoop::TimerId next{};
+    EventLoop::Timer next;
     bool awake = false;
   };
 

@@ -25,7 +25,7 @@ constexpr Nanoseconds kLookLasts = 3 * kMillisecond;
 
 // So many a turn. What is left has no other signal than the one that was read: there is another turn by itself.
 void Daemon::reap() {
-  loop_.cancel(reap_timer_);
+  reap_timer_ = {};
   int reaped = 0;
   for (; reaped < kReapedAtOnce; ++reaped) {
     // Looked at before it is reaped: whose it is says its session, for as long as it is there.
@@ -121,7 +121,7 @@ void Daemon::end_left(LeftBy left) {
                 std::to_string(left.session) + " has left behind, is killed");
     signal_trees(*found, SIGKILL, until);
   } while (monotonic_now() < until);
-  loop_.after(kLookAgain, [this, left] { end_left(left); });
+  loop_.run_after(kLookAgain, [this, left] { end_left(left); });
 }
 
 }  // namespace preforkd

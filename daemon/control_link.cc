@@ -15,7 +15,6 @@
 #include "base/refuse_rights.h"
 #include "daemon/close_apart.h"
 #include "daemon/listener.h"
-#include "daemon/patience.h"
 #include "daemon/plan.h"
 #include "ipc/protocol.h"
 #include "shm/region.h"
@@ -24,8 +23,7 @@ namespace preforkd {
 namespace {
 
 constexpr Nanoseconds kLookAgain = kSecond;
-constexpr Nanoseconds kFirstPause = 50 * kMillisecond;
-constexpr Nanoseconds kLongestPause = 2 * kSecond;  // nobody reads figures meanwhile
+constexpr Backoff kRestart = {50 * kMillisecond, 2 * kSecond};  // nobody reads figures meanwhile
 constexpr Nanoseconds kLongLife = 10 * kSecond;
 constexpr Nanoseconds kStuckTooLong = 5 * kSecond;  // stopped by a signal, or told to end
 constexpr Nanoseconds kHungUp = 1 * kSecond;        // its death is on its way, or not
@@ -75,8 +73,6 @@ ControlLink::ControlLink(EventLoop& loop, LogLink& log, Kind kind, Held executab
 
 ControlLink::~ControlLink() {
   close_ends();
-  for (auto* timer : {&restart_timer_, &renew_timer_, &kill_timer_, &look_timer_})
-    loop_.cancel(*timer);
   loop_.forget(listen_socket_.get());
   if (kind_ == Kind::kFull) close_apart(std::move(listen_socket_));
 }
@@ -85,7 +81,7 @@ ControlLink::~ControlLink() {
 void ControlLink::watch_clients() {
   loop_.watch(listen_socket_.get(), EPOLLIN | EPOLLRDHUP | EPOLLET, [this](uint32_t events) {
     if (events & (EPOLLHUP | EPOLLRDHUP)) return kill("has a listen socket that was shut down");
-    if (news_.is_open() && ping_timer_.second == 0) ping();
+    if (news_.is_open() && !ping_timer_.is_set()) ping();
   });
 }
 
@@ -139,8 +135,8 @@ void ControlLink::take_next_socket() {
 }
 
 void ControlLink::look_at_socket() {
-  loop_.cancel(look_timer_);
-  if (closing_ || renewing_ || renew_timer_.second || !requests_.is_open()) return;
+  look_timer_ = {};
+  if (closing_ || renewing_ || renew_timer_.is_set() || !requests_.is_open()) return;
   const auto trouble = trouble_with_socket();
   if (trouble && trouble->empty()) return obstacle_.clear();
   if (!trouble || !make_next_socket(*trouble)) {
@@ -159,22 +155,21 @@ void ControlLink::ping() {
 // One by one: while the daemon stands still (a machine that is paused) control does, too.
 void ControlLink::wait_for_pong(int seconds) {
   ping_timer_ = loop_.after(kSecond, [this, seconds] {
-    ping_timer_ = {};
     if (seconds > 1) return wait_for_pong(seconds - 1);
     kill("has been silent for 5 s");
   });
 }
 
 void ControlLink::close_news() {
-  loop_.cancel(ping_timer_);
-  loop_.cancel(greet_timer_);
+  ping_timer_ = {};
+  greet_timer_ = {};
   if (news_.is_open() && std::exchange(waits_for_room_, false)) loop_.forget(news_.fd());
   news_.close();
 }
 
 void ControlLink::close_ends() {
   close_news();
-  loop_.cancel(requests_timer_);
+  requests_timer_ = {};
   if (requests_.is_open()) loop_.forget(requests_.fd());
   requests_.close();
   waiting_.clear();  // with copies of segments
@@ -230,7 +225,7 @@ LinkRecord ControlLink::record() const {
   r.requests = requests_.fd();
   r.listen = (next_socket_.is_open() ? next_socket_ : listen_socket_).get();
   r.started_at = started_at_;
-  r.stopped = kill_timer_.second != 0;
+  r.stopped = kill_timer_.is_set();
   r.next_ticket = next_ticket_;
   r.unanswered = unanswered_;
   if (log_pipe_) r.log = log_pipe_->record();
@@ -261,13 +256,11 @@ void ControlLink::renew(bool hands_in) {
 }
 
 void ControlLink::renew_soon() {
-  loop_.cancel(renew_timer_);
   renew_timer_ = loop_.after(kQuiet, [this] { renew_when_quiet(); });
 }
 
 // A question that is on its way, or an answer that control has only just been given, would be lost with it.
 void ControlLink::renew_when_quiet() {
-  renew_timer_ = {};
   if (closing_ || !requests_.is_open()) return;  // the next one will be of the new binary
   read_requests();
   const Nanoseconds now = monotonic_now();
@@ -277,7 +270,7 @@ void ControlLink::renew_when_quiet() {
   flush();
   if (!requests_.is_open()) return;
   hands_in_ ? close_news() : close_ends();
-  if (kill_timer_.second == 0) kill_after(kStuckTooLong, kHasNotEnded);
+  if (!kill_timer_.is_set()) kill_after(kStuckTooLong, kHasNotEnded);
 }
 
 void ControlLink::kill(const std::string& why) {
@@ -287,18 +280,15 @@ void ControlLink::kill(const std::string& why) {
 }
 
 void ControlLink::kill_after(Nanoseconds delay, const std::string& why) {
-  loop_.cancel(kill_timer_);
-  wait_patiently_for(loop_, kill_timer_, delay, [this, why] { kill(why); });
+  kill_timer_.set_after(delay, [this, why] { kill(why); });
 }
 
 void ControlLink::start_again() {
-  restart_timer_ = {};
   try {
     start();
   } catch (const std::exception& e) {
     log_error(e.what());
-    pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
-    restart_timer_ = loop_.after(pause_, [this] { start_again(); });
+    restart_timer_ = loop_.after(kRestart.after(++failures_), [this] { start_again(); });
   }
 }
 
@@ -306,7 +296,7 @@ bool ControlLink::child_changed(pid_t pid, int status) {
   if (pid != child_.pid) return false;
   if (WIFSTOPPED(status) || WIFCONTINUED(status)) {
     if (!requests_.is_open()) return true;  // it has its time to end already
-    loop_.cancel(kill_timer_);
+    kill_timer_.drop();
     if (WIFSTOPPED(status)) kill_after(kStuckTooLong, kWasStopped);
     return true;
   }
@@ -316,7 +306,7 @@ bool ControlLink::child_changed(pid_t pid, int status) {
   if (renewing_ && hands_in_) read_requests();  // its last words
   hands_in_ = false;
   close_ends();
-  loop_.cancel(kill_timer_);  // last: who reads the end of its words sets it
+  kill_timer_.drop();  // last: who reads the end of its words sets it
   if (closing_) return true;
   if (std::exchange(renewing_, false)) {
     start_again();
@@ -326,20 +316,18 @@ bool ControlLink::child_changed(pid_t pid, int status) {
   log_warning(
       "control " + std::to_string(pid) + " died (" + ending_text(status) + "): starting another",
       Event::kControlDied);
-  if (monotonic_now() - started_at_ >= kLongLife) pause_ = 0;
-  loop_.cancel(restart_timer_);
-  restart_timer_ = loop_.after(pause_, [this] { start_again(); });
-  pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
+  if (monotonic_now() - started_at_ >= kLongLife) failures_ = 0;
+  restart_timer_ = loop_.after(kRestart.after(failures_++), [this] { start_again(); });
   return true;
 }
 
 void ControlLink::close() {
   closing_ = true;
-  loop_.cancel(restart_timer_);
+  restart_timer_ = {};
   if (!news_.is_open()) return;
   flush();
   close_ends();
-  if (is_running() && kill_timer_.second == 0) kill_after(kStuckTooLong, kHasNotEnded);
+  if (is_running() && !kill_timer_.is_set()) kill_after(kStuckTooLong, kHasNotEnded);
 }
 
 void ControlLink::retire() {
@@ -388,13 +376,10 @@ void ControlLink::tell_segment(const std::string& pool, uint32_t generation, int
   // A copy: the original may be gone by the time there is room.
   UniqueFd copy(fcntl(read_only_fd, F_DUPFD_CLOEXEC, 3));
   if (!copy.is_open()) {
-    if (greet_timer_.second) return;
+    if (greet_timer_.is_set()) return;
     log_warning("copy the memory of generation " + std::to_string(generation) + " of pool " + pool +
                 " for control: " + std::strerror(errno) + ": tried again");
-    greet_timer_ = loop_.after(kSecond, [this] {
-      greet_timer_ = {};
-      calls_.greet(*this);
-    });
+    greet_timer_ = loop_.after(kSecond, [this] { calls_.greet(*this); });
     return;
   }
   told_segments_.emplace(pool, generation);
@@ -427,11 +412,7 @@ void ControlLink::read_requests() {
   for (int i = 0; i < kMostAtOnce && requests_.is_open(); ++i) {
     if (!budget_.take(monotonic_now())) {
       loop_.forget(requests_.fd());
-      loop_.cancel(requests_timer_);  // of a rest that a call from elsewhere did not wait for
-      requests_timer_ = loop_.after(kRequestsAgain, [this] {
-        requests_timer_ = {};
-        watch_requests();
-      });
+      requests_timer_ = loop_.after(kRequestsAgain, [this] { watch_requests(); });
       return;
     }
     Inbox::Got got = requests_.receive(bytes);
@@ -451,7 +432,7 @@ void ControlLink::read_requests() {
 
 void ControlLink::take(Request request, std::string bytes) {
   if (request.ask == ControlAsk::kPong) {
-    loop_.cancel(ping_timer_);
+    ping_timer_ = {};
     if (request.set > 0) ping_timer_ = loop_.after(kPingAgain, [this] { ping(); });
     return;
   }

@@ -21,11 +21,13 @@
 #include <utility>
 #include <vector>
 
+#include "base/backoff.h"
 #include "base/budget.h"
 #include "base/loop.h"
 #include "daemon/held_file.h"
 #include "daemon/launch.h"
 #include "daemon/log_link.h"
+#include "daemon/patience.h"
 #include "daemon/socket_path.h"
 #include "daemon/takeover.h"
 #include "ipc/channel.h"
@@ -134,10 +136,11 @@ class ControlLink {
   uint32_t next_ticket_ = 1;
   std::map<uint32_t, uint32_t> unanswered_;  // by ticket: the present process's own numbers
   bool closing_ = false, renewing_ = false, is_killed_ = false, hands_in_ = false;
-  Nanoseconds pause_ = 0;
+  uint32_t failures_ = 0;  // to start it, or of one that died soon
   Nanoseconds started_at_ = 0, answered_at_ = 0, renew_until_ = 0;
-  EventLoop::TimerId restart_timer_{}, renew_timer_{}, kill_timer_{}, ping_timer_{},
-      requests_timer_{}, look_timer_{}, greet_timer_{};
+  EventLoop::Timer restart_timer_, renew_timer_, ping_timer_, requests_timer_, look_timer_,
+      greet_timer_;
+  PatientTimer kill_timer_{loop_};
   UniqueFd next_socket_;  // for the next process
   std::string next_because_;
   std::string obstacle_;  // the last one that was said

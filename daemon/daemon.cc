@@ -209,9 +209,7 @@ void Daemon::start_web(UniqueFd socket) {
 }
 
 void Daemon::start_web_later() {
-  loop_.cancel(web_timer_);
   web_timer_ = loop_.after(kWebAgain, [this] {
-    web_timer_ = {};
     if (phase_ != Phase::kRunning || !lacks_web()) return;
     if (reload_) return start_web_later();  // which may change it
     UniqueFd socket = listen_for_web();
@@ -225,7 +223,7 @@ std::unique_ptr<ControlLink> Daemon::make_link(ControlLink::Kind kind, UniqueFd 
   ControlLink::Calls calls;
   calls.greet = [this, is_web](ControlLink& link) {
     greet(link);
-    if (!is_web) loop_.after(0, [this] { watch_control(); });  // its socket may be a new one
+    if (!is_web) loop_.run_after(0, [this] { watch_control(); });  // its socket may be a new one
   };
   calls.on_request = [this](const Request& r, std::string bytes) {
     on_request(r, std::move(bytes));

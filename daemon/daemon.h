@@ -21,6 +21,7 @@
 #include "daemon/loading.h"
 #include "daemon/log_link.h"
 #include "daemon/paths.h"
+#include "daemon/patience.h"
 #include "daemon/pool.h"
 #include "ipc/info.h"
 #include "systemd/notify.h"
@@ -166,7 +167,7 @@ class Daemon final : private PoolOwner {
     UniqueFd image;  // what is rehearsed is what is executed
     UniqueFd output;
     uint32_t asked_by = 0;
-    EventLoop::TimerId timer{};
+    EventLoop::Timer timer;
   };
   void upgrade(uint32_t asked_by);
   std::string upgrade_trouble() const;
@@ -221,13 +222,13 @@ class Daemon final : private PoolOwner {
   // What is to be done when the old generations accept no more, or what came in between.
   std::function<void(const std::string& trouble)> settling_;
   bool is_moving_ = false;  // an address is waited for, until its old generation accepts no more
-  Nanoseconds move_until_ = 0;  // and that long at most,
-  bool by_force_ = true;        // which is over
+  bool by_force_ = true;    // and kLongestMove at most, which is over
   Nanoseconds moves_fail_since_ = 0;
   FileWatch files_{loop_, [this](const auto& listener) { on_file_changed(listener); }};
   Listeners without_file_;  // that are to be made anew
   struct Restored {
-    Nanoseconds pause = 0, not_before = 0;
+    uint32_t times = 0;  // one soon after the other
+    Nanoseconds not_before = 0;
   };
   std::map<std::string, Restored> restored_;  // by pool: when its files were made anew last
   std::unique_ptr<Rehearsal> rehearsal_;
@@ -250,10 +251,9 @@ class Daemon final : private PoolOwner {
   bool ran_ =
       false;  // an error from now on must not end those who serve: they drain without a daemon
   std::vector<pid_t> strangers_;  // children that this process had before
-  EventLoop::TimerId end_timer_{}, watchdog_timer_{}, leavers_timer_{}, settle_timer_{},
-      reload_timer_{}, extend_timer_{}, move_timer_{}, force_timer_{}, predecessor_timer_{},
-      reap_timer_{}, files_timer_{}, web_timer_{};
-  Nanoseconds end_until_ = 0;          // finishing
+  EventLoop::Timer end_timer_, watchdog_timer_, leavers_timer_, settle_timer_, reload_timer_,
+      extend_timer_, move_timer_, predecessor_timer_, reap_timer_, files_timer_, web_timer_;
+  PatientTimer finish_timer_{loop_}, force_timer_{loop_};
   Nanoseconds predecessor_until_ = 0;  // see waits_for_predecessor()
 };
 

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <map>
 
+#include "base/backoff.h"
 #include "base/close_all_but.h"
 #include "base/error.h"
 #include "base/fd.h"
@@ -23,7 +24,7 @@ namespace {
 
 // Nearly always it is gone by then, and leaves nobody to the loop.
 constexpr Nanoseconds kToEnd = 50 * kMillisecond;
-constexpr Nanoseconds kFirstPause = 1 * kSecond, kLongestPause = 30 * kSecond;
+constexpr Backoff kAskAgain = {1 * kSecond, 30 * kSecond};
 
 // What the child writes in one piece: less than PIPE_BUF.
 struct Outcome {
@@ -86,7 +87,8 @@ bool comes(int fd, Nanoseconds deadline) {
 struct Late {
   pid_t child = 0;
   UniqueFd pidfd;
-  Nanoseconds pause = kFirstPause, ends_at = 0;
+  uint32_t times = 0;  // one after the other
+  Nanoseconds ends_at = 0;
 
   bool lives() const {
     pollfd p{pidfd.get(), POLLIN, 0};
@@ -108,12 +110,10 @@ bool is_held_off(const std::string& folder) {
 
 // `child` is not reaped yet, or -1.
 void note_late(const std::string& folder, pid_t child) {
-  const auto [found, is_first] = late_folders().try_emplace(folder);
-  Late& late = found->second;
-  if (!is_first) late.pause = std::min(late.pause * 2, kLongestPause);
+  Late& late = late_folders()[folder];
   late.child = child;
   late.pidfd.reset(child < 0 ? -1 : static_cast<int>(syscall(SYS_pidfd_open, child, 0)));
-  late.ends_at = monotonic_now() + late.pause;
+  late.ends_at = monotonic_now() + kAskAgain.after(++late.times);
 }
 
 }  // namespace

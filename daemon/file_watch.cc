@@ -24,7 +24,6 @@ FileWatch::FileWatch(EventLoop& loop, OnChange on_change)
     : loop_(loop), on_change_(std::move(on_change)) {}
 
 FileWatch::~FileWatch() {
-  loop_.cancel(rest_timer_);
   if (inotify_.is_open()) loop_.forget(inotify_.get());
 }
 

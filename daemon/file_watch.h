@@ -45,7 +45,7 @@ class FileWatch {
   std::map<int, std::function<void()>> others_;     // likewise
   bool said_ = false;                               // that nothing can be watched
   std::vector<std::weak_ptr<Listener>> tried_;      // those, and who could not be
-  EventLoop::TimerId rest_timer_{};
+  EventLoop::Timer rest_timer_;
 };
 
 }  // namespace preforkd

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "base/log.h"
-#include "daemon/patience.h"
 #include "daemon/session.h"
 
 namespace preforkd {
@@ -65,10 +64,10 @@ GenerationRecord Generation::record() const {
   r.preloaded = preloaded_;
   r.quiet = quiet_;
   r.was_told = was_told_;
-  r.stopped = kill_timer_.second != 0;
-  r.start_until = start_timer_.second ? start_until_ : kNever;
-  if (r.start_until == kNever && !child_.has_executed()) r.start_until = exec_until_;
-  r.drain_until = drain_until_;
+  r.stopped = kill_timer_.is_set();
+  r.start_until = start_timer_.is_set() ? start_timer_.until() : kNever;
+  if (r.start_until == kNever && !child_.has_executed()) r.start_until = exec_timer_.until();
+  r.drain_until = drain_timer_.until();
   r.orphans_until = orphans_until_;
   r.uid = uid_;
   r.inodes.assign(inodes_.begin(), inodes_.end());
@@ -112,23 +111,16 @@ Generation::Generation(EventLoop& loop, GenerationOwner& owner, std::string pool
     kill_after(kUntilDead, "has closed its channel");
   else if (record.stopped)
     supervisor_stopped(true);  // waitpid() says it once
-  if (has_supervisor() && !preloaded_ && record.start_until != kNever) {
-    start_until_ = record.start_until;
-    wait_patiently(loop_, start_timer_, start_until_, [this] { start_took_too_long(); });
-  }
+  if (has_supervisor() && !preloaded_ && record.start_until != kNever)
+    start_timer_.set_at(record.start_until, [this] { start_took_too_long(); });
   if (has_supervisor() && record.drain_until != kNever) limit_drain(record.drain_until);
   if (state_ == State::kOrphaned) orphan_timer_ = loop_.after(0, [this] { wait_for_orphans(); });
 }
 
-Generation::~Generation() {
-  close_ends();
-  for (auto* timer : {&repeat_timer_, &orphan_timer_, &kill_timer_, &start_timer_, &drain_timer_,
-                      &put_off_timer_})
-    loop_.cancel(*timer);
-}
+Generation::~Generation() { close_ends(); }
 
 void Generation::close_ends() {
-  loop_.cancel(reports_timer_);
+  reports_timer_ = {};
   if (reports_.is_open()) loop_.forget(reports_.fd());
   reports_.close();
   orders_.close();
@@ -138,21 +130,18 @@ void Generation::close_ends() {
 
 void Generation::wait_for_start(Nanoseconds timeout) {
   const Nanoseconds now = monotonic_now();
-  start_until_ = timeout ? now + timeout : kNever;
-  exec_until_ = std::min(now + kUntilExecuted, start_until_);
-  wait_patiently(loop_, start_timer_, exec_until_, [this, until = exec_until_] {
+  exec_timer_.set_at(now + (timeout ? std::min(kUntilExecuted, timeout) : kUntilExecuted), [this] {
     if (!child_.has_executed())
-      return end_start(
+      end_start(
           "could not be executed in time: its user has stopped it, or the folder that it is"
           " to work in, or that its handler is in, does not answer");
-    if (preloaded_ || start_until_ == kNever) return;
-    start_until_ += exec_until_ - until;  // what it stood still
-    wait_patiently(loop_, start_timer_, start_until_, [this] { start_took_too_long(); });
   });
+  if (timeout) start_timer_.set_at(now + timeout, [this] { start_took_too_long(); });
 }
 
 void Generation::start_took_too_long() {
-  if (!preloaded_) end_start("did not get through preload in time (timeouts.start)");
+  const bool is_ended = exec_timer_.until() != kNever && !child_.has_executed();
+  if (!preloaded_ && !is_ended) end_start("did not get through preload in time (timeouts.start)");
 }
 
 // Its owner takes this for what it would have said itself.
@@ -179,7 +168,7 @@ void Generation::order(Order order, OnDone on_done) {
   if (outstanding_.empty()) repeated_in_vain_ = 0;  // silence counts from here
   outstanding_.emplace(order.number, Outstanding{order, std::move(on_done)});
   send(order);
-  if (repeat_timer_.second == 0) repeat_timer_ = loop_.after(kRepeat, [this] { repeat_orders(); });
+  if (!repeat_timer_.is_set()) repeat_timer_ = loop_.after(kRepeat, [this] { repeat_orders(); });
 }
 
 // An older order of the same kind must not be repeated after this one: it would undo it.
@@ -207,12 +196,11 @@ void Generation::note_ack(uint32_t number) {
   if (found == outstanding_.end()) return;  // of a repetition
   OnDone on_done = std::move(found->second.on_done);
   outstanding_.erase(found);
-  if (outstanding_.empty()) loop_.cancel(repeat_timer_);
+  if (outstanding_.empty()) repeat_timer_ = {};
   if (on_done) on_done(true);
 }
 
 void Generation::repeat_orders() {
-  repeat_timer_ = {};
   if (outstanding_.empty() || !has_supervisor()) return;
   if (preloaded_ && ++repeated_in_vain_ >= kRepeatedInVain) {
     log({LogLevel::kError, pool_, 0,
@@ -270,9 +258,7 @@ void Generation::stop() {
 
 // Whatever it acknowledges.
 void Generation::limit_drain(Nanoseconds until) {
-  loop_.cancel(drain_timer_);
-  drain_until_ = until;
-  wait_patiently(loop_, drain_timer_, drain_until_, [this] {
+  drain_timer_.set_at(until, [this] {
     log({LogLevel::kError, pool_, 0,
          "supervisor " + std::to_string(child_.pid) +
              (was_told_ ? " was told to leave and has not" : " says that it leaves and has not") +
@@ -298,7 +284,7 @@ void Generation::end_early() {
 
 void Generation::supervisor_stopped(bool stopped) {
   if (!reports_.is_open()) return;  // it is killed anyway
-  loop_.cancel(kill_timer_);
+  kill_timer_.drop();
   if (!stopped) return;
   if (!told_stopped_)
     log({LogLevel::kWarning, pool_, 0,
@@ -309,7 +295,7 @@ void Generation::supervisor_stopped(bool stopped) {
 }
 
 void Generation::kill_after(Nanoseconds delay, const std::string& why) {
-  wait_patiently_for(loop_, kill_timer_, delay, [this, why] {
+  kill_timer_.set_after(delay, [this, why] {
     log({LogLevel::kError, pool_, 0,
          "supervisor " + std::to_string(child_.pid) + " " + why + ": killed",
          Event::kSupervisorSilent});
@@ -321,15 +307,15 @@ void Generation::supervisor_died(int status, Nanoseconds patience) {
   is_reaped_ = true;
   for (int i = 0; i < kMostAtOnce && reports_.is_open(); ++i) read_reports();  // its last words
   close_ends();
-  for (auto* timer : {&repeat_timer_, &kill_timer_, &start_timer_, &drain_timer_})
-    loop_.cancel(*timer);
+  repeat_timer_ = {};
+  for (auto* timer : {&kill_timer_, &exec_timer_, &start_timer_, &drain_timer_}) timer->drop();
   say_put_off();
   if (left_out_ > 0) say_left_out();
   if (auto failure = child_.failure()) owner_->on_failed_launch(number_, *failure);
   state_ = State::kOrphaned;
   orphans_until_ = std::min(orphans_until_, monotonic_now() + patience);
-  if (drain_until_ != kNever)
-    orphans_until_ = std::min(orphans_until_, drain_until_ - kBeyondDrain);
+  if (drain_timer_.until() != kNever)
+    orphans_until_ = std::min(orphans_until_, drain_timer_.until() - kBeyondDrain);
   auto waiting = std::move(outstanding_);
   outstanding_.clear();
   for (auto& [number, entry] : waiting)

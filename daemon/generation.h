@@ -28,6 +28,7 @@
 #include "daemon/launch.h"
 #include "daemon/listener.h"
 #include "daemon/log_link.h"
+#include "daemon/patience.h"
 #include "ipc/channel.h"
 #include "ipc/message_pipe.h"
 #include "ipc/supervisor_messages.h"
@@ -214,12 +215,12 @@ class Generation {
   // The last of a pool's states that are beyond their budget: one of them holds, so it waits for room.
   std::optional<Report> put_off_;
   uint64_t left_out_ = 0;
-  Nanoseconds say_left_out_at_ = 0;   // not before
-  Nanoseconds drain_until_ = kNever;  // then it is killed, with its workers
-  Nanoseconds exec_until_ = kNever;   // it has to be executed
-  Nanoseconds start_until_ = kNever;  // it has to be through its preload
-  EventLoop::TimerId repeat_timer_{}, orphan_timer_{}, kill_timer_{}, start_timer_{},
-      drain_timer_{}, reports_timer_{}, put_off_timer_{};
+  Nanoseconds say_left_out_at_ = 0;  // not before
+  EventLoop::Timer repeat_timer_, orphan_timer_, reports_timer_, put_off_timer_;
+  PatientTimer exec_timer_{loop_};   // it has to be executed
+  PatientTimer start_timer_{loop_};  // it has to be through its preload
+  PatientTimer drain_timer_{loop_};  // then it is killed, with its workers
+  PatientTimer kill_timer_{loop_};
   Nanoseconds orphans_until_ = kNever;  // then TERM, and a second later KILL
   bool orphans_termed_ = false;
   // Of the daemon's children: those that left its session and are its own; those of others, in a look that takes

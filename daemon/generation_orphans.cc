@@ -81,7 +81,6 @@ std::optional<std::vector<pid_t>> Generation::left_behind(Nanoseconds until) {
 
 // A look each 100 ms while there are any, and not at each death: thousands may be dying.
 void Generation::wait_for_orphans() {
-  orphan_timer_ = {};
   const Nanoseconds began = monotonic_now();
   const Left left = look_at_orphans(began + kLookLasts);
   if (left == Left::kNone) {

@@ -64,7 +64,6 @@ pid_t Generation::sender_of(const std::string& report) {
 void Generation::rest(Nanoseconds pause) {
   loop_.forget(reports_.fd());
   reports_timer_ = loop_.after(pause, [this] {
-    reports_timer_ = {};
     if (!unclaimed_.empty() && !is_dead()) return disbelieve(0);
     watch_reports();
   });
@@ -94,7 +93,7 @@ void Generation::take_ill() {
     child_.signal(SIGKILL);
     return close_ends();
   }
-  if (kill_timer_.second == 0) kill_after(kUntilDead, "has closed its channel");
+  if (!kill_timer_.is_set()) kill_after(kUntilDead, "has closed its channel");
   loop_.forget(reports_.fd());
   reports_.close();
 }
@@ -118,7 +117,7 @@ void Generation::believe(Report report) {
       return note_ack(report.number);
     case ReportType::kPreloaded:
       preloaded_ = true;
-      loop_.cancel(start_timer_);
+      start_timer_.drop();
       break;
     case ReportType::kQuiet:
     case ReportType::kDrained:
@@ -143,16 +142,15 @@ bool Generation::is_within_budget(ReportType type) {
 void Generation::put_off(const Report& report) {
   left_out_ += put_off_.has_value();
   put_off_ = report;
-  if (put_off_timer_.second != 0) return;
+  if (put_off_timer_.is_set()) return;
   put_off_timer_ = loop_.after(kSecond / kStatesPerSecond, [this] {
-    put_off_timer_ = {};
     if (put_off_) states_.take(monotonic_now());
     say_put_off();
   });
 }
 
 void Generation::say_put_off() {
-  loop_.cancel(put_off_timer_);
+  put_off_timer_ = {};
   if (const auto report = std::exchange(put_off_, std::nullopt))
     owner_->on_report(number_, *report);
 }

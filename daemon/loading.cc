@@ -52,22 +52,19 @@ Loading::Loading(EventLoop& loop, const Paths& paths, const std::string& file,
 }
 
 Loading::~Loading() {
-  loop_.cancel(timer_);
   if (output_.is_open()) loop_.forget(output_.get());
   if (!child_ || !child_->is_running()) return;
   child_->signal(SIGTERM);
-  loop_.after(kEndGrace, [child = child_] { child->signal(SIGKILL); });
+  loop_.run_after(kEndGrace, [child = child_] { child->signal(SIGKILL); });
 }
 
 void Loading::set_deadline(Nanoseconds deadline) {
-  loop_.cancel(timer_);
   deadline_ = deadline;
   timer_ = loop_.at(deadline_, [this] { on_late(); });
   if (calls_.on_deadline) calls_.on_deadline(deadline_);
 }
 
 void Loading::on_late() {
-  timer_ = {};
   const auto seconds = (monotonic_now() - began_) / kSecond;
   end({}, {file_ + ": not loaded within " + std::to_string(seconds) +
            " s; what has no end: " + (step_.empty() ? "starting to" : step_)});

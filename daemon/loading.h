@@ -53,7 +53,7 @@ class Loading {
   size_t looked_at_ = 0;  // of it, for the end of the line
   std::string step_, result_, trouble_;
   Nanoseconds began_ = 0, deadline_ = 0;
-  EventLoop::TimerId timer_{};
+  EventLoop::Timer timer_;
 };
 
 }  // namespace preforkd

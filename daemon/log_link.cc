@@ -12,7 +12,6 @@
 #include <cerrno>
 
 #include "base/error.h"
-#include "daemon/patience.h"
 #include "daemon/plan.h"
 #include "ipc/log_messages.h"
 #include "ipc/protocol.h"
@@ -20,8 +19,7 @@
 namespace preforkd {
 namespace {
 
-constexpr Nanoseconds kFirstPause = 50 * kMillisecond;
-constexpr Nanoseconds kLongestPause = 10 * kSecond;
+constexpr Backoff kRestart = {50 * kMillisecond, 10 * kSecond};
 constexpr Nanoseconds kLongLife = 10 * kSecond;
 constexpr Nanoseconds kStuckTooLong = 5 * kSecond;  // told to end
 constexpr Nanoseconds kHungUp = 1 * kSecond;        // its death is on its way, or not
@@ -63,10 +61,7 @@ LogPipe::~LogPipe() { link_.forget(*this); }
 LogLink::LogLink(EventLoop& loop, Held executable, EffectiveUser user)
     : loop_(loop), executable_(std::move(executable)), user_(std::move(user)) {}
 
-LogLink::~LogLink() {
-  close_ends();
-  for (auto* timer : {&restart_timer_, &kill_timer_}) loop_.cancel(*timer);
-}
+LogLink::~LogLink() { close_ends(); }
 
 void LogLink::start() {
   auto [news, to_learn] = Channel::make_pair();
@@ -142,7 +137,9 @@ void LogLink::flush() {
 }
 
 void LogLink::close_ends() {
-  for (auto* timer : {&ping_timer_, &pongs_timer_, &rest_timer_}) loop_.cancel(*timer);
+  ping_timer_ = {};
+  pongs_timer_ = {};
+  rest_timer_ = {};
   if (news_.is_open() && std::exchange(waits_for_room_, false)) loop_.forget(news_.fd());
   if (pongs_.is_open()) loop_.forget(pongs_.fd());
   news_.close();
@@ -195,7 +192,8 @@ void LogLink::on_pipe(uint32_t id, uint32_t events) {
 
 void LogLink::stir() {
   stirred_ = true;
-  if (!news_.is_open() || closing_ || renewing_ || ping_timer_.second || rest_timer_.second) return;
+  if (!news_.is_open() || closing_ || renewing_ || ping_timer_.is_set() || rest_timer_.is_set())
+    return;
   stirred_ = false;
   wait_for_pong(kSilence);
   push({bytes_of(LogSignal{LogNews::kPing})});
@@ -204,7 +202,6 @@ void LogLink::stir() {
 // As ControlLink: while the daemon stands still the log process does, too.
 void LogLink::wait_for_pong(int seconds) {
   ping_timer_ = loop_.after(kSecond, [this, seconds] {
-    ping_timer_ = {};
     if (seconds > 1) return wait_for_pong(seconds - 1);
     kill("has been silent for 5 s");
   });
@@ -217,10 +214,7 @@ void LogLink::watch_pongs() {
 void LogLink::read_pongs() {
   if (!budget_.take(monotonic_now())) {
     loop_.forget(pongs_.fd());
-    pongs_timer_ = loop_.after(kPongsAgain, [this] {
-      pongs_timer_ = {};
-      watch_pongs();
-    });
+    pongs_timer_ = loop_.after(kPongsAgain, [this] { watch_pongs(); });
     return;
   }
   std::string bytes;
@@ -230,14 +224,13 @@ void LogLink::read_pongs() {
     close_ends();
     return kill_after(kHungUp, "has closed its channel");
   }
-  if (ping_timer_.second == 0) return;
-  loop_.cancel(ping_timer_);
+  if (!ping_timer_.is_set()) return;
+  ping_timer_ = {};
   rest_timer_ = loop_.after(kRest, [this] { rest(); });
 }
 
 // The pause after a sign of life is over.
 void LogLink::rest() {
-  rest_timer_ = {};
   for (auto& [id, entry] : pipes_) {
     auto pipe = entry.pipe.lock();
     if (pipe && std::exchange(entry.to_be_watched, false))
@@ -255,8 +248,7 @@ void LogLink::kill(const std::string& why) {
 }
 
 void LogLink::kill_after(Nanoseconds delay, const std::string& why) {
-  loop_.cancel(kill_timer_);
-  wait_patiently_for(loop_, kill_timer_, delay, [this, why] { kill(why); });
+  kill_timer_.set_after(delay, [this, why] { kill(why); });
 }
 
 // Of a process that is dead: the lines that it has not read, in front of those that wait. Pipes are told anew.
@@ -279,7 +271,7 @@ bool LogLink::child_changed(pid_t pid, int status) {
   if (pid != child_.pid) return false;
   if (WIFSTOPPED(status)) kill("was stopped by a signal");
   if (WIFSTOPPED(status) || WIFCONTINUED(status)) return true;
-  loop_.cancel(kill_timer_);
+  kill_timer_.drop();
   auto failure = child_.failure();
   child_ = Child{};
   close_ends();
@@ -300,14 +292,12 @@ bool LogLink::child_changed(pid_t pid, int status) {
 }
 
 void LogLink::start_later() {
-  loop_.cancel(restart_timer_);
-  if (monotonic_now() - started_at_ >= kLongLife) pause_ = 0;
-  restart_timer_ = loop_.after(pause_, [this] { start_again(); });
-  pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
+  restart_timer_ = {};
+  if (monotonic_now() - started_at_ >= kLongLife) failures_ = 0;
+  restart_timer_ = loop_.after(kRestart.after(failures_++), [this] { start_again(); });
 }
 
 void LogLink::start_again() {
-  restart_timer_ = {};
   try {
     start();
   } catch (const std::exception& e) {
@@ -329,7 +319,7 @@ void LogLink::say_directly() {
 
 void LogLink::close() {
   closing_ = true;
-  loop_.cancel(restart_timer_);
+  restart_timer_ = {};
   if (!is_running()) return say_directly();
   kill_after(kLastWords, "does not end");
   flush();
@@ -355,7 +345,7 @@ LogRecord LogLink::record() const {
   r.news = news_.fd();
   r.pongs = pongs_.fd();
   r.next_pipe = next_pipe_;
-  r.stopped = kill_timer_.second != 0;
+  r.stopped = kill_timer_.is_set();
   r.lost = lost_;
   for (const News& news : waiting_) {
     if (news.kind != News::kLine) continue;

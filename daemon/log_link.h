@@ -19,11 +19,13 @@
 #include <memory>
 #include <string>
 
+#include "base/backoff.h"
 #include "base/budget.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "daemon/held_file.h"
 #include "daemon/launch.h"
+#include "daemon/patience.h"
 #include "daemon/takeover.h"
 #include "ipc/channel.h"
 #include "ipc/message_pipe.h"
@@ -135,8 +137,10 @@ class LogLink {
   uint32_t next_pipe_ = 1;
   bool stirred_ = false;  // something was logged since the last ping
   bool closing_ = false, renewing_ = false;
-  Nanoseconds pause_ = 0, started_at_ = 0;
-  EventLoop::TimerId ping_timer_{}, pongs_timer_{}, rest_timer_{}, restart_timer_{}, kill_timer_{};
+  uint32_t failures_ = 0;  // to start it, or of one that died soon
+  Nanoseconds started_at_ = 0;
+  EventLoop::Timer ping_timer_, pongs_timer_, rest_timer_, restart_timer_;
+  PatientTimer kill_timer_{loop_};
 };
 
 }  // namespace preforkd

@@ -21,7 +21,8 @@
 namespace preforkd {
 namespace {
 
-constexpr Nanoseconds kLookAgain = kSecond, kLongestPause = 30 * kSecond;
+constexpr Nanoseconds kLookAgain = kSecond;
+constexpr Backoff kRestoreAgain = {kSecond, 30 * kSecond};
 // Of a pool, some of which drain: whoever removes its file again and again has no more than these.
 constexpr size_t kMostGenerations = 16;
 
@@ -57,12 +58,10 @@ void Daemon::on_file_changed(const std::shared_ptr<Listener>& listener) {
 }
 
 void Daemon::restore_files_after(Nanoseconds pause) {
-  loop_.cancel(files_timer_);
   files_timer_ = loop_.after(pause, [this] { restore_files(); });
 }
 
 void Daemon::restore_files() {
-  files_timer_ = {};
   if (phase_ != Phase::kRunning) return;
   if (reload_ || is_moving_ || rehearsal_) return restore_files_after(kLookAgain);
   Listeners unknown;  // just now
@@ -98,15 +97,15 @@ void Daemon::restore_files() {
 void Daemon::restore_file(const std::string& pool) {
   // Who removes it again and again, or makes the trials fail, waits longer and longer for the next one; others do not.
   Restored& last = restored_[pool];
-  const bool again = last.not_before && monotonic_now() < last.not_before + kLongestPause;
-  last.pause = again ? std::clamp(last.pause * 2, kLookAgain, kLongestPause) : 0;
+  const bool again = last.not_before && monotonic_now() < last.not_before + kRestoreAgain.longest;
+  last.times = again ? last.times + 1 : 0;
   reload(
       pool,
       [this, pool](const std::string& trouble) {
         Restored& this_one = restored_[pool];
-        if (!trouble.empty()) this_one.pause = std::max(this_one.pause, kLookAgain);
-        this_one.not_before =
-            monotonic_now() + this_one.pause;  // a trial may have lasted as long as it may
+        if (!trouble.empty()) this_one.times = std::max(this_one.times, 1u);
+        // From now: a trial may have lasted as long as it may.
+        this_one.not_before = monotonic_now() + kRestoreAgain.after(this_one.times);
         if (!without_file_.empty()) restore_files_after(0);
       },
       true);

@@ -39,7 +39,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
-#include "daemon/patience.h"
 #include "daemon/socket_store.h"
 
 namespace preforkd {
@@ -90,10 +89,8 @@ std::string Daemon::not_served(const std::string& reason) {
 
 // `before`: those there were before the reload. One that could not be had then is waited for as it was.
 void Daemon::begin_moves(const Listeners& before) {
-  move_until_ = monotonic_now() + kLongestMove;
   by_force_ = false;
-  loop_.cancel(force_timer_);
-  wait_patiently(loop_, force_timer_, move_until_, [this] {
+  force_timer_.set_after(kLongestMove, [this] {
     by_force_ = true;
     if (is_moving_) move_addresses();
   });
@@ -114,13 +111,11 @@ void Daemon::wait_for_addresses() {
                                  [](const auto& pool) { return pool->awaits_address(); });
   if (!waits) return;
   moves_fail_since_ = monotonic_now();
-  loop_.cancel(move_timer_);
   move_timer_ = loop_.after(kTryLater, [this] { move_addresses(); });
 }
 
 // From a timer: a pool tells of itself in the midst of something.
 void Daemon::move_soon() {
-  loop_.cancel(move_timer_);
   move_timer_ = loop_.after(0, [this] { move_addresses(); });
 }
 
@@ -144,7 +139,7 @@ void Daemon::move_addresses() {
     }
   }
   watch_files();
-  loop_.cancel(move_timer_);
+  move_timer_ = {};
   if (failed.empty()) moves_fail_since_ = 0;
   if (!failed.empty() && moves_fail_since_ == 0) moves_fail_since_ = now;
   const bool has_failed = !failed.empty() && !waits && now >= moves_fail_since_ + kFailedAfter;
@@ -155,7 +150,7 @@ void Daemon::move_addresses() {
   // Who asked is not told that all is well because the pools say that they wait for nothing.
   std::function<void(const std::string&)> answer;
   if (was_moving) {
-    loop_.cancel(settle_timer_);
+    settle_timer_ = {};
     answer = std::exchange(settling_, nullptr);
   }
   for (auto& [pool, reason] : failed) pool->cannot_listen(reason);

@@ -7,13 +7,10 @@
 
 #include "base/backlog.h"
 #include "base/error.h"
-#include "daemon/patience.h"
 
 namespace preforkd {
 namespace {
 
-constexpr Nanoseconds kFirstPause = 100 * kMillisecond;
-constexpr Nanoseconds kLongestPause = 10 * kSecond;
 constexpr int kMostLost = 16;                            // generations
 constexpr Nanoseconds kRoomAgain = 1500 * kMillisecond;  // TERM, KILL, and a look
 constexpr int kMostUnread = 8;                           // generations that are over
@@ -36,19 +33,17 @@ Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan,
       log_level_(log_level),
       limits_(plan_.settings.limits) {}
 
+void Pool::revert_at(Nanoseconds when) {
+  revert_at_ = when;
+  revert_timer_ = loop_.at(when, [this] { revert_limits(); });
+}
+
 void Pool::revert_limits() {
-  revert_timer_ = {};
   log_line(LogLevel::kInfo, "limits are what they were before again");
   set_limits(limits_before_, limits_before_, 0, {});
 }
 
-Pool::~Pool() {
-  forget_listeners();
-  loop_.cancel(revert_timer_);
-  loop_.cancel(restart_timer_);
-  loop_.cancel(start_timer_);
-  loop_.cancel(unread_timer_);
-}
+Pool::~Pool() { forget_listeners(); }
 
 // --- generations ---------------------------------------------------------------------------------
 
@@ -122,7 +117,6 @@ Generation* Pool::current() {
 }
 
 void Pool::launch_again() {
-  restart_timer_ = {};
   if (finishing_) return;
   if (!has_room()) {
     const std::string reason =
@@ -160,24 +154,23 @@ bool Pool::has_room() {
 
 // At once, but for those that come to grief again and again, or who would have to wait for an address at once.
 void Pool::launch_soon(bool not_at_once) {
-  if (monotonic_now() - launched_at_ >= kLongLife) pause_ = 0;
+  if (monotonic_now() - launched_at_ >= kLongLife) failures_ = 0;
   if (not_at_once) return restart_later();
-  if (state_ == PoolState::kRunning) pause_ = std::min(pause_, kFirstPause / 2);
-  if (pause_ > 0) return restart_later();
-  pause_ = kFirstPause / 2;
+  if (state_ == PoolState::kRunning) failures_ = std::min(failures_, 1u);
+  if (failures_ > 0) return restart_later();
+  failures_ = 1;
   restart_timer_ = loop_.after(0, [this] { launch_again(); });
 }
 
 void Pool::restart_later() {
-  pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
-  // ± 25 %, so that pools that died together do not come back in step.
-  Nanoseconds jitter = pause_ / 2 * ((monotonic_now() >> 7) % 1024) / 1024;
-  restart_timer_ = loop_.after(pause_ * 3 / 4 + jitter, [this] { launch_again(); });
+  failures_ = std::max(failures_, 1u);
+  const Nanoseconds pause = spread(kRestart.after(failures_++), monotonic_now() >> 7);
+  restart_timer_ = loop_.after(pause, [this] { launch_again(); });
 }
 
 void Pool::on_supervisor_death(uint32_t number, int status) {
   give_up_dropped();
-  const bool is_replaced = restart_timer_.second != 0;  // it had left by itself
+  const bool is_replaced = restart_timer_.is_set();  // it had left by itself
   const std::string what =
       "supervisor of generation " + std::to_string(number) + " " + ending_text(status);
   if (generations_.back()->number() != number || is_replaced) {
@@ -204,7 +197,6 @@ void Pool::on_over(uint32_t number) {
   give_up_dropped();
   look_again_after(number);
   // Not under the hands of the one that tells.
-  loop_.cancel(unread_timer_);
   unread_timer_ = loop_.after(0, [this] { drop_unread(); });
   bool any = std::any_of(generations_.begin(), generations_.end(),
                          [](const auto& g) { return g->state() != Generation::State::kOver; });
@@ -226,7 +218,6 @@ void Pool::close_generation(uint32_t number, std::string base) {
 
 // Of those that are over, the oldest ones beyond the last kMostUnread.
 void Pool::drop_unread() {
-  unread_timer_ = {};
   const auto is_over = [](const auto& g) { return g->state() == Generation::State::kOver; };
   bool any = false;
   while (std::count_if(generations_.begin(), generations_.end(), is_over) > kMostUnread) {
@@ -448,7 +439,7 @@ std::string Pool::drain() {
     return "pool " + plan_.settings.name + " is " + pool_state_name(state_) + " already";
   if (trial_) return "pool " + plan_.settings.name + " is being reloaded";
   if (awaits_address()) taking_over_ = false;
-  loop_.cancel(restart_timer_);
+  restart_timer_ = {};
   forget_listeners();
   for (auto& g : generations_) g->drain(plan_.settings.drain_timeout, 0);
   set_state(is_over() ? PoolState::kStopped : PoolState::kDraining);
@@ -458,7 +449,7 @@ std::string Pool::drain() {
 std::string Pool::resume() {
   if (state_ != PoolState::kDraining && state_ != PoolState::kStopped)
     return "pool " + plan_.settings.name + " is " + pool_state_name(state_);
-  pause_ = 0;
+  failures_ = 0;
   go_without();
   try {
     launch();
@@ -473,9 +464,8 @@ void Pool::set_limits(const Limits& limits, const Limits& afterwards, Nanosecond
                       OnDone on_done) {
   limits_ = limits;
   limits_before_ = afterwards;
-  if (for_how_long || limits == afterwards) loop_.cancel(revert_timer_);
-  if (for_how_long && !(limits == afterwards))
-    revert_timer_ = loop_.after(for_how_long, [this] { revert_limits(); });
+  if (for_how_long || limits == afterwards) revert_timer_ = {};
+  if (for_how_long && !(limits == afterwards)) revert_at(monotonic_now() + for_how_long);
   if (trial_) trial_->set_limits(limits);
   owner_.on_pool_changed(plan_.settings.name);
   Generation* g = current();
@@ -499,8 +489,8 @@ void Pool::finish(const Listeners& keep_open) {
   if (trial_) abandon();
   finishing_ = true;
   if (awaits_address()) taking_over_ = false;
-  loop_.cancel(restart_timer_);
-  loop_.cancel(revert_timer_);
+  restart_timer_ = {};
+  revert_timer_ = {};
   forget_listeners();
   std::erase_if(plan_.listeners,
                 [&](const auto& listener) { return contains(keep_open, listener); });
@@ -520,7 +510,7 @@ void Pool::leave(const Listeners& dropped) {
 void Pool::stop_now() {
   if (trial_) abandon();
   finishing_ = true;
-  loop_.cancel(restart_timer_);
+  restart_timer_ = {};
   forget_listeners();
   dropped_ = plan_.listeners;
   for (auto& g : generations_) g->stop();
@@ -542,7 +532,7 @@ void Pool::ping() {
 
 void Pool::set_state(PoolState state, std::string reason) {
   if (state == PoolState::kStarting && state_ != state) limit_start();
-  if (state != PoolState::kStarting) loop_.cancel(start_timer_);
+  if (state != PoolState::kStarting) start_timer_.drop();
   state_ = state;
   reason_ = std::move(reason);
   is_cut_off_ = false;
@@ -552,10 +542,9 @@ void Pool::set_state(PoolState state, std::string reason) {
 // A little more than its preload has, whose end says more.
 void Pool::limit_start() {
   const Nanoseconds timeout = plan_.settings.start_timeout;
-  loop_.cancel(start_timer_);
+  start_timer_.drop();
   if (timeout == 0) return;
-  start_until_ = monotonic_now() + timeout + kBeyondStart;
-  wait_patiently(loop_, start_timer_, start_until_, [this, timeout] {
+  start_timer_.set_after(timeout + kBeyondStart, [this, timeout] {
     const std::string reason =
         "not ready in " + std::to_string(timeout / kMillisecond) + " ms (timeouts.start)";
     log_line(LogLevel::kWarning, "degraded: " + reason, Event::kPoolDegraded);

@@ -25,8 +25,10 @@
 #include <string>
 #include <vector>
 
+#include "base/backoff.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "daemon/patience.h"
 #include "daemon/trial.h"
 
 namespace preforkd {
@@ -69,7 +71,7 @@ class Pool final : private GenerationOwner {
   void set_limits(const Limits& limits, const Limits& afterwards, Nanoseconds for_how_long,
                   OnDone on_done);
   // The limits that are not for a while only.
-  const Limits& lasting_limits() const { return revert_timer_.second ? limits_before_ : limits_; }
+  const Limits& lasting_limits() const { return revert_timer_.is_set() ? limits_before_ : limits_; }
 
   // --- reload ---
   // The plan has the same name. Throws SysError: it could not even be launched.
@@ -167,6 +169,7 @@ class Pool final : private GenerationOwner {
   void look_again_after(uint32_t generation);
   void on_failure(uint32_t generation, const std::string& reason);
   void on_nobody_accepts(uint32_t generation);
+  void revert_at(Nanoseconds when);
   void revert_limits();
   void leave(const Listeners& dropped);
   bool leavers_accept() const;
@@ -190,8 +193,9 @@ class Pool final : private GenerationOwner {
   LogLevel log_level_;
 
   Limits limits_;
-  Limits limits_before_;  // what they are when revert_timer_ has run
-  EventLoop::TimerId revert_timer_{};
+  Limits limits_before_;       // what they are when revert_timer_ has run
+  Nanoseconds revert_at_ = 0;  // if revert_timer_ is set
+  EventLoop::Timer revert_timer_;
 
   std::vector<std::unique_ptr<Generation>> generations_;  // oldest first
   std::unique_ptr<Trial> trial_;
@@ -208,9 +212,10 @@ class Pool final : private GenerationOwner {
   bool is_cut_off_ = false;  // the reason why it is degraded is that
   bool watching_ = false;
   Nanoseconds launched_at_ = 0;
-  Nanoseconds pause_ = 0;
-  Nanoseconds start_until_ = 0;
-  EventLoop::TimerId restart_timer_{}, start_timer_{}, unread_timer_{};
+  static constexpr Backoff kRestart = {100 * kMillisecond, 10 * kSecond};
+  uint32_t failures_ = 0;  // of supervisors, one soon after the other
+  EventLoop::Timer restart_timer_, unread_timer_;
+  PatientTimer start_timer_{loop_};
 };
 
 }  // namespace preforkd

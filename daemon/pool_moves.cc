@@ -34,7 +34,7 @@ void Pool::has_to_wait() {
 
 // Just the addresses that can be had; also if it is launched soon.
 bool Pool::newest_has_what_there_is() {
-  if (restart_timer_.second) return true;
+  if (restart_timer_.is_set()) return true;
   const Generation* newest = current();
   const Listeners wanted = plan_.sockets();
   return newest && newest->sockets().size() == wanted.size() &&
@@ -67,7 +67,7 @@ void Pool::serve_at_last() {
   Generation* g = current();
   // What waits meanwhile is in the queue.
   if (went_without || (g && !g->has_current_sockets())) {
-    loop_.cancel(restart_timer_);
+    restart_timer_ = {};
     taking_over_ = false;
     return launch_again();
   }
@@ -91,7 +91,7 @@ void Pool::cannot_listen(const std::string& reason) {
   }
   if (!plan_.has_address() || (plan_.goes_without && newest_has_what_there_is())) return;
   plan_.goes_without = true;
-  loop_.cancel(restart_timer_);
+  restart_timer_ = {};
   launch_again();
 }
 

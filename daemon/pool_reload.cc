@@ -30,8 +30,8 @@ void Pool::count_workers(std::function<void()> then) {
 void Pool::promote(const Listeners& dropped, bool recycled) {
   auto trial = std::move(trial_);
   finishing_ = false;
-  loop_.cancel(restart_timer_);
-  if (!recycled) loop_.cancel(revert_timer_);
+  restart_timer_ = {};
+  if (!recycled) revert_timer_ = {};
   leave_to_next();
   const bool waits = trial->plan().waits();
   taking_over_ = true;
@@ -46,7 +46,7 @@ void Pool::promote(const Listeners& dropped, bool recycled) {
   limits_ = trial->limits();
   capacity_ = g.capacity();
   launched_at_ = monotonic_now();
-  pause_ = 0;
+  failures_ = 0;
   if (!waits)
     newest_serves();
   else if (!in_charge())
@@ -55,10 +55,7 @@ void Pool::promote(const Listeners& dropped, bool recycled) {
   if (!g.has_supervisor())
     launch_soon();
   else if (plan_.goes_without && !awaits_address())
-    restart_timer_ = loop_.after(0, [this] {
-      restart_timer_ = {};
-      serve_at_last();
-    });
+    restart_timer_ = loop_.after(0, [this] { serve_at_last(); });
   // What was set during the trial was for the limits of before.
   const Limits& in_file = plan_.settings.limits;
   if (!recycled && !(limits_ == in_file)) set_limits(in_file, in_file, 0, {});

@@ -1,6 +1,8 @@
 // A pool over an upgrade in place (daemon/takeover.h): what is written down of it, and how it goes on from that.
 #include "daemon/pool.h"
 
+#include <algorithm>
+
 namespace preforkd {
 
 void Pool::say_put_off() {
@@ -20,9 +22,9 @@ PoolRecord Pool::record(const ListenerIndex& index) const {
   r.dropped = indices(dropped_);
   r.limits = limits_;
   r.limits_before = limits_before_;
-  r.revert_at = revert_timer_.first;
+  r.revert_at = revert_timer_.is_set() ? revert_at_ : 0;
   r.launched_at = launched_at_;
-  r.pause = pause_;
+  r.pause = kRestart.after(failures_);
   r.state = static_cast<int>(state_);
   r.next_generation = next_generation_;
   r.capacity = capacity_;
@@ -49,8 +51,8 @@ Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan,
       base_(r.base.begin(), r.base.end()),
       state_(static_cast<PoolState>(r.state)),
       reason_(r.reason),
-      launched_at_(r.launched_at),
-      pause_(r.pause) {
+      launched_at_(r.launched_at) {
+  while (kRestart.after(failures_) < std::min(r.pause, kRestart.longest)) ++failures_;
   plan_.goes_without = r.goes_without;
   GenerationOwner& self = *this;
   for (const GenerationRecord& g : r.generations) {
@@ -61,7 +63,7 @@ Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan,
                                      plan_.log->restore_pipe(plan_.settings.name, g.log)));
   }
   for (size_t i : r.dropped) dropped_.push_back(all.at(i));
-  if (r.revert_at) revert_timer_ = loop_.at(r.revert_at, [this] { revert_limits(); });
+  if (r.revert_at) revert_at(r.revert_at);
 }
 
 // A supervisor that died meanwhile is replaced, and a watch that was

@@ -300,7 +300,7 @@ void Daemon::on_verdict(size_t index, const std::string& reason, const std::stri
 
 void Daemon::commit_reload() {
   auto r = std::move(reload_);
-  loop_.cancel(move_timer_);
+  move_timer_ = {};
   commit_pools(*r);
   for (size_t i = 0; i < inherited_.size(); ++i)
     if (!r->inherited[i].fd.is_open()) inherited_[i].fd.reset();
@@ -351,7 +351,7 @@ void Daemon::look_whether_settled() {
 }
 
 void Daemon::finish_settling() {
-  loop_.cancel(settle_timer_);
+  settle_timer_ = {};
   if (auto done = std::exchange(settling_, nullptr)) done("");
 }
 
@@ -419,7 +419,7 @@ void Daemon::commit_web(Reload& r) {
 
 void Daemon::roll_back(const std::string& reason) {
   auto r = std::move(reload_);
-  loop_.cancel(reload_timer_);
+  reload_timer_ = {};
   for (auto& pool : pools_)
     if (pool->trial()) pool->abandon();
   for (auto& pool : leaving_)
@@ -451,7 +451,6 @@ void Daemon::end_reload(OnReloaded on_done, const std::string& refusal,
   }
   if (on_done) on_done(refusal);
   if (!std::exchange(reload_again_, false)) return;
-  loop_.cancel(reload_timer_);
   reload_timer_ = loop_.after(0, [this] {
     if (phase_ == Phase::kRunning) reload({}, {});
   });

@@ -67,7 +67,6 @@ void Daemon::notify_state() {
 void Daemon::fail_start(const std::string& status) {
   log_error("the start has failed, preforkd ends: " + status);
   start_failed_ = true;
-  loop_.cancel(reload_timer_);
   reload_timer_ =
       loop_.after(0, [this] { stop_now(); });  // not under the hands of the pool that tells
 }
@@ -106,12 +105,11 @@ void Daemon::extend_while_starting(const Settings& settings) {
 // Until then, at the latest; ready() ends it. A daemon with nothing under way is not woken for this.
 void Daemon::extend_until(Nanoseconds deadline) {
   extend_until_ = deadline;
-  loop_.cancel(extend_timer_);
+  extend_timer_ = {};
   extend();
 }
 
 void Daemon::extend() {
-  extend_timer_ = {};
   if (monotonic_now() >= extend_until_) return;
   notify_.extend_timeout(kMoreTime);
   extend_timer_ = loop_.after(kAskEvery, [this] { extend(); });

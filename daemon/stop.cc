@@ -8,7 +8,6 @@
 #include "base/log.h"
 #include "base/reap.h"
 #include "daemon/daemon.h"
-#include "daemon/patience.h"
 #include "daemon/service_cgroup.h"
 #include "daemon/session.h"
 
@@ -39,8 +38,7 @@ void Daemon::finish() {
   finish_settling();
   tell_daemon_info();
   for (auto& pool : pools_) pool->finish();
-  end_until_ = monotonic_now() + longest + kFinishGrace;
-  wait_patiently(loop_, end_timer_, end_until_, [this] { stop_now(); });
+  finish_timer_.set_after(longest + kFinishGrace, [this] { stop_now(); });
   predecessor_until_ = monotonic_now() + longest;
   close_when_over();
 }
@@ -55,7 +53,7 @@ void Daemon::stop_now() {
   for (auto& pool : pools_) pool->stop_now();
   for (auto& pool : leaving_) pool->stop_now();
   predecessor_until_ = 0;
-  loop_.cancel(end_timer_);
+  finish_timer_.drop();
   end_timer_ = loop_.after(kStopGrace, [this] {
     for (auto& pool : pools_) pool->kill_all();
     for (auto& pool : leaving_) pool->kill_all();
@@ -66,10 +64,10 @@ void Daemon::stop_now() {
 
 void Daemon::close_when_over() {
   if (std::any_of(leaving_.begin(), leaving_.end(),
-                  [this](auto& pool) { return may_forget(*pool); })) {
-    loop_.cancel(leavers_timer_);  // not at once: one of them may be telling us just now
-    leavers_timer_ = loop_.after(0, [this] { forget_leavers(); });
-  }
+                  [this](auto& pool) { return may_forget(*pool); }))
+    leavers_timer_ = loop_.after(0, [this] {  // one of them may be telling us just now
+      forget_leavers();
+    });
   if (phase_ == Phase::kFinishing && leaving_.empty() &&
       std::all_of(pools_.begin(), pools_.end(), [](auto& pool) { return pool->is_over(); }) &&
       !waits_for_predecessor())
@@ -86,14 +84,13 @@ void Daemon::close_when_over() {
 // had to be stopped has no time.
 bool Daemon::waits_for_predecessor() {
   if (monotonic_now() >= predecessor_until_ || left_by_predecessor().empty()) return false;
-  loop_.cancel(predecessor_timer_);
   predecessor_timer_ = loop_.after(kLookAtPredecessor, [this] { close_when_over(); });
   return true;
 }
 
 void Daemon::close() {
   phase_ = Phase::kClosing;
-  loop_.cancel(end_timer_);
+  finish_timer_.drop();
   for (auto& link : links_) link->close();
   end_timer_ = loop_.after(kControlGrace, [this] {
     for (auto& link : links_) link->kill("was told to end 1 s ago and has not");
@@ -105,7 +102,6 @@ void Daemon::close() {
 void Daemon::close_log() {
   log_info("stopped");
   log_.close();
-  loop_.cancel(end_timer_);
   end_timer_ = loop_.after(log_.is_running() ? kLogGrace : 0, [this] { loop_.stop(); });
 }
 
@@ -120,7 +116,6 @@ void Daemon::leave_what_does_not_end() {
 }
 
 void Daemon::forget_leavers() {
-  leavers_timer_ = {};
   std::erase_if(leaving_, [this](auto& pool) { return may_forget(*pool); });
   tell_daemon_info();
   close_when_over();

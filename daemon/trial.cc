@@ -1,7 +1,5 @@
 #include "daemon/trial.h"
 
-#include "daemon/patience.h"
-
 namespace preforkd {
 namespace {
 
@@ -21,13 +19,10 @@ Trial::Trial(EventLoop& loop, GenerationOwner& heir, const Paths& paths, PoolPla
   generation_ = launch_generation(loop, owner, paths, plan_, incarnation);
   const Nanoseconds patience = plan_.settings.start_timeout;
   if (!patience) return;
-  until_ = monotonic_now() + patience;
-  wait_patiently(loop_, timer_, until_, [this, patience] {
+  late_timer_.set_after(patience, [this, patience] {
     decide("not ready in " + std::to_string(patience / kMillisecond) + " ms (timeouts.start)");
   });
 }
-
-Trial::~Trial() { loop_.cancel(timer_); }
 
 void Trial::set_limits(const Limits& limits) {
   limits_ = limits;
@@ -39,7 +34,8 @@ void Trial::set_limits(const Limits& limits) {
 
 std::unique_ptr<Generation> Trial::release() {
   failed_ = true;  // nothing that it says matters any more
-  loop_.cancel(timer_);
+  late_timer_.drop();
+  timer_ = {};
   return std::move(generation_);
 }
 
@@ -49,11 +45,8 @@ void Trial::on_report(uint32_t, const Report& report) {
       return log_report(plan_.settings.name, report);
     case ReportType::kReady:
       if (passed_ || failed_) return;
-      loop_.cancel(timer_);
-      timer_ = loop_.after(kCanary, [this] {
-        timer_ = {};
-        decide("");
-      });
+      late_timer_.drop();
+      timer_ = loop_.after(kCanary, [this] { decide(""); });
       return;
     case ReportType::kFailed:
       said_ = report.text;  // its death follows
@@ -85,9 +78,8 @@ void Trial::on_supervisor_death(uint32_t, int status) {
 void Trial::decide(std::string reason, std::string key) {
   if (failed_ || (passed_ && reason.empty())) return;
   (reason.empty() ? passed_ : failed_) = true;
-  loop_.cancel(timer_);
+  late_timer_.drop();
   timer_ = loop_.after(0, [this, reason = std::move(reason), key = std::move(key)] {
-    timer_ = {};
     auto on_verdict = on_verdict_;
     on_verdict(reason, key);
   });

@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 
+#include "daemon/patience.h"
 #include "daemon/plan.h"
 
 namespace preforkd {
@@ -25,7 +26,6 @@ class Trial final : private GenerationOwner {
   // `heir` owns the generation once the trial is over.
   Trial(EventLoop& loop, GenerationOwner& heir, const Paths& paths, PoolPlan plan,
         const Incarnation& incarnation, OnVerdict on_verdict);
-  ~Trial();
 
   Generation& generation() { return *generation_; }
   const Generation& generation() const { return *generation_; }
@@ -52,9 +52,9 @@ class Trial final : private GenerationOwner {
   Limits limits_;
   OnVerdict on_verdict_;
   std::unique_ptr<Generation> generation_;
-  EventLoop::TimerId timer_{};  // too late; the end of the canary; the verdict
-  Nanoseconds until_ = 0;       // it is to be ready
-  std::string said_;            // a supervisor's own words before it exits
+  PatientTimer late_timer_{loop_};
+  EventLoop::Timer timer_;  // the end of the canary; the verdict
+  std::string said_;        // a supervisor's own words before it exits
   bool passed_ = false, failed_ = false;
 };
 

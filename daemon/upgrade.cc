@@ -84,7 +84,6 @@ void Daemon::upgrade(uint32_t asked_by) {
 
 void Daemon::on_rehearsed(int status) {
   const auto rehearsed = std::move(rehearsal_);
-  loop_.cancel(rehearsed->timer);
   const uint32_t asked_by = rehearsed->asked_by;
   const auto failure = rehearsed->child.failure();
   const std::string said = failure ? failure->text() : first_line(rehearsed->output.get());
@@ -264,7 +263,7 @@ void Daemon::take_over(const DaemonRecord& r) {
   }
   feed_watchdog();
   // From here on the image before could not take over again.
-  loop_.after(0, [this, r] { taken_over(r); });
+  loop_.run_after(0, [this, r] { taken_over(r); });
 }
 
 void Daemon::taken_over(const DaemonRecord& r) {

@@ -129,13 +129,13 @@ void Reader::close_pipe(uint32_t id) {
 
 void Reader::leave_out(const std::string& name, Source& source) {
   ++source.left_out;
-  if (source.timer.second == 0)
+  if (!source.timer.is_set())
     source.timer = loop_.after(kSecond, [this, name] { say_left_out(name); });
 }
 
 void Reader::say_left_out(const std::string& name) {
   Source& source = sources_[name];
-  loop_.cancel(source.timer);
+  source.timer = {};
   writer_.count_lost(name, std::exchange(source.left_out, 0));
 }
 

@@ -29,7 +29,7 @@ class Reader {
   struct Source {
     Budget budget{kBytesAtOnce, kBytesPerSecond};
     uint64_t left_out = 0;  // lines, not said yet
-    EventLoop::TimerId timer{};
+    EventLoop::Timer timer;
   };
   struct Pipe {
     UniqueFd fd;

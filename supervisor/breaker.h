@@ -33,6 +33,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "base/backoff.h"
 #include "base/clock.h"
 
 namespace preforkd {
@@ -65,8 +66,7 @@ struct Loss {
 
 struct Breaker {
   static constexpr uint32_t kTripsAt = 5;
-  static constexpr Nanoseconds kFirstPause = 100 * kMillisecond;
-  static constexpr Nanoseconds kLongestPause = 30 * kSecond;
+  static constexpr Backoff kPause = {100 * kMillisecond, 30 * kSecond};
   static constexpr Nanoseconds kProof = 300 * kMillisecond;
   static constexpr Nanoseconds kPerLeft = 1 * kMillisecond;
   static constexpr Nanoseconds kPerUsed = 4 * kMillisecond;
@@ -82,10 +82,7 @@ struct Breaker {
   Nanoseconds useless_price = kPerUsed;  // of the last one
 
   bool tripped() const { return steps >= kTripsAt; }
-  Nanoseconds pause() const {
-    const uint32_t doublings = std::min(steps - kTripsAt, 16u);
-    return std::min(kFirstPause << doublings, kLongestPause);
-  }
+  Nanoseconds pause() const { return kPause.after(steps - kTripsAt + 1); }
   // Losses that a pool of at most `max` workers may owe.
   static constexpr uint64_t credit(uint32_t max) { return kAtOnce + 4 * uint64_t{max}; }
   // The time that each fork takes now in a pool of at most `max` workers; 0: as many as are wanted.
@@ -142,9 +139,6 @@ struct Breaker {
     const Nanoseconds most = kPerUseless / kTimesItsCost;
     useless_price = std::max(kPerUsed, std::min(loss.processor_time, most) * kTimesItsCost);
     useless = useless.after(useless_price, now);
-  }
-  static Nanoseconds spread(Nanoseconds pause, uint32_t jitter) {
-    return pause * 3 / 4 + pause / 2 * (jitter % 1024) / 1024;
   }
 };
 

@@ -104,7 +104,7 @@ void Supervisor::restrain(Verdict& verdict, Nanoseconds now) {
   if (paced) paced_until_ = now + kCalm;
   if (now < may_fork_at()) {
     verdict.action = Action::kHold;
-    verdict.reason = fork_pause_ ? Reason::kForkFailed : Reason::kBreaker;
+    verdict.reason = fork_failures_ ? Reason::kForkFailed : Reason::kBreaker;
     due_ = std::min(due_, may_fork_at());
   } else if (paced || breaker_.tripped()) {
     verdict.count = 1;

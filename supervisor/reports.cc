@@ -194,7 +194,7 @@ std::string Supervisor::what_degrades() const {
   if (monotonic_now() < paced_until_)
     return "workers are lost faster than others are forked" +
            (last_death_.empty() ? "" : ", the last one " + last_death_);
-  if (fork_pause_) return std::string("fork: ") + std::strerror(fork_error_);
+  if (fork_failures_) return std::string("fork: ") + std::strerror(fork_error_);
   return "";
 }
 

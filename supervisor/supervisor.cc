@@ -14,8 +14,7 @@
 namespace preforkd {
 namespace {
 
-constexpr Nanoseconds kFirstForkPause = 100 * kMillisecond;
-constexpr Nanoseconds kLongestForkPause = 5 * kSecond;
+constexpr Backoff kForkAgain = {100 * kMillisecond, 5 * kSecond};
 constexpr Nanoseconds kSayAtMaxAgain = 60 * kSecond;
 constexpr Nanoseconds kMeasureEvery = kSecond;
 constexpr uint32_t kFlood = 32;  // turns with nothing to do, before it rests
@@ -260,9 +259,9 @@ bool Supervisor::grow(const Verdict& verdict, Nanoseconds now) {
   has_forked_ = true;
   if (forked.error) {
     note_fork_failure(forked.error, now);
-  } else if (fork_pause_) {
+  } else if (fork_failures_) {
     log_notice("fork: processes are to be had again");
-    fork_pause_ = 0;
+    fork_failures_ = 0;
   }
   return forked.count > 0;
 }
@@ -279,13 +278,12 @@ void Supervisor::note_at_max(const View& view, Nanoseconds now) {
 
 // The pool goes on with the workers that it has, and tries again: said once, until it works.
 void Supervisor::note_fork_failure(int error, Nanoseconds now) {
-  if (fork_pause_ == 0)
+  if (fork_failures_ == 0)
     log_error("fork: " + std::string(std::strerror(error)) + ": going on with " +
                   std::to_string(board_.alive()) + " workers, trying again",
               Event::kForkRefused);
   fork_error_ = error;
-  fork_pause_ = std::clamp(fork_pause_ * 2, kFirstForkPause, kLongestForkPause);
-  fork_retry_at_ = now + fork_pause_;
+  fork_retry_at_ = now + kForkAgain.after(++fork_failures_);
   due_ = std::min(due_, fork_retry_at_);
 }
 

@@ -123,7 +123,7 @@ class Supervisor {
   Nanoseconds measure_at_ = kNever;  // the workers' memory, if there is a limit
   bool watch_is_armed_ = false;
   Nanoseconds fork_retry_at_ = 0;
-  Nanoseconds fork_pause_ = 0;  // 0: the last fork succeeded
+  uint32_t fork_failures_ = 0;  // in a row
   int fork_error_ = 0;
   Nanoseconds say_at_max_at_ = 0;           // not before
   Action recorded_action_ = Action::kNone;  // a hold is recorded once

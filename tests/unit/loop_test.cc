@@ -83,16 +83,26 @@ void timers_in_order() {
   EventLoop loop;
   std::string order;
   const Nanoseconds now = monotonic_now();
-  loop.at(now + 2 * kMillisecond, [&] { order += "c", loop.stop(); });
-  loop.at(now - 5, [&] { order += "a"; });
-  loop.at(now + kMillisecond, [&] { order += "b"; });
-  loop.at(now - 5, [&] { order += "A"; });  // due at the same time: in the order of setting
+  const auto c = loop.at(now + 2 * kMillisecond, [&] { order += "c", loop.stop(); });
+  const auto a = loop.at(now - 5, [&] { order += "a"; });
+  const auto b = loop.at(now + kMillisecond, [&] { order += "b"; });
+  // Due at the same time: in the order of setting.
+  const auto also_a = loop.at(now - 5, [&] { order += "A"; });
   auto cancelled = loop.at(now - 5, [&] { order += "x"; });
-  loop.cancel(cancelled);
-  CU_ASSERT(cancelled == EventLoop::TimerId{});
-  loop.cancel(cancelled);
+  CU_ASSERT(cancelled.is_set() && !EventLoop::Timer().is_set());
+  cancelled = {};
+  CU_ASSERT(!cancelled.is_set());
+  cancelled = {};
+  {
+    const auto dropped = loop.at(now - 5, [&] { order += "y"; });
+  }
+  auto replaced = loop.at(now - 5, [&] { order += "z"; });
+  replaced = loop.at(now - 5, [&] { order += "."; });
+  EventLoop::Timer moved = std::move(replaced);
+  CU_ASSERT(moved.is_set() && !replaced.is_set());
   loop.run();
-  CU_ASSERT(unit::same_text(order, "aAbc"));
+  CU_ASSERT(unit::same_text(order, "aA.bc"));
+  CU_ASSERT(!moved.is_set());
   CU_ASSERT(monotonic_now() >= now + 2 * kMillisecond);
 }
 
@@ -100,15 +110,19 @@ void timers_set_and_cancelled_by_timers() {
   EventLoop loop;
   std::string order;
   const Nanoseconds past = monotonic_now() - kSecond;
-  EventLoop::TimerId second;
-  loop.at(past, [&] {
+  EventLoop::Timer second;
+  const auto first = loop.at(past, [&] {
     order += "1";
-    loop.cancel(second);
-    loop.after(0, [&] { order += "3", loop.stop(); });
+    second = {};
+    loop.run_after(0, [&] { order += "3", loop.stop(); });
   });
   second = loop.at(past + 1, [&] { order += "2"; });
-  auto itself = loop.at(past + 2, [&] { order += "i"; });
-  loop.at(past + 3, [&] { loop.cancel(itself); });  // it has run: harmless
+  EventLoop::Timer itself;
+  itself = loop.at(past + 2, [&] {
+    order += itself.is_set() ? "I" : "i";
+    itself = loop.at(past + 4, [&] { order += "j"; });
+  });
+  const auto last = loop.at(past + 3, [&] { itself = {}; });
   loop.run();
   CU_ASSERT(unit::same_text(order, "1i3"));
 }
@@ -118,7 +132,7 @@ void timers_beside_events() {
   EventLoop loop;
   Pipe p;
   bool timer = false, event = false;
-  loop.after(3600 * kSecond, [&] { timer = true; });
+  const auto far = loop.after(3600 * kSecond, [&] { timer = true; });
   loop.watch(p.out.get(), EPOLLIN, [&](uint32_t) { event = true; });
   loop.turn(false);
   p.fill();
@@ -212,7 +226,7 @@ void a_signal_is_no_error() {
   }, before{};
   action.sa_handler = on_signal;
   sigaction(SIGALRM, &action, &before);
-  loop.after(20 * kMillisecond, [&] { loop.stop(); });
+  loop.run_after(20 * kMillisecond, [&] { loop.stop(); });
   ualarm(2000, 2000);
   loop.run();
   ualarm(0, 0);

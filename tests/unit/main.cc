@@ -8,6 +8,7 @@
 [[gnu::weak]] void add_address_tests();
 [[gnu::weak]] void add_admissions_tests();
 [[gnu::weak]] void add_backlog_tests();
+[[gnu::weak]] void add_backoff_tests();
 [[gnu::weak]] void add_breaker_tests();
 [[gnu::weak]] void add_channel_tests();
 [[gnu::weak]] void add_closing_tests();
@@ -58,7 +59,7 @@ constexpr void (*kSuites[])() = {
     add_stream_tests,       add_acceptor_tests,      add_trusted_path_tests,
     add_intake_tests,       add_log_tests,           add_generation_tests,
     add_closing_tests,      add_client_end_tests,    add_surroundings_tests,
-    add_held_file_tests,
+    add_held_file_tests,    add_backoff_tests,
 };
 
 bool run(const char* only) {
