@@ -119,7 +119,7 @@ LIBS_spell := -lhunspell
 $(OUT)/tests/system/handlers/pidfds.so $(OUT)/tests/system/handlers/hostile.so $(OUT)/tests/system/handlers/trust.so: $(OUT)/ipc.a $(OUT)/base.a
 # preforkd itself, but for one function.
 $(IMAGES): %: %.o $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
-	$(CXX) $(ALL_CXXFLAGS) -Wl,--wrap=_ZN8preforkd6Daemon13feed_watchdogEv -o $@ $^ -lconfig++ -lsystemd
+	$(CXX) $(ALL_CXXFLAGS) -Wl,--wrap=_ZN8preforkd13ServiceStatus13feed_watchdogEv -o $@ $^ -lconfig++ -lsystemd
 $(OUT)/tests/system/programs/%: $(OUT)/tests/system/programs/%.o $(OUT)/libpreforkd.so.1
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -Wl,-rpath,$(CURDIR)/$(OUT)
 $(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/ctl.a $(OUT)/control.a $(OUT)/daemon.a $(OUT)/supervisor.a $(OUT)/log.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a

@@ -3,18 +3,16 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/refuse_rights.h"
 #include "base/version.h"
-#include "daemon/file_step.h"
-#include "daemon/pool_info.h"
 #include "daemon/session.h"
 #include "daemon/socket_store.h"
 #include "daemon/start_signals.h"
@@ -22,40 +20,120 @@
 namespace preforkd {
 namespace {
 
-constexpr Nanoseconds kWebAgain = kSecond;
+// By pool: what is wrong with its files, and with its addresses, as one text. Where no pool serves, or will when an address
+// comes (a standby has it later), the start has failed of that: adds to `errors`.
+std::vector<std::string> troubles_of(const LoadedSettings& loaded,
+                                     const std::vector<std::string>& files,
+                                     const std::vector<NotHad>& addresses,
+                                     std::vector<std::string>& errors) {
+  bool any_may_serve = false;
+  std::vector<std::string> all, troubles;
+  for (size_t i = 0; i < loaded.settings.pools.size(); ++i) {
+    const std::string &file = files[i], &address = addresses[i].reason;
+    any_may_serve |= file.empty() && addresses[i].may_come;
+    if (!file.empty()) all.push_back(file);
+    if (!address.empty()) all.push_back("pool " + loaded.settings.pools[i].name + ": " + address);
+    std::string& trouble = troubles.emplace_back();
+    if (!file.empty())
+      trouble = file + ": it is tried again; put it right (user " + loaded.users[i]->name +
+                " may have changed it), or give the pool another and reload";
+    if (!address.empty()) trouble += (file.empty() ? "" : "; ") + not_served(address);
+  }
+  if (!any_may_serve) errors.insert(errors.end(), all.begin(), all.end());
+  return troubles;
+}
 
-LogLink* log_target = nullptr;  // for the log sink, which takes no context
+void erase_used(std::vector<InheritedSocket>& inherited) {
+  std::erase_if(inherited, [](const auto& socket) { return !socket.fd.is_open(); });
+}
 
 }  // namespace
 
-Daemon::Daemon(const Paths& paths, std::string file, LoadedSettings loaded)
+Daemon::Daemon(const Paths& paths, const std::string& file, LoadedSettings loaded)
     : paths_(paths),
-      file_(std::move(file)),
-      settings_(std::move(loaded.settings)),
-      names_(std::move(loaded.names)),
-      control_user_(loaded.control_user.value()),
+      in_force_(std::move(loaded)),
       started_(monotonic_now()),
-      control_gid_(loaded.control_gid ? int64_t{*loaded.control_gid} : -1),
-      log_user_(loaded.log_user.value()),
-      log_(loop_, paths_.log, log_user_) {
-  for (const auto& user : loaded.users) users_.push_back(user.value());
+      log_(loop_, paths_.log, in_force_.log_user.value()),
+      pools_(loop_, *this, paths_),
+      service_(loop_, pools_),
+      control_(
+          loop_, log_, paths_, in_force_, pools_,
+          {.info = [this] { return info(); },
+           .on_request = [this](const Request& r, std::string b) { on_request(r, std::move(b)); },
+           .on_greeted = [this] { lost_files_.watch_control(); },
+           .may_change_web = [this] { return stop_.is_running() && !reload_.is_under_way(); }}),
+      children_(loop_,
+                {.orphan_ended =
+                     [this](pid_t pid, pid_t session, int status) {
+                       pools_.any([&](Pool& p) { return p.orphan_ended(pid, session, status); });
+                     },
+                 .on_reaped =
+                     [this] {
+                       control_.forget_ended();
+                       stop_.go_on();
+                     },
+                 .has_dead_supervisor =
+                     [this] {
+                       return pools_.any([](const Pool& p) { return p.has_dead_supervisor(); });
+                     }}),
+      moves_(loop_, pools_,
+             {.is_running = [this] { return stop_.is_running(); },
+              .watch_files = [this] { lost_files_.watch_pools(); },
+              .take_answer = [this] { return reload_.take_answer(); }}),
+      lost_files_(loop_, pools_, control_, moves_,
+                  {.is_running = [this] { return stop_.is_running(); },
+                   .is_busy = [this] { return reload_.is_under_way() || upgrade_.is_under_way(); },
+                   .recycle =
+                       [this](const std::string& pool, Reload::OnDone on_done) {
+                         reload_.begin(pool, std::move(on_done), /*restores=*/true);
+                       }}),
+      reload_(loop_, paths_, file, in_force_, pools_, control_, log_, moves_, lost_files_, service_,
+              {.is_running = [this] { return stop_.is_running(); },
+               .go_on = [this] { stop_.go_on(); },
+               .show_status = [this] { show_status(); }}),
+      upgrade_(loop_, paths_, pools_, control_,
+               {.obstacle = [this] { return obstacle_to_upgrade(); },
+                .record = [this](uint32_t asked_by) { return record(asked_by); }}),
+      stop_(loop_, pools_, control_, log_, children_, service_,
+            {.end_reload = [this] { reload_.stop(); },
+             .may_be_forgotten =
+                 [this](const Pool& pool) { return pool.is_over() && !reload_.needs(pool); }}) {
+  divide_children();
+}
+
+// Whose they are, in the order in which they are asked.
+void Daemon::divide_children() {
+  children_.add({.owns = [this](pid_t pid) { return upgrade_.owns(pid); },
+                 .child_changed = [this](pid_t p, int s) { return upgrade_.child_changed(p, s); }});
+  children_.add({.owns = [this](pid_t pid) { return reload_.owns(pid); },
+                 .child_changed = [this](pid_t p, int s) { return reload_.child_changed(p, s); }});
+  children_.add({.owns = [this](pid_t pid) { return log_.owns(pid); },
+                 .child_changed = [this](pid_t p, int s) { return log_.child_changed(p, s); },
+                 .leaves_nothing = [this]() -> const EffectiveUser& { return log_.user(); },
+                 .goes_last = true});
+  children_.add({.owns = [this](pid_t pid) { return control_.owns(pid); },
+                 .child_changed = [this](pid_t p, int s) { return control_.child_changed(p, s); },
+                 .leaves_nothing = [this]() -> const EffectiveUser& { return control_.user(); }});
+  children_.add({.owns =
+                     [this](pid_t pid) {
+                       return pools_.any(
+                           [pid](const Pool& pool) { return pool.owns(pid, getsid(pid)); });
+                     },
+                 .child_changed =
+                     [this](pid_t pid, int status) {
+                       return pools_.any([=](Pool& p) { return p.child_changed(pid, status); });
+                     }});
 }
 
 Daemon::~Daemon() {
-  if (!ran_) {  // a start that failed half-way leaves nothing running
-    end_the_rest();
-    log_.close_and_wait();
-  }
+  stop_.end_failed_start();
   set_log_sink(log_to_stderr);
-  links_.clear();
-  pools_.clear();
-  control_path_.remove();
 }
 
 // --- start-up ------------------------------------------------------------------------------------
 
 void Daemon::catch_signals() {
-  strangers_ = own_children().value_or(std::vector<pid_t>{});
+  children_.have_strangers(own_children().value_or(std::vector<pid_t>{}));
   // What a dead supervisor leaves is ours to reap, and to end.
   if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
     throw SysError("become child subreaper", errno);
@@ -71,181 +149,65 @@ void Daemon::catch_signals() {
 
 void Daemon::start_log() {
   log_.start();
-  speak_through_log();
-}
-
-void Daemon::speak_through_log() {
-  log_target = &log_;
-  set_log_sink([](const LogLine& line) { log_target->add(line); });
+  log_.take_lines();
 }
 
 void Daemon::open_sockets(std::vector<InheritedSocket> inherited,
                           const std::vector<std::string>& troubles) {
+  const auto& pools = in_force_.settings.pools;
   std::vector<std::string> errors;
   std::vector<NotHad> not_had;
-  inherited_ = std::move(inherited);
   std::map<std::string, EffectiveUser> users;
-  for (size_t i = 0; i < users_.size(); ++i) users.emplace(settings_.pools[i].name, users_[i]);
-  auto stored = recover_stored(inherited_, users);
-  std::erase_if(inherited_, [](const auto& socket) { return !socket.fd.is_open(); });
+  for (size_t i = 0; i < pools.size(); ++i) users.emplace(pools[i].name, *in_force_.users[i]);
+  auto stored = recover_stored(inherited, users);
+  erase_used(inherited);
   Listeners free;
   for (const auto& [pool, listeners] : stored)
     free.insert(free.end(), listeners.begin(), listeners.end());
-  Opening opening{settings_.pools, names_, free, inherited_, errors};
-  for (size_t i = 0; i < users_.size(); ++i) {
-    opened_.push_back(
-        open_listeners(settings_.pools[i], users_[i], stored[settings_.pools[i].name], opening));
-    not_had.push_back(listen_at_start(opened_.back(), settings_.pools[i]));
+  Opening opening{pools, in_force_.names, free, inherited, errors};
+  for (size_t i = 0; i < pools.size(); ++i) {
+    const EffectiveUser& user = *in_force_.users[i];
+    auto listeners = open_listeners(pools[i], user, stored[pools[i].name], opening);
+    not_had.push_back(listen_at_start(listeners, pools[i]));
+    to_start_.push_back({{pools[i], user, std::move(listeners), &log_}, ""});
   }
-  note_troubles(troubles, not_had, errors);
+  const auto texts = troubles_of(in_force_, troubles, not_had, errors);
+  for (size_t i = 0; i < pools.size(); ++i) to_start_[i].trouble = texts[i];
   for (const auto& unused : free) unstore_socket(*unused);
-  std::erase_if(inherited_, [](const auto& socket) { return !socket.fd.is_open(); });
-  for (const auto& left : inherited_)
+  erase_used(inherited);
+  for (const auto& left : inherited)
     log_warning("systemd passed socket " + left.name + ", which no pool uses");
-
-  // The control socket: one that answers belongs to another preforkd.
-  std::string path = settings_.control.socket.empty() ? paths_.runtime + "/control.sock"
-                                                      : settings_.control.socket;
-  ListenAddress address;
-  address.kind = ListenAddress::Kind::kUnix;
-  address.path = path;
-  try {
-    Listener listener = Listener::open(address, kControlBacklog);
-    control_path_ = listener.path();
-    control_socket_ = listener.release_fd();
-    refuse_rights(control_socket_.get());
-  } catch (const std::exception& e) {
-    errors.push_back(std::string("control: ") + e.what());
-  }
-  // Before the code of any pool runs, which could take it.
-  if (!settings_.control.web.empty()) web_socket_ = listen_for_web();
+  reload_.keep_inherited(std::move(inherited));
+  control_.open_sockets(errors);
   if (errors.empty()) return;
   for (size_t i = 0; i + 1 < errors.size(); ++i) log_error(errors[i]);
   throw std::runtime_error(errors.back());
 }
 
-// By pool: what is wrong with its files, and with its addresses. Where no pool serves, or will when an address comes (a
-// standby has it later), the start has failed of that.
-void Daemon::note_troubles(const std::vector<std::string>& files,
-                           const std::vector<NotHad>& addresses, std::vector<std::string>& errors) {
-  bool any_may_serve = false;
-  std::vector<std::string> all;
-  for (size_t i = 0; i < users_.size(); ++i) {
-    const std::string &file = files[i], &address = addresses[i].reason;
-    any_may_serve |= file.empty() && addresses[i].may_come;
-    if (!file.empty()) all.push_back(file);
-    if (!address.empty()) all.push_back("pool " + settings_.pools[i].name + ": " + address);
-    std::string& trouble = troubles_.emplace_back();
-    if (!file.empty())
-      trouble = file + ": it is tried again; put it right (user " + users_[i].name +
-                " may have changed it), or give the pool another and reload";
-    if (!address.empty()) trouble += (file.empty() ? "" : "; ") + not_served(address);
-  }
-  if (!any_may_serve) errors.insert(errors.end(), all.begin(), all.end());
-}
-
 void Daemon::start_pools() {
-  extend_while_starting(settings_);
-  for (size_t i = 0; i < settings_.pools.size(); ++i)
-    pools_.push_back(make_pool({settings_.pools[i], users_[i], std::move(opened_[i]), &log_}));
-  opened_.clear();
-  for (size_t i = 0; i < pools_.size(); ++i) {
-    Pool& pool = *pools_[i];
-    say_listening(pool, {});
+  service_.extend_while_starting(in_force_.settings);
+  const auto to_start = std::exchange(to_start_, {});
+  for (const ToStart& one : to_start) pools_.add(one.plan, log_level_of(in_force_.settings));
+  for (size_t i = 0; i < to_start.size(); ++i) {
+    Pool& pool = *pools_.configured()[i];
+    pool.say_listening({});
     store_sockets(pool.settings().name, pool.listeners());
-    pool.start(troubles_[i]);
+    pool.start(to_start[i].trouble);
   }
-  wait_for_addresses();
-  watch_files();
-}
-
-std::unique_ptr<Pool> Daemon::make_pool(PoolPlan plan) {
-  LogLevel level = LogLevel::kInfo;
-  log_level_from_name(settings_.log_level, level);
-  PoolOwner& owner = *this;
-  return std::make_unique<Pool>(loop_, owner, paths_, std::move(plan), level);
-}
-
-void Daemon::say_listening(const Pool& pool, const Listeners& before) {
-  for (const auto& listener : pool.listeners())
-    if (!contains(before, listener) && listener->is_listening())
-      log({LogLevel::kInfo, pool.settings().name, 0, "listening on " + listener->address()});
+  moves_.wait_for_addresses();
+  lost_files_.watch_pools();
 }
 
 void Daemon::start_control() {
-  links_.push_back(make_link(ControlLink::Kind::kFull, std::move(control_socket_)));
-  links_.back()->start();
-  if (lacks_web()) start_web(std::move(web_socket_));
-  feed_watchdog();
-}
-
-// --- control.web ---------------------------------------------------------------------------------
-// Whoever has taken its port keeps nobody from being served: the page comes later.
-
-bool Daemon::lacks_web() const { return !settings_.control.web.empty() && links_.size() == 1; }
-
-// Not open: it cannot be had, and why is said once.
-UniqueFd Daemon::listen_for_web() {
-  UniqueFd socket;
-  std::string trouble;
-  try {
-    const auto web = parse_listen_address(settings_.control.web, trouble);
-    if (!web) throw std::runtime_error(trouble);
-    socket = Listener::open(with_numbers(*web, names_).front(), kControlBacklog).release_fd();
-  } catch (const std::exception& e) {
-    trouble = e.what();
-  }
-  if (!trouble.empty() && trouble != web_trouble_)
-    log_error("control.web: " + trouble +
-              ": pools serve without the page; it is tried again each second");
-  web_trouble_ = trouble;
-  return socket;
-}
-
-void Daemon::start_web(UniqueFd socket) {
-  if (!socket.is_open()) return start_web_later();
-  links_.push_back(make_link(ControlLink::Kind::kWeb, std::move(socket)));
-  links_.back()->start_again();
-}
-
-void Daemon::start_web_later() {
-  web_timer_ = loop_.after(kWebAgain, [this] {
-    if (phase_ != Phase::kRunning || !lacks_web()) return;
-    if (reload_) return start_web_later();  // which may change it
-    UniqueFd socket = listen_for_web();
-    if (socket.is_open()) log_notice("control.web: listening on " + settings_.control.web);
-    start_web(std::move(socket));
-  });
-}
-
-std::unique_ptr<ControlLink> Daemon::make_link(ControlLink::Kind kind, UniqueFd socket) {
-  const bool is_web = kind == ControlLink::Kind::kWeb;
-  ControlLink::Calls calls;
-  calls.greet = [this, is_web](ControlLink& link) {
-    greet(link);
-    if (!is_web) loop_.run_after(0, [this] { watch_control(); });  // its socket may be a new one
-  };
-  calls.on_request = [this](const Request& r, std::string bytes) {
-    on_request(r, std::move(bytes));
-  };
-  if (!is_web && settings_.control.socket.empty())
-    calls.make_folder = [folder = paths_.runtime] {
-      in_file_system("make runtime directory " + folder, folder, -1, [&] {
-        make_runtime_directory(folder);
-        return FileId{};
-      });
-    };
-  return std::make_unique<ControlLink>(
-      loop_, log_, kind, paths_.control, std::move(socket), is_web ? nullptr : &control_path_,
-      control_user_, settings_.log_level,
-      is_web ? settings_.control.hosts : std::vector<std::string>{}, std::move(calls));
+  control_.start();
+  service_.feed_watchdog();
 }
 
 bool Daemon::run() {
-  ran_ = true;
-  notify_state();
+  stop_.is_started();
+  show_status();
   loop_.run();
-  return !start_failed_;
+  return !service_.start_has_failed();
 }
 
 // --- signals -------------------------------------------------------------------------------------
@@ -253,94 +215,54 @@ bool Daemon::run() {
 // One a turn: with children that end all the time there is always another.
 void Daemon::on_signals() {
   signalfd_siginfo info;
-  if (read(signals_.get(), &info, sizeof info) == sizeof info) {
-    switch (info.ssi_signo) {
-      case SIGCHLD:
-        reap();
-        break;
-      case SIGTERM:
-      case SIGQUIT:
-        phase_ == Phase::kRunning ? finish() : stop_now();
-        break;
-      case SIGINT:
-        stop_now();
-        break;
-      case SIGHUP:
-        for (auto& link : links_) link->look_at_socket();
-        if (phase_ == Phase::kRunning) reload({}, {});
-        break;
-      case SIGUSR2:
-        upgrade(0);
-        break;
-    }
+  if (read(signals_.get(), &info, sizeof info) != sizeof info) return;
+  switch (info.ssi_signo) {
+    case SIGCHLD:
+      return children_.reap();
+    case SIGTERM:
+    case SIGQUIT:
+      return stop_.is_running() ? stop_.finish() : stop_.stop_now();
+    case SIGINT:
+      return stop_.stop_now();
+    case SIGHUP:
+      control_.look_at_sockets();
+      if (stop_.is_running()) reload_.begin({}, {});
+      return;
+    case SIGUSR2:
+      reload_.give_way();
+      return upgrade_.begin(0);
   }
 }
 
 // --- what others are told ------------------------------------------------------------------------
 
 void Daemon::on_pool_changed(const std::string& name) {
-  if (Pool* pool = find_pool(name)) tell_pool_info(*pool);
-  for (auto& pool : leaving_)
-    if (pool->settings().name == name) tell_pool_info(*pool);
-  notify_state();
-  if (is_moving_) move_soon();
-  if (settling_) look_whether_settled();
-  close_when_over();
+  for (const Pool* pool : pools_.all())
+    if (pool->settings().name == name) control_.tell_pool(*pool);
+  show_status();
+  moves_.on_pool_changed();
+  reload_.on_pool_changed();
+  stop_.go_on();
 }
 
-// One that was taken out of the file is shown as long as it drains; one that never got in, not at all.
-std::vector<std::string> Daemon::shown_pools() const {
-  std::vector<std::string> names;
-  for (const auto& pool : pools_) names.push_back(pool->settings().name);
-  for (const auto& pool : leaving_)
-    if (pool->state() == PoolState::kDraining) names.push_back(pool->settings().name);
-  return names;
+void Daemon::show_status() {
+  if (stop_.is_finishing()) return service_.show_stopping();
+  const bool all_are_there = pools_.configured().size() == in_force_.settings.pools.size();
+  if (!all_are_there || !control_.is_started() || !stop_.is_running() || !reload_.is_idle()) return;
+  if (!service_.show(!reload_.was_asked_for(), control_.path()))
+    loop_.run_after(0, [this] { stop_.stop_now(); });  // not under the hands of the pool that tells
 }
 
 DaemonInfo Daemon::info() const {
+  const auto& gid = in_force_.control_gid;
   return {.version = kVersion,
           .pid = getpid(),
           .uid = geteuid(),
           .started = started_,
-          .reloads = reloads_,
-          .control_gid = control_gid_,
-          .stopping = phase_ != Phase::kRunning,
-          .pools = shown_pools()};
+          .reloads = reload_.succeeded(),
+          .control_gid = gid ? int64_t{*gid} : -1,
+          .stopping = !stop_.is_running(),
+          .pools = pools_.shown_names()};
 }
-
-void Daemon::greet(ControlLink& link) {
-  link.tell_daemon(to_json(info()));
-  for (const auto* pools : {&pools_, &leaving_})
-    for (const auto& pool : *pools) {
-      for (const Generation* g : pool->all_generations())  // before they are named: control/pools.h
-        link.tell_segment(pool->settings().name, g->number(), g->segment());
-      link.tell_pool(to_json(pool_info(*pool)), pool->base());
-    }
-}
-
-void Daemon::tell_daemon_info() {
-  const std::string json = to_json(info());
-  for (auto& link : links_) link->tell_daemon(json);
-}
-
-void Daemon::tell_pool_info(const Pool& pool) {
-  const std::string json = to_json(pool_info(pool));
-  for (auto& link : links_) {
-    for (const Generation* g : pool.all_generations())
-      link->tell_segment(pool.settings().name, g->number(), g->segment());
-    link->tell_pool(json, pool.base());
-  }
-}
-
-namespace {
-Pool* find_in(const std::vector<std::unique_ptr<Pool>>& pools, const std::string& name) {
-  auto found = std::find_if(pools.begin(), pools.end(),
-                            [&](const auto& pool) { return pool->settings().name == name; });
-  return found == pools.end() ? nullptr : found->get();
-}
-}  // namespace
-
-Pool* Daemon::find_pool(const std::string& name) { return find_in(pools_, name); }
-Pool* Daemon::find_leaver(const std::string& name) { return find_in(leaving_, name); }
 
 }  // namespace preforkd

@@ -2,7 +2,7 @@
 // copies of the descriptor and never this object.
 //
 // Processes of its pool's user have had it, and may have left one behind that accepts for ever. So it is for one user:
-// an address that another user's pool gets is listened on anew (daemon/moves.cc). The new socket is prepared first, and
+// an address that another user's pool gets is listened on anew (daemon/moves.h). The new socket is prepared first, and
 // handed to the processes that will accept; it listens when the one before it has made way. So is that of a path whose
 // file is gone, or another's: a socket that is bound stays bound. And one whose address overlaps with one that is
 // given up ("0.0.0.0:80", "10.0.0.1:80"), of which there may be several before it: of the same user both can be there.
@@ -185,7 +185,7 @@ void follow_dropped(const std::vector<const Listeners*>& plans, const Listeners&
                     std::vector<std::string>& errors);
 
 // Makes those of them listen that are not among the ones `before`, and have none of another user's to wait for (these
-// move: daemon/moves.cc). Adds to `errors` what failed, but for what is `given_up`, an address of our own, by then.
+// move: daemon/moves.h). Adds to `errors` what failed, but for what is `given_up`, an address of our own, by then.
 void listen_on_new(const Listeners& listeners, const Listeners& before, int backlog,
                    const std::string& given_up, std::vector<std::string>& errors);
 

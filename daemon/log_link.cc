@@ -54,12 +54,19 @@ std::string_view text_of(const std::string& line) {
   return std::string_view(line).substr(sizeof(LogNewsLine));
 }
 
+LogLink* log_target = nullptr;  // for the log sink, which takes no context
+
 }  // namespace
 
 LogPipe::~LogPipe() { link_.forget(*this); }
 
 LogLink::LogLink(EventLoop& loop, Held executable, EffectiveUser user)
     : loop_(loop), executable_(std::move(executable)), user_(std::move(user)) {}
+
+void LogLink::take_lines() {
+  log_target = this;
+  set_log_sink([](const LogLine& line) { log_target->add(line); });
+}
 
 LogLink::~LogLink() { close_ends(); }
 

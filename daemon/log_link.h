@@ -61,7 +61,9 @@ class LogLink {
   LogLink(EventLoop& loop, Held executable, EffectiveUser user);
   ~LogLink();
 
-  void start();  // throws SysError
+  void start();       // throws SysError
+  void take_lines();  // from here on log() speaks through it
+  const EffectiveUser& user() const { return user_; }
   void add(const LogLine& line);
 
   // Throws SysError.

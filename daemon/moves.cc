@@ -1,44 +1,11 @@
-// Addresses that get another socket. In the first place those that get another user: of another pool, or of the same one
-// whose user has changed. Processes of the user
-// before may have left one behind that accepts on its copy of the listen socket for ever, so the next one gets a socket
-// of its own (daemon/listener.h). A reload does it in this order:
-//
-//   prepare   a new socket, not bound, is what the generation on trial has; roll back: it is closed, and that is all
-//   commit    the door of the old one is closed: SYNs are dropped, which their senders repeat after 1 s; a path is
-//             removed. The old generation finishes the queue (5 s at most), as of any address that is dropped
-//   move      it accepts no more (or kLongestMove is over, whatever it does): the old one is shut down for all who
-//             have a copy, the new one bound, listening, stored by systemd
-//   serve     the new generation is told to serve; a pool that has dropped no address was served by the one before
-//
-// So do paths whose file is gone (daemon/lost_files.cc), and new addresses that overlap with dropped ones, as 0.0.0.0:80
-// does with 10.0.0.1:80. Where both are the same user's, both can be there: the new one is bound at `prepare`, so that a
-// reload that cannot have it fails, and listens at `move` at once. While the old one listens yet, clients of the narrower
-// address come to it if that is its own: their SYN is dropped, and repeated after 1 s.
-//
-// A path need not wait for the old generation: both sockets can be there. An abstract name is free when the last copy
-// of its socket is closed, and not before.
-//
-// What may come in between. Whoever has a copy of the old one makes it listen again: both lose the race for
-// listen(2) to the other now and then, and ours is tried until it has won (without SO_REUSEPORT: refused). Somebody
-// else takes the address in that moment, or the new user may not make a file there: for 1 s it is tried again each
-// 0.1 s; then who asked is told, the pool is degraded, and it is tried each second until it works or a reload
-// takes the address from the pool. A second reload: refused until the addresses have moved or failed (after a HUP it is
-// done then). One that begins after that waits for nothing that has failed before: its generations go without that address,
-// and others follow them when it is had. An upgrade: refused until they have moved. A stop: they do not move any more. The
-// new generation's supervisor dies: its successor begins on trial, too. The old one says nothing, or is stopped: kLongestMove.
-//
-// At a start the same is done, once, for what cannot be had then (Daemon::open_sockets).
-//
-// A SIGKILL of the daemon after prepare leaves nothing. After commit: the old socket is out of the store, its generation
-// finishes and lets go of it, the new generation ends without having served; the next daemon opens the
-// address. After listen, before it is stored: its generation drains, and the next daemon opens the address.
+#include "daemon/moves.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
-#include "daemon/daemon.h"
 #include "daemon/socket_store.h"
 
 namespace preforkd {
@@ -51,8 +18,7 @@ constexpr Nanoseconds kFailedAfter = kSecond;
 
 }  // namespace
 
-// At the start. Of sockets that were stored for another user: nobody is there any more who could serve what waits.
-Daemon::NotHad Daemon::listen_at_start(const Listeners& opened, const PoolSettings& pool) {
+NotHad listen_at_start(const Listeners& opened, const PoolSettings& pool) {
   NotHad all;
   auto note = [&all](const std::exception& e, bool may_come) {
     all.reason += (all.reason.empty() ? "" : "; ") + std::string(e.what());
@@ -81,87 +47,91 @@ Daemon::NotHad Daemon::listen_at_start(const Listeners& opened, const PoolSettin
   return all;
 }
 
-std::string Daemon::not_served(const std::string& reason) {
+std::string not_served(const std::string& reason) {
   return reason +
          ": it is not served, and tried again each second; end who has it (a process, or a"
          " connection that has not ended), or give the pool another address and reload";
 }
 
-// `before`: those there were before the reload. One that could not be had then is waited for as it was.
-void Daemon::begin_moves(const Listeners& before) {
+void AddressMoves::begin(const Listeners& before) {
+  move_timer_ = {};
   by_force_ = false;
   force_timer_.set_after(kLongestMove, [this] {
     by_force_ = true;
-    if (is_moving_) move_addresses();
+    if (is_moving_) move();
   });
-  moves_fail_since_ = 0;
-  is_moving_ = std::any_of(pools_.begin(), pools_.end(), [&](const auto& pool) {
-    const Listeners& all = pool->listeners();
-    return std::any_of(all.begin(), all.end(), [&](const auto& listener) {
-      return !listener->is_listening() && !contains(before, listener);
-    });
+  fail_since_ = 0;
+  const Listeners all = pools_.listeners();
+  is_moving_ = std::any_of(all.begin(), all.end(), [&](const auto& listener) {
+    return !listener->is_listening() && !contains(before, listener);
   });
-  is_moving_ ? move_addresses() : wait_for_addresses();
-  watch_files();
+  is_moving_ ? move() : wait_for_addresses();
+  calls_.watch_files();
 }
 
-// Of those that failed just now.
-void Daemon::wait_for_addresses() {
-  const bool waits = std::any_of(pools_.begin(), pools_.end(),
+void AddressMoves::wait_for_addresses() {
+  const auto& pools = pools_.configured();
+  const bool waits = std::any_of(pools.begin(), pools.end(),
                                  [](const auto& pool) { return pool->awaits_address(); });
   if (!waits) return;
-  moves_fail_since_ = monotonic_now();
-  move_timer_ = loop_.after(kTryLater, [this] { move_addresses(); });
+  fail_since_ = monotonic_now();
+  move_timer_ = loop_.after(kTryLater, [this] { move(); });
 }
 
 // From a timer: a pool tells of itself in the midst of something.
-void Daemon::move_soon() {
-  move_timer_ = loop_.after(0, [this] { move_addresses(); });
+void AddressMoves::on_pool_changed() {
+  if (is_moving_) move_timer_ = loop_.after(0, [this] { move(); });
 }
 
-void Daemon::move_addresses() {
-  if (phase_ != Phase::kRunning) return;
+void AddressMoves::move() {
+  if (!calls_.is_running()) return;
   const Nanoseconds now = monotonic_now();
   const bool was_moving = is_moving_;
-  bool waits = false;
-  std::string trouble;
-  std::vector<std::pair<Pool*, std::string>> failed;
-  for (auto& pool : pools_) {
-    if (!pool->awaits_address()) continue;
-    const std::string reason = move_addresses_of(*pool, by_force_);
-    if (!pool->awaits_address()) {
-      pool->serve_at_last();
-    } else if (reason.empty()) {
-      waits = true;
-    } else {
-      failed.emplace_back(pool.get(), reason);
-      trouble += (trouble.empty() ? "" : "\n") + ("pool " + pool->settings().name + ": " + reason);
-    }
-  }
-  watch_files();
+  std::vector<Failed> failed;
+  const bool waits = move_some(failed);
+  calls_.watch_files();
   move_timer_ = {};
-  if (failed.empty()) moves_fail_since_ = 0;
-  if (!failed.empty() && moves_fail_since_ == 0) moves_fail_since_ = now;
-  const bool has_failed = !failed.empty() && !waits && now >= moves_fail_since_ + kFailedAfter;
+  if (failed.empty()) fail_since_ = 0;
+  if (!failed.empty() && fail_since_ == 0) fail_since_ = now;
+  const bool has_failed = !failed.empty() && !waits && now >= fail_since_ + kFailedAfter;
   is_moving_ = waits || (!failed.empty() && !has_failed);
   if (!failed.empty())
-    move_timer_ = loop_.after(has_failed ? kTryLater : kTrySoon, [this] { move_addresses(); });
-  if (!has_failed) return;
-  // Who asked is not told that all is well because the pools say that they wait for nothing.
-  std::function<void(const std::string&)> answer;
-  if (was_moving) {
-    settle_timer_ = {};
-    answer = std::exchange(settling_, nullptr);
+    move_timer_ = loop_.after(has_failed ? kTryLater : kTrySoon, [this] { move(); });
+  if (has_failed) give_up(failed, was_moving);
+}
+
+// True: there is one that has to be waited for.
+bool AddressMoves::move_some(std::vector<Failed>& failed) {
+  bool waits = false;
+  for (const auto& pool : pools_.configured()) {
+    if (!pool->awaits_address()) continue;
+    const std::string reason = move_addresses_of(*pool);
+    if (!pool->awaits_address())
+      pool->serve_at_last();
+    else if (reason.empty())
+      waits = true;
+    else
+      failed.push_back({pool.get(), reason});
   }
-  for (auto& [pool, reason] : failed) pool->cannot_listen(reason);
+  return waits;
+}
+
+// Who asked is not told that all is well because the pools say that they wait for nothing.
+void AddressMoves::give_up(const std::vector<Failed>& failed, bool was_moving) {
+  const Answer answer = was_moving ? calls_.take_answer() : nullptr;
+  std::string trouble;
+  for (const auto& [pool, reason] : failed) {
+    trouble += (trouble.empty() ? "" : "\n") + ("pool " + pool->settings().name + ": " + reason);
+    pool->cannot_listen(reason);
+  }
   if (answer) answer("reloaded, but " + trouble);
 }
 
 // The reason why one of them cannot be listened on, or "".
-std::string Daemon::move_addresses_of(Pool& pool, bool by_force) {
+std::string AddressMoves::move_addresses_of(Pool& pool) {
   std::string reason;
   for (const auto& listener : pool.listeners()) {
-    if (listener->is_listening() || (!by_force && !listener->may_listen())) continue;
+    if (listener->is_listening() || (!by_force_ && !listener->may_listen())) continue;
     const Listeners before = listener->before();
     const bool is_others = std::any_of(before.begin(), before.end(), [&](const auto& one) {
       return one->uid() != listener->uid();

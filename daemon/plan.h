@@ -23,7 +23,7 @@ struct PoolPlan {
   // Whoever is launched does without what does not listen yet, as nobody knows when it will.
   bool goes_without = false;
 
-  // One of them does not listen yet (daemon/moves.cc).
+  // One of them does not listen yet (daemon/moves.h).
   bool awaits_address() const {
     return std::any_of(listeners.begin(), listeners.end(),
                        [](const auto& listener) { return !listener->is_listening(); });

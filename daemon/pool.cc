@@ -56,6 +56,12 @@ void Pool::start(const std::string& trouble) {
   set_state(PoolState::kDegraded, trouble);
 }
 
+void Pool::say_listening(const Listeners& before) const {
+  for (const auto& listener : plan_.listeners)
+    if (!contains(before, listener) && listener->is_listening())
+      log_line(LogLevel::kInfo, "listening on " + listener->address());
+}
+
 // As far as is known now.
 void Pool::go_without() { plan_.goes_without = awaits_address() && plan_.has_address(); }
 

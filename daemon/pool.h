@@ -62,6 +62,7 @@ class Pool final : private GenerationOwner {
   // Starts the first generation. `trouble`: why it will not serve, or not all addresses, as far as is known; or "". It
   // begins degraded then, and does without the addresses. Throws SysError: no memory for it, no process to be had.
   void start(const std::string& trouble = "");
+  void say_listening(const Listeners& before) const;  // where it does, and those before did not
   // The reason why not, or "".
   std::string drain();
   std::string resume();
@@ -84,7 +85,7 @@ class Pool final : private GenerationOwner {
   // A plan that needs no other processes: limits (at once), backlog; or any one, of a pool that nobody serves.
   // `keeps_limits`: those that were set since.
   void adopt(PoolPlan plan, const Listeners& dropped, bool keeps_limits = false);
-  // An address of it does not listen yet (daemon/moves.cc): the generation that was promoted serves when all do, and
+  // An address of it does not listen yet (daemon/moves.h): the generation that was promoted serves when all do, and
   // what served before until then, unless an address was dropped. A generation that is launched meanwhile
   // is on trial, too; or, where `reason` says that it will last, does without that address, and follows who serves when it is
   // ready.
@@ -93,7 +94,7 @@ class Pool final : private GenerationOwner {
   bool waits_for_others() const;
   void serve_at_last();
   void cannot_listen(const std::string& reason);
-  // Nobody can connect to an address of it (daemon/lost_files.cc), or everybody can again.
+  // Nobody can connect to an address of it (daemon/lost_files.h), or everybody can again.
   void is_cut_off(const std::string& reason);
   void is_cut_off_no_more();
   // Tells who serves, and may have no worker, when a client comes. A commit has them forgotten meanwhile: a socket may be

@@ -1,4 +1,4 @@
-// A pool whose address gets another user (daemon/moves.cc), or cannot be reached: who serves until it is had, and from
+// A pool whose address gets another user (daemon/moves.h), or cannot be reached: who serves until it is had, and from
 // then on.
 #include <algorithm>
 #include <utility>

@@ -1,4 +1,4 @@
-// A pool in a reload: another generation is tried out, and takes over or is abandoned (daemon/reload.cc tells it when).
+// A pool in a reload: another generation is tried out, and takes over or is abandoned (daemon/reload.h tells it when).
 #include <algorithm>
 #include <utility>
 

@@ -25,66 +25,57 @@ uint32_t status_of(const std::string& refusal) { return refusal.empty() ? kOk : 
 }  // namespace
 
 void Daemon::on_request(const Request& request, std::string bytes) {
-  ControlLink& link = *links_.front();
-  Pool* pool = find_pool(request.pool);
-  auto answer = [&](const std::string& refusal, const std::string& done = "") {
-    link.answer(request.id, status_of(refusal), refusal.empty() ? done : refusal);
-  };
-  if (request.ask == ControlAsk::kTotals) {
-    if (!pool) pool = find_leaver(request.pool);
-    if (pool && request.set)
-      pool->keep_figures(std::move(bytes));
-    else if (pool)
-      pool->close_generation(request.id, std::move(bytes));
-    return;
-  }
-  if (phase_ != Phase::kRunning && request.ask != ControlAsk::kStop)
-    return link.answer(request.id, kStopping, "preforkd is stopping");
-  const bool about_pool = request.ask <= ControlAsk::kRecycle;
-  if (about_pool && !pool)
-    return link.answer(request.id, kNotFound, std::string("no pool ") + request.pool);
-  // It has looked at who serves, and would undo it.
-  const bool moves_pool = request.ask == ControlAsk::kDrain || request.ask == ControlAsk::kResume;
-  if (moves_pool) restoring_gives_way();
-  if (moves_pool && reload_)
-    return link.answer(request.id, kConflict, "a reload is under way: try again when it is done");
+  Pool* pool = pools_.find(request.pool);
   switch (request.ask) {
-    case ControlAsk::kLimits:
-      return set_limits(request, *pool);
-    case ControlAsk::kDrain:
-      return answer(pool->drain());
-    case ControlAsk::kResume:
-      return answer(resume(*pool));
-    case ControlAsk::kRecycle:
-      return reload(request.pool, [this, id = request.id](const std::string& refusal) {
-        links_.front()->answer(id, status_of(refusal), refusal.empty() ? "recycled" : refusal);
-      });
-    case ControlAsk::kReload:
-      return reload({}, [this, id = request.id](const std::string& refusal) {
-        links_.front()->answer(id, status_of(refusal), refusal.empty() ? "reloaded" : refusal);
-      });
-    case ControlAsk::kStop:
-      link.answer(request.id, kOk, "stopping");
-      return finish();
-    case ControlAsk::kUpgrade:
-      return upgrade(request.id);
     case ControlAsk::kTotals:
+      if (!pool) pool = pools_.find_leaving(request.pool);
+      if (pool && request.set)
+        pool->keep_figures(std::move(bytes));
+      else if (pool)
+        pool->close_generation(request.id, std::move(bytes));
+      return;
+    case ControlAsk::kStop:
+      control_.answer(request.id, kOk, "stopping");
+      return stop_.finish();
     case ControlAsk::kPong:  // the link's own business
+      return;
+    default:
       break;
   }
+  if (!stop_.is_running()) return control_.answer(request.id, kStopping, "preforkd is stopping");
+  const bool is_about_pool = request.ask <= ControlAsk::kRecycle;
+  if (is_about_pool && !pool)
+    return control_.answer(request.id, kNotFound, std::string("no pool ") + request.pool);
+  if (is_about_pool) return on_request(request, *pool);
+  if (request.ask == ControlAsk::kReload)
+    return reload_.begin({}, [this, id = request.id](const std::string& refusal) {
+      control_.answer(id, status_of(refusal), refusal.empty() ? "reloaded" : refusal);
+    });
+  reload_.give_way();
+  upgrade_.begin(request.id);
 }
 
-std::string Daemon::resume(Pool& pool) {
+void Daemon::on_request(const Request& request, Pool& pool) {
+  auto answer = [this, id = request.id](const std::string& refusal, const char* done = "") {
+    control_.answer(id, status_of(refusal), refusal.empty() ? done : refusal);
+  };
+  if (request.ask == ControlAsk::kLimits) return set_limits(request, pool);
+  if (request.ask == ControlAsk::kRecycle)
+    return reload_.begin(request.pool,
+                         [answer](const std::string& refusal) { answer(refusal, "recycled"); });
+  // It has looked at who serves, and would undo it.
+  reload_.give_way();
+  if (reload_.is_under_way()) return answer("a reload is under way: try again when it is done");
+  if (request.ask == ControlAsk::kDrain) return answer(pool.drain());
   try {
-    if (!pool.is_serving()) restore_files_of(pool);
+    if (!pool.is_serving()) lost_files_.restore_at_once(pool);
   } catch (const std::exception& e) {
-    return e.what();
+    return answer(e.what());
   }
-  return pool.resume();
+  answer(pool.resume());
 }
 
 void Daemon::set_limits(const Request& request, Pool& pool) {
-  ControlLink& link = *links_.front();
   const Limits limits = merged(pool.limits(), request.limits, request.set);
   std::string refusal = trouble_with(limits);
   if (refusal.empty() && limits.max > pool.capacity())
@@ -98,9 +89,9 @@ void Daemon::set_limits(const Request& request, Pool& pool) {
   const Limits afterwards = request.for_ns ? lasting : merged(lasting, request.limits, request.set);
   if (const std::string later = trouble_with(afterwards); refusal.empty() && !later.empty())
     refusal = "when the limits are back to what they were: " + later;
-  if (!refusal.empty()) return link.answer(request.id, kConflict, refusal);
+  if (!refusal.empty()) return control_.answer(request.id, kConflict, refusal);
   pool.set_limits(limits, afterwards, request.for_ns,
-                  [this, id = request.id] { links_.front()->answer(id, kOk, ""); });
+                  [this, id = request.id] { control_.answer(id, kOk, ""); });
 }
 
 }  // namespace preforkd

@@ -251,4 +251,19 @@ void fall_back(DaemonRecord record, const std::string& reason, int document, cha
   }
 }
 
+PutBackOnFailure::PutBackOnFailure(const DaemonRecord& record, const std::vector<int>& fds) {
+  if (!record.failure.empty()) return;
+  for (int fd : fds) {
+    if (fd < 0) continue;
+    UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+    if (!copy.is_open()) throw SysError("keep descriptors for the image before", errno);
+    copies_.emplace_back(fd, std::move(copy));
+  }
+}
+
+PutBackOnFailure::~PutBackOnFailure() {
+  if (std::uncaught_exceptions() == exceptions_before_) return;
+  for (const auto& [fd, copy] : copies_) dup2(copy.get(), fd);
+}
+
 }  // namespace preforkd

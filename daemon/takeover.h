@@ -14,11 +14,14 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <exception>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/fd.h"
 #include "base/limits.h"
 #include "conf/load.h"
 #include "daemon/held_file.h"
@@ -150,6 +153,21 @@ LoadedSettings settings_in_force(const DaemonRecord& record, std::vector<std::st
 void keep_over_exec(const DaemonRecord& record, bool keep);
 // Those that only the image before had use for, which will not go on.
 void close_held(const DaemonRecord& record);
+
+// Descriptors that something is about to take over. Should it fail, and close them on its way, they are put back in
+// their places: the image before needs them once more.
+class PutBackOnFailure {
+ public:
+  // The image before, which has taken over again, has none to fall back to.
+  PutBackOnFailure(const DaemonRecord& record, const std::vector<int>& fds);
+  ~PutBackOnFailure();
+  PutBackOnFailure(const PutBackOnFailure&) = delete;
+  PutBackOnFailure& operator=(const PutBackOnFailure&) = delete;
+
+ private:
+  const int exceptions_before_ = std::uncaught_exceptions();
+  std::vector<std::pair<int, UniqueFd>> copies_;
+};
 
 // What `preforkd --rehearse FD` does in a child, which then says kCanTakeOver on its output. Throws the reason why it
 // could not.
