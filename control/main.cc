@@ -105,8 +105,9 @@ int run(const Options& options) {
     endpoint.emplace(
         loop, std::move(listener),
         Endpoint::Calls{
-            [&](const HttpCall& call, uint32_t id) { return reply_now(routes, link, call, id); },
-            [&](const Peer& peer) { return may_change(peer, pools.daemon()); }});
+            .on_call = [&](const HttpCall& call,
+                           uint32_t id) { return reply_now(routes, link, call, id); },
+            .is_entitled = [&](const Peer& peer) { return may_change(peer, pools.daemon()); }});
   };
   link.start({.on_news =
                   [&] {

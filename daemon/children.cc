@@ -33,7 +33,7 @@ void Children::reap() {
     reap_one(next.si_pid);
   }
   if (reaped == kReapedAtOnce) reap_timer_ = loop_.after(0, [this] { reap(); });
-  calls_.on_reaped();
+  on_reaped_();
 }
 
 void Children::reap_one(pid_t child) {
@@ -50,7 +50,7 @@ void Children::reap_one(pid_t child) {
   }
   if (!has_ended) return;
   // A worker whose supervisor died, or, as PID 1 of a container, a stranger.
-  calls_.orphan_ended(pid, session, status);
+  pools_.any([&](Pool& pool) { return pool.orphan_ended(pid, session, status); });
   log_debug("reaped " + std::to_string(pid));
 }
 
@@ -68,7 +68,9 @@ std::optional<std::vector<pid_t>> Children::ours() const {
 // The kernel ends a process and gives us its children in one step: who is alive after the list was read has none in it.
 std::optional<std::vector<pid_t>> Children::unclaimed() const {
   auto left = ours();
-  if (!left || calls_.has_dead_supervisor()) return std::nullopt;
+  // The children of a supervisor that is dead, and not reaped yet, cannot be told from others'.
+  if (!left || pools_.any([](const Pool& pool) { return pool.has_dead_supervisor(); }))
+    return std::nullopt;
   std::erase_if(*left, [this](pid_t pid) {
     return is_late_file_step(pid) || std::any_of(parents_.begin(), parents_.end(),
                                                  [pid](const Parent& p) { return p.owns(pid); });

@@ -10,6 +10,7 @@
 
 #include "base/loop.h"
 #include "conf/user.h"
+#include "daemon/pool_set.h"
 
 namespace preforkd {
 
@@ -24,14 +25,9 @@ class Children {
     std::function<const EffectiveUser&()> leaves_nothing = nullptr;
     bool goes_last = false;  // the log process
   };
-  // `orphan_ended`: of who was nobody's; `session` is the one it was in. `on_reaped`: after each turn.
-  struct Calls {
-    std::function<void(pid_t child, pid_t session, int status)> orphan_ended;
-    std::function<void()> on_reaped;
-    // A supervisor is dead and not reaped yet: its children cannot be told from others'.
-    std::function<bool()> has_dead_supervisor;
-  };
-  Children(EventLoop& loop, Calls calls) : loop_(loop), calls_(std::move(calls)) {}
+  // `on_reaped`: after each turn.
+  Children(EventLoop& loop, const PoolSet& pools, std::function<void()> on_reaped)
+      : loop_(loop), pools_(pools), on_reaped_(std::move(on_reaped)) {}
 
   void add(Parent parent) { parents_.push_back(std::move(parent)); }
   // Children that this process has already, from before it became preforkd (by an exec), are nobody's business.
@@ -56,7 +52,8 @@ class Children {
   void end_left(Left left);
 
   EventLoop& loop_;
-  const Calls calls_;
+  const PoolSet& pools_;
+  const std::function<void()> on_reaped_;
   std::vector<Parent> parents_;
   std::vector<pid_t> strangers_;
   EventLoop::Timer reap_timer_;

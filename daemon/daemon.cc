@@ -62,35 +62,22 @@ Daemon::Daemon(const Paths& paths, const std::string& file, LoadedSettings loade
            .on_request = [this](const Request& r, std::string b) { on_request(r, std::move(b)); },
            .on_greeted = [this] { lost_files_.watch_control(); },
            .may_change_web = [this] { return stop_.is_running() && !reload_.is_under_way(); }}),
-      children_(loop_,
-                {.orphan_ended =
-                     [this](pid_t pid, pid_t session, int status) {
-                       pools_.any([&](Pool& p) { return p.orphan_ended(pid, session, status); });
-                     },
-                 .on_reaped =
-                     [this] {
-                       control_.forget_ended();
-                       stop_.go_on();
-                     },
-                 .has_dead_supervisor =
-                     [this] {
-                       return pools_.any([](const Pool& p) { return p.has_dead_supervisor(); });
-                     }}),
-      moves_(loop_, pools_,
-             {.is_running = [this] { return stop_.is_running(); },
-              .watch_files = [this] { lost_files_.watch_pools(); },
+      children_(loop_, pools_,
+                [this] {
+                  control_.forget_ended();
+                  stop_.go_on();
+                }),
+      moves_(loop_, pools_, stop_,
+             {.watch_files = [this] { lost_files_.watch_pools(); },
               .take_answer = [this] { return reload_.take_answer(); }}),
-      lost_files_(loop_, pools_, control_, moves_,
-                  {.is_running = [this] { return stop_.is_running(); },
-                   .is_busy = [this] { return reload_.is_under_way() || upgrade_.is_under_way(); },
+      lost_files_(loop_, pools_, control_, moves_, stop_,
+                  {.is_busy = [this] { return reload_.is_under_way() || upgrade_.is_under_way(); },
                    .recycle =
                        [this](const std::string& pool, Reload::OnDone on_done) {
                          reload_.begin(pool, std::move(on_done), /*restores=*/true);
                        }}),
       reload_(loop_, paths_, file, in_force_, pools_, control_, log_, moves_, lost_files_, service_,
-              {.is_running = [this] { return stop_.is_running(); },
-               .go_on = [this] { stop_.go_on(); },
-               .show_status = [this] { show_status(); }}),
+              stop_, [this] { show_status(); }),
       upgrade_(loop_, paths_, pools_, control_,
                {.obstacle = [this] { return obstacle_to_upgrade(); },
                 .record = [this](uint32_t asked_by) { return record(asked_by); }}),

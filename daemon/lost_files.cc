@@ -17,8 +17,13 @@ constexpr size_t kMostGenerations = 16;
 }  // namespace
 
 LostFiles::LostFiles(EventLoop& loop, PoolSet& pools, ControlProcesses& control,
-                     AddressMoves& moves, Calls calls)
-    : loop_(loop), pools_(pools), control_(control), moves_(moves), calls_(std::move(calls)) {}
+                     AddressMoves& moves, const Stop& stop, Calls calls)
+    : loop_(loop),
+      pools_(pools),
+      control_(control),
+      moves_(moves),
+      stop_(stop),
+      calls_(std::move(calls)) {}
 
 void LostFiles::watch_pools() {
   for (const auto& pool : pools_.configured()) files_.watch(pool->listeners());
@@ -30,7 +35,7 @@ void LostFiles::watch_control() {
 
 void LostFiles::on_changed(const std::shared_ptr<Listener>& listener) {
   Pool* pool = pools_.with(listener);
-  if (!calls_.is_running() || !pool || contains(lost_, listener)) return;
+  if (!stop_.is_running() || !pool || contains(lost_, listener)) return;
   const auto known = listener->knows_its_file();
   if (known.value_or(false)) return;  // another mode, say
   lost_.push_back(listener);
@@ -45,7 +50,7 @@ void LostFiles::restore_after(Nanoseconds pause) {
 }
 
 void LostFiles::restore() {
-  if (!calls_.is_running()) return;
+  if (!stop_.is_running()) return;
   if (calls_.is_busy() || moves_.is_moving()) return restore_after(kLookAgain);
   const Listeners unknown = forget_found();
   bool waits = !unknown.empty();

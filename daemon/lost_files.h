@@ -22,19 +22,19 @@
 #include "daemon/file_watch.h"
 #include "daemon/moves.h"
 #include "daemon/pool_set.h"
+#include "daemon/stop.h"
 
 namespace preforkd {
 
 class LostFiles {
  public:
   struct Calls {
-    std::function<bool()> is_running;  // preforkd is not stopping
-    std::function<bool()> is_busy;     // with a reload, or an upgrade: it is done afterwards
+    std::function<bool()> is_busy;  // with a reload, or an upgrade: it is done afterwards
     // Recycles the pool; `on_done` hears why not, or "".
     std::function<void(const std::string& pool, std::function<void(std::string)> on_done)> recycle;
   };
   LostFiles(EventLoop& loop, PoolSet& pools, ControlProcesses& control, AddressMoves& moves,
-            Calls calls);
+            const Stop& stop, Calls calls);
 
   void watch_pools();  // those of their sockets that listen, and are not watched yet
   void watch_control();
@@ -57,6 +57,7 @@ class LostFiles {
   PoolSet& pools_;
   ControlProcesses& control_;
   AddressMoves& moves_;
+  const Stop& stop_;
   const Calls calls_;
   FileWatch files_{loop_, [this](const auto& listener) { on_changed(listener); }};
   Listeners lost_;                            // that are to be made anew

@@ -84,7 +84,7 @@ void AddressMoves::on_pool_changed() {
 }
 
 void AddressMoves::move() {
-  if (!calls_.is_running()) return;
+  if (!stop_.is_running()) return;
   const Nanoseconds now = monotonic_now();
   const bool was_moving = is_moving_;
   std::vector<Failed> failed;

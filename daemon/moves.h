@@ -39,6 +39,7 @@
 
 #include "daemon/patience.h"
 #include "daemon/pool_set.h"
+#include "daemon/stop.h"
 
 namespace preforkd {
 
@@ -56,13 +57,12 @@ class AddressMoves {
  public:
   using Answer = std::function<void(const std::string& trouble)>;
   struct Calls {
-    std::function<bool()> is_running;   // preforkd is not stopping
     std::function<void()> watch_files;  // of who listens from now on
     std::function<Answer()>
         take_answer;  // who waits for the end of a reload; from then on nobody does
   };
-  AddressMoves(EventLoop& loop, PoolSet& pools, Calls calls)
-      : loop_(loop), pools_(pools), calls_(std::move(calls)) {}
+  AddressMoves(EventLoop& loop, PoolSet& pools, const Stop& stop, Calls calls)
+      : loop_(loop), pools_(pools), stop_(stop), calls_(std::move(calls)) {}
 
   // A reload has been committed. `before`: the listeners there were before it. One that could not be had then is waited for
   // as it was.
@@ -84,6 +84,7 @@ class AddressMoves {
 
   EventLoop& loop_;
   PoolSet& pools_;
+  const Stop& stop_;
   const Calls calls_;
   bool is_moving_ = false;
   bool by_force_ = true;  // kLongestMove is over

@@ -7,7 +7,6 @@
 
 #include "base/log.h"
 #include "conf/print.h"
-#include "daemon/socket_store.h"
 
 namespace preforkd {
 namespace {
@@ -16,12 +15,6 @@ constexpr Nanoseconds kHandOver = 2 * kSecond;
 constexpr Nanoseconds kHandOverWithMoves = 10 * kSecond;  // more than they take (daemon/moves.h)
 constexpr Nanoseconds kLoadGrace =
     10 * kSecond;  // beyond the loading's deadline, for what comes then
-
-std::string joined(const std::vector<std::string>& lines) {
-  std::string text;
-  for (const auto& line : lines) text += (text.empty() ? "" : "\n") + line;
-  return text;
-}
 
 }  // namespace
 
@@ -33,7 +26,8 @@ LogLevel log_level_of(const Settings& settings) {
 
 Reload::Reload(EventLoop& loop, const Paths& paths, std::string file, LoadedSettings& in_force,
                PoolSet& pools, ControlProcesses& control, LogLink& log, AddressMoves& moves,
-               LostFiles& lost_files, ServiceStatus& service, Calls calls)
+               LostFiles& lost_files, ServiceStatus& service, Stop& stop,
+               std::function<void()> show_status)
     : loop_(loop),
       paths_(paths),
       file_(std::move(file)),
@@ -44,7 +38,8 @@ Reload::Reload(EventLoop& loop, const Paths& paths, std::string file, LoadedSett
       moves_(moves),
       lost_files_(lost_files),
       service_(service),
-      calls_(std::move(calls)) {}
+      stop_(stop),
+      show_status_(std::move(show_status)) {}
 
 void Reload::begin(const std::string& recycled_pool, OnDone on_done, bool restores) {
   if (!restores) give_way();
@@ -110,154 +105,6 @@ BoundEntries Reload::bound_entries() const {
   return bound;
 }
 
-void Reload::on_loaded(std::vector<std::string> errors) {
-  if (errors.empty()) prepare(attempt_, errors);
-  if (errors.empty()) return count_workers();
-  Attempt refused = std::exchange(attempt_, {});
-  stage_ = Stage::kIdle;
-  pools_.turn_away();
-  end(std::move(refused.on_done), joined(errors), refused.recycled);
-}
-
-// Each takes over with as many workers as there are.
-void Reload::count_workers() {
-  stage_ = Stage::kCounting;
-  service_.extend_while_starting(attempt_.loaded.settings);
-  std::vector<Pool*> tried;
-  for (const PoolChange& change : attempt_.changes)
-    if (change.needs_trial) tried.push_back(change.pool);
-  const auto waiting = std::make_shared<size_t>(1 + tried.size());
-  // (By its number: another reload may be under way by then.)
-  auto counted = [this, waiting, asked = asked_] {
-    if (--*waiting > 0 || stage_ != Stage::kCounting || asked_ != asked) return;
-    // From a timer: a supervisor that dies answers, too, in the midst of something.
-    next_timer_ = loop_.after(0, [this] { start_trials(); });
-  };
-  for (Pool* pool : tried) pool->count_workers(counted);
-  counted();
-}
-
-void Reload::start_trials() {
-  stage_ = Stage::kTrying;
-  Attempt& a = attempt_;
-  ++a.undecided;  // until all are launched
-  std::string tried;
-  for (size_t i = 0; i < a.changes.size() && a.trouble.empty(); ++i) {
-    const auto& [plan, pool, is_new, needs_trial] = a.changes[i];
-    if (!needs_trial) continue;
-    const Limits limits = a.recycles() ? pool->limits() : plan.settings.limits;
-    try {
-      pool->try_out(
-          plan, limits, a.recycles(),
-          [this, i](const std::string& why, const std::string& key) { on_verdict(i, why, key); });
-      ++a.undecided;
-      tried += (tried.empty() ? ": trying out " : ", ") + plan.settings.name;
-    } catch (const std::exception& e) {
-      a.trouble = std::string("pool ") + plan.settings.name + ": " + e.what();
-    }
-  }
-  --a.undecided;
-  if (!a.trouble.empty())
-    roll_back(a.trouble);
-  else if (a.undecided == 0)
-    commit();
-  else
-    service_.show(a.what + tried);
-}
-
-void Reload::on_verdict(size_t index, const std::string& reason, const std::string& key) {
-  Attempt& a = attempt_;
-  const PoolSettings& pool = a.changes[index].plan.settings;
-  if (!reason.empty()) {
-    const std::string blamed = key.empty() ? pool.server_key() : key;
-    const std::string where = a.recycles() ? "" : a.loaded.where(index, blamed) + ": ";
-    return roll_back(where + "pool " + pool.name + ": " +
-                     (key.empty() ? "the new generation failed: " : "") + reason);
-  }
-  log({LogLevel::kInfo, pool.name, 0, "the new generation has passed its trial"});
-  if (--a.undecided == 0) commit();
-}
-
-// --- the commit ----------------------------------------------------------------------------------
-
-void Reload::commit() {
-  Attempt a = std::exchange(attempt_, {});
-  stage_ = Stage::kHandingOver;
-  commit_pools(a);
-  for (size_t i = 0; i < inherited_.size(); ++i)
-    if (!a.inherited[i].fd.is_open()) inherited_[i].fd.reset();
-  std::erase_if(inherited_, [](const auto& socket) { return !socket.fd.is_open(); });
-  if (!a.recycles()) commit_settings(a);
-  commit_web(a.web);
-  control_.tell_all();
-  log({LogLevel::kInfo, a.recycled, 0, a.recycles() ? "recycled" : "reloaded " + a.loaded.file,
-       Event::kReloaded});
-  answer_ = [this, on_done = std::move(a.on_done)](const std::string& trouble) {
-    end(
-        [&](const std::string&) {
-          if (on_done) on_done(trouble);
-        },
-        "");
-  };
-  moves_.begin(a.before);
-  for (const auto& listener : a.without_file) lost_files_.on_changed(listener);
-  hand_over_in_time();
-  on_pool_changed();
-}
-
-void Reload::commit_pools(Attempt& a) {
-  Listeners after;
-  std::vector<Pool*> next;
-  for (const PoolChange& change : a.changes) {
-    after.insert(after.end(), change.plan.listeners.begin(), change.plan.listeners.end());
-    next.push_back(change.pool);
-  }
-  for (const auto& pool : pools_.configured()) pool->forget_listeners();
-  for (PoolChange& change : a.changes) commit_pool(a, change, after);
-  for (Pool* pool : pools_.arrange(next)) {
-    for (const auto& listener : pool->listeners())
-      if (!contains(after, listener)) unstore_socket(*listener);
-    log({LogLevel::kNotice, pool->settings().name, 0, "taken out of the configuration: draining"});
-    pool->finish(after);
-  }
-  for (const auto& pool : pools_.configured()) pool->watch_listeners();
-}
-
-void Reload::commit_pool(Attempt& a, PoolChange& change, const Listeners& after) {
-  Pool& pool = *change.pool;
-  Listeners dropped;
-  if (!change.is_new) {
-    dropped = pool.listeners();
-    std::erase_if(dropped, [&](const auto& listener) { return contains(after, listener); });
-  }
-  for (const auto& listener : dropped) unstore_socket(*listener);
-  store_sockets(pool.settings().name, change.plan.listeners);
-  if (change.needs_trial)
-    pool.promote(dropped, a.recycles());
-  else if (!a.recycles())
-    pool.adopt(change.plan, dropped);
-  pool.say_listening(a.before);
-}
-
-void Reload::commit_settings(Attempt& a) {
-  in_force_.settings = a.loaded.settings;
-  in_force_.names = a.loaded.names;
-  in_force_.users = a.loaded.users;
-  in_force_.control_gid = a.loaded.control_gid;
-  const LogLevel level = log_level_of(in_force_.settings);
-  set_log_level(level);
-  for (const auto& pool : pools_.configured()) pool->set_log_level(level);
-  ++succeeded_;
-}
-
-// The page's socket may have moved; the socket that commands come from has not.
-void Reload::commit_web(WebChange& web) {
-  const bool wanted = !in_force_.settings.control.web.empty();
-  if (wanted && !web.socket.is_open() && !web.comes_later) return;  // as it was
-  if (control_.has_web()) control_.end_web(/*keeps_socket=*/web.stays);
-  if (wanted) control_.start_web(std::move(web.socket));
-}
-
 // --- the end -------------------------------------------------------------------------------------
 
 // Moves end by themselves, and a standstill makes them longer.
@@ -292,7 +139,7 @@ void Reload::roll_back(std::string reason) {
   for (Pool* pool : pools_.all())
     if (pool->trial()) pool->abandon();
   pools_.turn_away();
-  if (calls_.is_running()) calls_.go_on();
+  if (stop_.is_running()) stop_.go_on();
   end(std::move(a.on_done), reason, a.recycled);
 }
 
@@ -308,11 +155,11 @@ void Reload::end(OnDone on_done, const std::string& refusal, const std::string& 
     sentence = "pool " + recycled + " was " + said;
   }
   service_.end_reload(sentence);
-  calls_.show_status();
+  show_status_();
   if (on_done) on_done(refusal);
   if (!std::exchange(again_, false)) return;
   next_timer_ = loop_.after(0, [this] {
-    if (calls_.is_running()) begin({}, {});
+    if (stop_.is_running()) begin({}, {});
   });
 }
 

@@ -26,22 +26,18 @@
 #include "daemon/moves.h"
 #include "daemon/pool_set.h"
 #include "daemon/service_status.h"
+#include "daemon/stop.h"
 #include "systemd/inherited.h"
 
 namespace preforkd {
 
 class Reload {
  public:
-  // `in_force`: what the daemon works by; a commit changes it. `file` "": the built-in default. `go_on` is called when a
-  // pool that was to be added has left processes behind.
-  struct Calls {
-    std::function<bool()> is_running;  // preforkd is not stopping
-    std::function<void()> go_on;
-    std::function<void()> show_status;
-  };
+  // `in_force`: what the daemon works by; a commit changes it. `file` "": the built-in default.
   Reload(EventLoop& loop, const Paths& paths, std::string file, LoadedSettings& in_force,
          PoolSet& pools, ControlProcesses& control, LogLink& log, AddressMoves& moves,
-         LostFiles& lost_files, ServiceStatus& service, Calls calls);
+         LostFiles& lost_files, ServiceStatus& service, Stop& stop,
+         std::function<void()> show_status);
 
   // With `recycled_pool`, one pool is made anew as it is; without, everything from the file. `on_done` hears why not, or "";
   // null: nobody is there to hear. `restores`: nobody has asked for it, a socket has lost its file; it gives way.
@@ -138,7 +134,8 @@ class Reload {
   AddressMoves& moves_;
   LostFiles& lost_files_;
   ServiceStatus& service_;
-  const Calls calls_;
+  Stop& stop_;
+  const std::function<void()> show_status_;
   Stage stage_ = Stage::kIdle;
   Attempt attempt_;
   AddressMoves::Answer answer_;  // while handing over: who hears of its end

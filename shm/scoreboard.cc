@@ -129,6 +129,12 @@ bool Scoreboard::is_idle(uint32_t index) const {
   return is_alive(index) && mapping_.bits(index / kSlotsPerWord).idle.load() & bit_of(index);
 }
 
+bool Scoreboard::is_in_hand(uint32_t index, uint64_t number) const {
+  const Slot& s = slot(index);
+  const uint64_t done = s.served.load() + s.failed.load() + s.aborted.load();
+  return number == kEndAny || (s.begun.load() == number && done < number);
+}
+
 Counts Scoreboard::counts() const {
   Counts c;
   for (uint32_t w = 0; w < words_; ++w) {

@@ -69,6 +69,8 @@ class Scoreboard {
   uint32_t alive() const { return alive_count_; }
   bool is_alive(uint32_t slot) const;
   bool is_idle(uint32_t slot) const;
+  // Whether connection `number` is, or kEndAny: whatever there is.
+  bool is_in_hand(uint32_t slot, uint64_t number) const;
   Slot& slot(uint32_t index) const { return mapping_.slot(index); }
   Segment& segment() const { return mapping_.segment(); }
   uint32_t capacity() const { return mapping_.capacity(); }

@@ -39,12 +39,10 @@
 namespace preforkd {
 
 // What is spent is made good by time.
-struct Budget {
+struct Debt {
   Nanoseconds even_at = 0;  // when nothing is owed any more
 
-  Budget after(Nanoseconds price, Nanoseconds now) const {
-    return {std::max(even_at, now) + price};
-  }
+  Debt after(Nanoseconds price, Nanoseconds now) const { return {std::max(even_at, now) + price}; }
   bool exceeds(Nanoseconds credit, Nanoseconds now) const { return even_at > now + credit; }
 };
 
@@ -78,7 +76,7 @@ struct Breaker {
   uint32_t died = 0;           // workers, in these
   Nanoseconds stepped_at = 0;  // when the last one was noted
   Nanoseconds retry_at = 0;    // no worker is forked before then
-  Budget used, useless;
+  Debt used, useless;
   Nanoseconds useless_price = kPerUsed;  // of the last one
 
   bool tripped() const { return steps >= kTripsAt; }

@@ -14,12 +14,13 @@
 namespace preforkd {
 namespace {
 
-constexpr Backoff kForkAgain = {100 * kMillisecond, 5 * kSecond};
-constexpr Nanoseconds kSayAtMaxAgain = 60 * kSecond;
-constexpr Nanoseconds kMeasureEvery = kSecond;
 constexpr uint32_t kFlood = 32;  // turns with nothing to do, before it rests
 constexpr Nanoseconds kRest = 1 * kMillisecond;
+constexpr Nanoseconds kLookAgain = 100 * kMillisecond;
+constexpr int kOthersAtOnce = 1000;                         // children that are no workers
 constexpr Nanoseconds kLookForCloser = 100 * kMillisecond;  // one that is to leave
+
+uint32_t jitter() { return static_cast<uint32_t>(monotonic_now() >> 7); }
 
 // The one global: signal handlers can reach nothing else.
 struct {
@@ -50,9 +51,8 @@ Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, DaemonEnd
                        const SupervisorArgs& args, ClosingPairs& pairs)
     : plan_(plan),
       board_(board),
-      daemon_(daemon),
-      own_sockets_(args.own_sockets),
-      closer_(plan, pairs, [this] { daemon_.close(); }),
+      reporter_(daemon, plan.supervisor),
+      closer_(plan, pairs, [&daemon] { daemon.close(); }),
       workforce_(
           plan, board,
           {daemon.orders.fd(), daemon.reports.fd(), closer_.ends()[0], closer_.ends()[1]},
@@ -61,267 +61,399 @@ Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, DaemonEnd
           },
           [this](pid_t pid, bool in_question) { return closer_.program_ended(pid, in_question); }),
       shedder_(plan,
-               [this] {
-                 daemon_.close();
+               [this, &daemon] {
+                 daemon.close();
                  for (int fd : closer_.ends()) system_call(SYS_close, fd);
                }),
-      limits_(plan.settings.limits),
-      first_workers_(args.first_workers),
+      drain_(plan, board, args.own_sockets),
+      busy_watch_(plan, board, workforce_.deadlines()),
+      decisions_(board),
+      limits_{plan.settings.limits, args.first_workers},
       on_trial_(args.on_trial) {
-  memory_.step_began = monotonic_now();
+  scaler_.step_began = monotonic_now();
 }
 
 int Supervisor::run() {
-  say(ReportType::kPreloaded);
+  reporter_.say(ReportType::kPreloaded);
+  shm::Doorbell& bell = board_.segment().doorbell;
   // The turn before this one, with its sleep if nobody had ended it.
   Nanoseconds began = 0, ends = kNever;
   for (;;) {
     const uint32_t signals = signalled.count.load();
-    const uint32_t rings = shm::rings(board_.segment().doorbell);
+    const uint32_t rings = shm::rings(bell);
     const Nanoseconds now = monotonic_now();
-    due_ = kNever;
-    const Nanoseconds stood = workforce_.note_standstill(began, ends, now);
-    const bool has_forked = std::exchange(has_forked_, false);
+    const Nanoseconds stood = workforce_.table().standstills.note(began, ends, now);
+    const bool has_forked = std::exchange(turns_.has_forked, false);
     began = ends = now;
     // (Forking takes its time: of that the daemon does not know, who ends a drain at the latest.)
-    if (stood > 0 && !has_forked) give_time(stood);
-    if (signalled.term && course_ == Course::kServing) drain(plan_.settings.drain_timeout, 0, now);
-    bool did_something = obey_daemon(now);
-    did_something |= reap_workers(now);
-    due_ = std::min(due_, closer_.look(now));
-    if (nobody_is_left(now)) break;
-    did_something |= settle(now);
-    did_something |= tell_progress(now);
-    if (did_something) {
-      fruitless_ = 0;
+    if (stood > 0 && !has_forked) drain_.give_time(stood);
+    WakeTime wake;
+    const Next next = turn(now, wake);
+    if (next == Next::kExit) break;
+    if (next == Next::kAgain) {
+      turns_.fruitless = 0;
       continue;  // look again before sleeping: what was done changed what there is to do
     }
-    arm(now);
-    if (++fruitless_ > kFlood) {
+    if (++turns_.fruitless > kFlood) {
       shm::rest(signalled.count, signals, now + kRest);
-      const bool calm = shm::rings(board_.segment().doorbell) == rings && due_ > now + kRest;
-      if (calm) fruitless_ = 0;  // it was no flood
+      const bool is_calm = shm::rings(bell) == rings && wake.at() > now + kRest;
+      if (is_calm) turns_.fruitless = 0;  // it was no flood
       continue;
     }
-    ends = std::max(due_, now);
-    shm::sleep_until_rung(board_.segment().doorbell, rings, due_);
+    ends = std::max(wake.at(), now);
+    shm::sleep_until_rung(bell, rings, wake.at());
   }
-  say(ReportType::kDrained);
+  reporter_.say(ReportType::kDrained);
   return 0;
 }
 
-// Neither who serves, or waits to be served, nor a connection that is being closed.
-bool Supervisor::nobody_is_left(Nanoseconds now) {
-  if (board_.alive() > 0 || course_ == Course::kServing) return false;
-  const bool drains = course_ == Course::kDraining;
-  if (drains && !queue_is_finished(now)) return false;
-  due_ = std::min(due_, now + kLookForCloser);
-  return closer_.has_left(now, drains ? drain_ends_ : now);
+Supervisor::Next Supervisor::turn(Nanoseconds now, WakeTime& wake) {
+  if (signalled.term && drain_.is_serving()) begin_drain(plan_.settings.drain_timeout, 0, now);
+  bool did_something = obey_daemon(now);
+  did_something |= reap_workers(now, wake);
+  wake.by(closer_.look(now));
+  if (nobody_is_left(now, wake)) return Next::kExit;
+  wake.by(workforce_.deadlines().end_overdue(now));
+  did_something |= drain_.is_serving() ? resize(now, wake) : go_on_draining(now, wake);
+  did_something |= tell_progress(now, wake);
+  if (did_something) return Next::kAgain;
+  if (!drain_.is_serving()) return Next::kSleep;
+  busy_watch_.arm(now, wake);
+  watch_queue(now, wake);
+  return Next::kSleep;
 }
 
-// --- the workers ---------------------------------------------------------------------------------
+// --- the daemon ----------------------------------------------------------------------------------
+
+bool Supervisor::obey_daemon(Nanoseconds now) {
+  DaemonEnds& daemon = reporter_.daemon();
+  bool any = false;
+  Channel::Datagram datagram;
+  for (;;) {
+    Channel::Got got = daemon.orders.receive(datagram);
+    if (got == Channel::Got::kNothing) return any;
+    auto order = got == Channel::Got::kMessage ? datagram.as<Order>() : std::nullopt;
+    if (!order) {  // the daemon died, or is not what it was
+      daemon.close();
+      if (drain_.is_serving()) begin_drain(plan_.settings.drain_timeout, 0, now);
+      return any;
+    }
+    obey(*order, now);
+    reporter_.acknowledge(order->number, board_.alive());
+    any = true;
+  }
+}
+
+void Supervisor::obey(const Order& order, Nanoseconds now) {
+  switch (order.type) {
+    case OrderType::kLimits:
+      limits_.now = order.limits;
+      limits_.now.max = std::min(limits_.now.max, board_.capacity());
+      break;
+    case OrderType::kDrain:
+      if (drain_.is_serving()) begin_drain(order.drain, order.finish, now);
+      break;
+    case OrderType::kStop:
+      drain_.end();
+      shedder_.stop();
+      workforce_.deadlines().end_all(now);
+      break;
+    case OrderType::kReadable:
+      queue_.asked_daemon = false;
+      queue_.readable = true;
+      break;
+    case OrderType::kLookAgain:
+      queue_.look_again_at = now;
+      break;
+    case OrderType::kServe:
+      on_trial_ = false;  // publish() says so
+      break;
+    case OrderType::kPing:
+      break;
+  }
+}
+
+// Until it is ready, it wants as many workers as it was told to begin with.
+Limits Supervisor::in_force() const {
+  Limits limits = limits_.now;
+  if (!reporter_.has_told_ready())
+    limits.min = std::clamp(limits_.first_workers, limits.min, std::max(limits.min, limits.max));
+  return limits;
+}
+
+// True: it is ready, and from here on fewer workers may do.
+bool Supervisor::tell_progress(Nanoseconds now, WakeTime& wake) {
+  const shm::Counts counts = board_.counts();
+  const uint32_t serve = counts.idle + counts.busy;
+  bool is_ready = false;
+  if (!reporter_.has_told_ready() && drain_.is_serving() && serve >= in_force().min)
+    is_ready = reporter_.tell_ready(now, wake);
+  reporter_.tell_trouble(restraint_.trouble(deaths_.last(), now), serve, now, wake);
+  if (restraint_.paced_until > now) wake.by(restraint_.paced_until);
+  // Who is busy, or looks at the queue a last time, takes what waits before leaving.
+  const bool accepts = counts.idle + counts.starting > 0 || !queue_is_finished(now, wake);
+  if (!drain_.is_serving() && !reporter_.has_told_quiet() && !accepts) {
+    reporter_.tell_quiet(counts.busy, now, wake);
+    board_.segment().published.low_water.store(0);
+  }
+  if (reporter_.has_told_quiet() && !reporter_.daemon().is_open()) drain_.give_up_sockets();
+  return is_ready;
+}
+
+// --- deaths --------------------------------------------------------------------------------------
+
+bool Supervisor::reap_workers(Nanoseconds now, WakeTime& wake) {
+  bool any = false, may_have_been_woken = false, failed = false;
+  std::string how;
+  int others = kOthersAtOnce;
+  Breaker& breaker = restraint_.breaker;
+  while (auto death = workforce_.reap(now, others)) {
+    any = true;
+    deaths_.tell(*death, now);
+    if (!death->only_stopped) breaker = breaker.after_loss(death->loss, now, jitter());
+    if (death->proves && death->loss.began_at >= breaker.stepped_at)
+      breaker = breaker.after_proof();
+    // (One that was only stopped may sit on a wake-up, too.)
+    const bool ended =
+        death->only_stopped || death->abnormal || death->ending == shm::Ending::kTimedOut;
+    may_have_been_woken |= ended || death->unannounced;
+    // While others wait on the same sockets they look again; one that serves nobody yet is on trial.
+    if (drain_.is_serving() ? !death->abnormal || death->served : !ended) continue;
+    failed = true;
+    how = death->text;
+  }
+  if (others == 0) wake.by(now);
+  if (failed) reporter_.say(ReportType::kWorkerFailed, 0, how);
+  deaths_.tell_of_the_others(now, wake);
+  nudge_for_queue(may_have_been_woken, now, wake);
+  return any;
+}
+
+// A dead one may have taken an exclusive wake-up with it: let others look at what is waiting. Not once: who
+// is nudged may have taken a connection just now, and who is about to go idle is not nudged.
+void Supervisor::nudge_for_queue(bool at_once, Nanoseconds now, WakeTime& wake) {
+  if (at_once || now >= queue_.look_again_at) {
+    const uint32_t waiting = queued();
+    if (waiting) workforce_.nudge_idle(waiting);
+    queue_.look_again_at = waiting ? now + kLookAgain : kNever;
+  }
+  wake.by(queue_.look_again_at);
+}
+
+// Below the trip it is enough that one came through its start, or there would be a row of rounds in which some did.
+// (Of one that was seen only now, and tripped, nobody knows whether that was before.)
+void Supervisor::look_for_proof(Nanoseconds now, WakeTime& wake) {
+  Breaker& breaker = restraint_.breaker;
+  if (breaker.steps == 0) return;
+  const bool for_a_while = breaker.tripped() || plan_.program;
+  const Nanoseconds since = workforce_.able_since(breaker.stepped_at + (breaker.tripped() ? 1 : 0));
+  if (since == kNever) return;
+  const Nanoseconds proven_at = since + (for_a_while ? Breaker::kProof : 0);
+  if (now >= proven_at)
+    breaker = breaker.after_proof();
+  else
+    wake.by(proven_at);
+}
+
+// --- the end -------------------------------------------------------------------------------------
+
+void Supervisor::begin_drain(Nanoseconds timeout, uint64_t finish, Nanoseconds now) {
+  drain_.begin(timeout, finish, now);
+  shedder_.stop();
+  if (!finish) workforce_.release_all_starters();
+  workforce_.nudge_all();
+}
+
+// Neither who serves, or waits to be served, nor a connection that is being closed.
+bool Supervisor::nobody_is_left(Nanoseconds now, WakeTime& wake) {
+  if (board_.alive() > 0 || drain_.is_serving()) return false;
+  if (drain_.is_draining() && !queue_is_finished(now, wake)) return false;
+  wake.by(now + kLookForCloser);
+  return closer_.has_left(now, drain_.is_draining() ? drain_.until() : now);
+}
+
+// Who waits to start leaves, once it is.
+bool Supervisor::queue_is_finished(Nanoseconds now, WakeTime& wake) {
+  const bool was_finished = drain_.finish() == 0;
+  const bool is_finished = drain_.queue_is_finished(now, wake);
+  if (is_finished && !was_finished) workforce_.release_all_starters();
+  return is_finished;
+}
+
+bool Supervisor::go_on_draining(Nanoseconds now, WakeTime& wake) {
+  if (drain_.is_draining()) {
+    if (!queue_is_finished(now, wake)) {
+      if (fork_for_queue(now, wake)) return true;
+    } else if (board_.counts().starting > 0) {
+      workforce_.deadlines().end_starters(now);
+    }
+    if (drain_.time_is_over(now, wake)) {
+      if (board_.alive() > 0)
+        log_warning(
+            "drain: " + std::to_string(board_.alive()) + " workers are not done in time: ended",
+            Event::kDrainForced);
+      drain_.end();
+      workforce_.deadlines().end_all(now);
+      return true;
+    }
+  }
+  workforce_.hand_out_start_tickets(now);
+  look_for_proof(now, wake);
+  return false;
+}
+
+// Of programs each serves one connection, and workers die: who waits gets one, as before the drain.
+bool Supervisor::fork_for_queue(Nanoseconds now, WakeTime& wake) {
+  const shm::Counts counts = board_.counts();
+  View view;
+  view.queued = queued(drain_.finish());
+  const uint32_t takers = counts.idle + counts.starting;
+  if (view.queued <= takers || is_full()) return false;
+  Verdict wanted;
+  wanted.action = Action::kGrow;
+  wanted.reason = Reason::kDemand;
+  wanted.count = std::min(view.queued - takers, limits_.now.max - board_.alive());
+  wanted.peak = board_.peak();
+  wanted.memory = scaler_;
+  const Verdict verdict = restrain(wanted, restraint_, {limits_.now.max, false}, now, jitter());
+  wake.by(verdict.wake_at);
+  if (verdict.action != Action::kGrow) return false;
+  decisions_.record(verdict, view, counts, limits_.now, now);
+  return grow(verdict, now, wake);
+}
+
+// --- the pool's size -----------------------------------------------------------------------------
 
 uint32_t Supervisor::queued(uint64_t which) const { return queued_on(plan_.listen_sockets, which); }
 
+bool Supervisor::resize(Nanoseconds now, WakeTime& wake) {
+  const bool tickets_matter = workforce_.hand_out_start_tickets(now);
+  wake.by(workforce_.recycling().mark_worn(busy_watch_.is_to_measure(now, wake), now));
+  look_for_proof(now, wake);
+  publish(tickets_matter);
+  const Observed seen = observe(now);
+  shed_load(now, wake);
+  Verdict verdict = decide(seen.view, in_force(), now, scaler_);
+  scaler_ = verdict.memory;
+  if (verdict.take_peak) {
+    board_.take_peak();
+    workforce_.take_back_tickets();
+  }
+  verdict = restrain(verdict, restraint_, {limits_.now.max, on_trial_}, now, jitter());
+  wake.by(verdict.wake_at);
+  const bool was_above_max = decisions_.last_reason() == Reason::kAboveMax;
+  if (was_above_max && verdict.reason != Reason::kAboveMax) workforce_.take_back_tickets();
+  decisions_.record(verdict, seen.view, seen.headcount.counts, limits_.now, now);
+  return act(verdict, seen, now, wake);
+}
+
+Supervisor::Observed Supervisor::observe(Nanoseconds now) {
+  Observed seen;
+  seen.headcount = workforce_.recycling().headcount(now);
+  const shm::Counts& counts = seen.headcount.counts;
+  View& view = seen.view;
+  view.starting = counts.starting;
+  view.idle = counts.idle;
+  view.busy = counts.busy;
+  view.retiring = counts.retiring;
+  view.recycling = seen.headcount.recycling;
+  view.queued = queued();
+  // The daemon saw a connection: where the queue's length cannot be had, it is at least this one.
+  if (std::exchange(queue_.readable, false)) view.queued = std::max(view.queued, 1u);
+  view.peak_busy = std::min(board_.peak(), board_.capacity());
+  board_.set_queued(view.queued);
+  board_.set_at_max(is_full(), now);
+  queue_.has_takers = view.idle + view.starting + view.recycling > 0;
+  return seen;
+}
+
+bool Supervisor::act(const Verdict& verdict, const Observed& seen, Nanoseconds now,
+                     WakeTime& wake) {
+  const bool is_at_max = verdict.action == Action::kHold && verdict.reason == Reason::kAtMax;
+  if (is_at_max && !on_trial_)
+    decisions_.note_at_max(seen.view, now);  // (else it is not its queue)
+  switch (verdict.action) {
+    case Action::kGrow:
+      return grow(verdict, now, wake);
+    case Action::kShrink:
+      // (Above max: the idle ones now, and of the busy ones whoever is done first; see publish().)
+      workforce_.retire_longest_idle(verdict.count);
+      return false;
+    default:
+      return dismiss_recyclers(seen.headcount, verdict);
+  }
+}
+
+// If a process cannot be had the pool goes on with the workers that it has, and tries again: said once, until it works.
+bool Supervisor::grow(const Verdict& verdict, Nanoseconds now, WakeTime& wake) {
+  workforce_.take_back_tickets();
+  const Workforce::Forked forked = workforce_.fork(verdict.count, now);
+  turns_.has_forked = true;
+  if (forked.error && restraint_.fork_failures == 0)
+    log_error("fork: " + std::string(std::strerror(forked.error)) + ": going on with " +
+                  std::to_string(board_.alive()) + " workers, trying again",
+              Event::kForkRefused);
+  if (!forked.error && restraint_.fork_failures > 0)
+    log_notice("fork: processes are to be had again");
+  restraint_ = restraint_.after_fork(forked.error, now);
+  if (forked.error) wake.by(restraint_.fork_retry_at);
+  return forked.count > 0;
+}
+
+// Those who have served their connections go when the pool does without them, their replacements being
+// idle by now; at `max`, where no replacement can be made before, one leaves first.
+bool Supervisor::dismiss_recyclers(const Headcount& seen, const Verdict& verdict) {
+  if (seen.recycling == 0 || seen.counts.starting > 0) return false;
+  const bool at_max = verdict.action == Action::kHold && verdict.reason == Reason::kAtMax;
+  if (verdict.action == Action::kHold && !at_max) return false;
+  if (at_max && seen.going > 0) return false;
+  return workforce_.recycling().dismiss(at_max ? 1 : seen.recycling) > 0;
+}
+
 // Before the bits are read: see the header.
 void Supervisor::publish(bool more_starters_than_tickets) {
-  if (course_ != Course::kServing) return;
   shm::Published& published = board_.segment().published;
   auto set = [](shm::Word& word, uint32_t value) {
     if (word.load(std::memory_order_relaxed) != value) word.store(value);
   };
   // With min_spare = 0 the last idle worker still rings: somebody must watch the queue then.
   // (While a pause lasts they ring too: it is decided then when to look again.)
-  bool room = board_.alive() < limits_.max;
+  const bool room = !is_full();
   const bool last_rings = shedder_.is_configured();  // at `max`: it is to shed load then
-  set(published.low_water, room ? std::max(limits_.min_spare, 1u) : last_rings);
+  set(published.low_water, room ? std::max(limits_.now.min_spare, 1u) : last_rings);
   uint32_t ring_on = 0;
   // At `min` no step of shrinking will look in: the last start must say so, or its deadline would. Above `max`
   // one that starts is nudged only when it is idle. In a row of deaths it is the end of the row.
-  if (!told_ready_ || more_starters_than_tickets || workforce_.recycles() ||
-      board_.alive() <= in_force().min || board_.alive() > limits_.max || breaker_.steps > 0)
+  if (!reporter_.has_told_ready() || more_starters_than_tickets ||
+      workforce_.recycling().is_under_way() || board_.alive() <= in_force().min ||
+      board_.alive() > limits_.now.max || restraint_.breaker.steps > 0)
     ring_on |= shm::kRingOnStarted;
   set(published.ring_on, ring_on);
-  const uint32_t leaving = on_trial_                      ? shm::kOnTrial
-                           : board_.alive() > limits_.max ? shm::kAboveMax
-                                                          : shm::kStay;
+  const uint32_t leaving = on_trial_                          ? shm::kOnTrial
+                           : board_.alive() > limits_.now.max ? shm::kAboveMax
+                                                              : shm::kStay;
   if (published.leaving.load(std::memory_order_relaxed) == leaving) return;
   // Who has seen the mark waits for a nudge, whether we put it there or a hostile worker did.
   const bool was_on_trial = published.leaving.exchange(leaving) == shm::kOnTrial;
   if (was_on_trial && !on_trial_) workforce_.nudge_all();
 }
 
-// Memory grows while somebody serves: it is measured once a second then, and not at all while nobody does.
-bool Supervisor::may_measure(Nanoseconds now) {
-  if (plan_.settings.max_rss == 0) return false;
-  const bool woken = watch_is_armed_ && board_.segment().shared.watch.load() == 0;
-  if (measure_at_ == kNever && woken) measure_at_ = now + kMeasureEvery;
-  if (now >= measure_at_) {
-    measure_at_ = kNever;
-    return true;
-  }
-  due_ = std::min(due_, measure_at_);
-  return false;
-}
-
 // Saturated: as many workers as there may be, all of them through their start, and nobody idle.
-void Supervisor::shed_load(Nanoseconds now) {
+void Supervisor::shed_load(Nanoseconds now, WakeTime& wake) {
   if (!shedder_.is_configured()) return;
   const shm::Counts counts = board_.counts();
-  const bool full = board_.alive() >= limits_.max && counts.starting == 0 && !on_trial_;
+  const bool full = is_full() && counts.starting == 0 && !on_trial_;
   shm::Word& at_max = board_.segment().published.at_max;
   if (at_max.load() != full) at_max.store(full);
-  if (full && counts.idle == 0) due_ = std::min(due_, shedder_.wake(now));
+  if (full && counts.idle == 0) wake.by(shedder_.wake(now));
 }
 
-// Decides how big the pool should be, and makes it so.
-bool Supervisor::settle(Nanoseconds now) {
-  due_ = std::min(due_, workforce_.end_overdue(now));
-  if (course_ == Course::kDraining) {
-    if (!queue_is_finished(now)) {
-      if (fork_for_queue(now)) return true;
-    } else if (board_.counts().starting > 0) {
-      workforce_.end_starters(now);
-    }
-    due_ = std::min(due_, next_look(drain_ends_, now));
-    if (now >= drain_ends_) {
-      if (board_.alive() > 0)
-        log_warning(
-            "drain: " + std::to_string(board_.alive()) + " workers are not done in time: ended",
-            Event::kDrainForced);
-      drain_ends_ = kNever;
-      course_ = Course::kEnding;
-      workforce_.end_all(now);
-      return true;
-    }
-  }
-  const bool tickets_matter = workforce_.hand_out_start_tickets(now);
-  if (course_ == Course::kServing) {
-    const Nanoseconds next = workforce_.mark_worn(may_measure(now), now);
-    due_ = std::min(due_, next);
-  }
-  look_for_proof(now);
-  publish(tickets_matter);
-  if (course_ != Course::kServing) return false;
-
-  const Workforce::Headcount seen = workforce_.headcount(now);
-  View view;
-  view.starting = seen.counts.starting;
-  view.idle = seen.counts.idle;
-  view.busy = seen.counts.busy;
-  view.retiring = seen.counts.retiring;
-  view.recycling = seen.recycling;
-  view.queued = queued();
-  // The daemon saw a connection: where the queue's length cannot be had, it is at least this one.
-  if (std::exchange(readable_, false)) view.queued = std::max(view.queued, 1u);
-  view.peak_busy = std::min(board_.peak(), board_.capacity());
-  board_.set_queued(view.queued);
-  board_.set_at_max(board_.alive() >= limits_.max, now);
-  idle_or_starting_ = view.idle + view.starting + view.recycling > 0;
-  shed_load(now);
-
-  Verdict verdict = decide(view, in_force(), now, memory_);
-  memory_ = verdict.memory;
-  due_ = std::min(due_, verdict.wake_at);
-  if (verdict.take_peak) {
-    board_.take_peak();
-    workforce_.take_back_tickets();
-  }
-  if (on_trial_ && verdict.action == Action::kShrink) verdict.action = Action::kNone;
-  if (verdict.action == Action::kGrow) restrain(verdict, now);
-
-  // What lasts is recorded once: a hold, and waiting for busy workers to leave.
-  const bool lasts = verdict.action == Action::kHold || verdict.reason == Reason::kAboveMax;
-  const bool same = recorded_action_ == verdict.action && recorded_reason_ == verdict.reason;
-  if (recorded_reason_ == Reason::kAboveMax && !same) workforce_.take_back_tickets();
-  if (verdict.action != Action::kNone && !(lasts && same))
-    board_.record(verdict.action, verdict.reason, verdict.count, seen.counts, view.queued,
-                  verdict.peak, limits_, memory_.patience, now);
-  recorded_action_ = verdict.action;
-  recorded_reason_ = verdict.reason;
-  if (verdict.action == Action::kHold && verdict.reason == Reason::kAtMax) note_at_max(view, now);
-
-  switch (verdict.action) {
-    case Action::kGrow:
-      return grow(verdict, now);
-    case Action::kShrink:
-      // (Above max: the idle ones now, and of the busy ones whoever is done first; see publish().)
-      workforce_.retire_longest_idle(verdict.count);
-      return false;
-    default:
-      return dismiss_recyclers(seen, verdict);
-  }
-}
-
-bool Supervisor::grow(const Verdict& verdict, Nanoseconds now) {
-  workforce_.take_back_tickets();
-  Workforce::Forked forked = workforce_.fork(verdict.count, now);
-  has_forked_ = true;
-  if (forked.error) {
-    note_fork_failure(forked.error, now);
-  } else if (fork_failures_) {
-    log_notice("fork: processes are to be had again");
-    fork_failures_ = 0;
-  }
-  return forked.count > 0;
-}
-
-// Only when somebody has to wait, and not at each of a pool's many small peaks.
-void Supervisor::note_at_max(const View& view, Nanoseconds now) {
-  if (on_trial_) return;  // the queue is not its own
-  if (view.queued <= view.idle + view.starting || now < say_at_max_at_) return;
-  log_warning("all " + std::to_string(board_.alive()) + " workers (workers.max) are in use, " +
-                  std::to_string(view.queued) + " connections wait",
-              Event::kAtMax);
-  say_at_max_at_ = now + kSayAtMaxAgain;
-}
-
-// The pool goes on with the workers that it has, and tries again: said once, until it works.
-void Supervisor::note_fork_failure(int error, Nanoseconds now) {
-  if (fork_failures_ == 0)
-    log_error("fork: " + std::string(std::strerror(error)) + ": going on with " +
-                  std::to_string(board_.alive()) + " workers, trying again",
-              Event::kForkRefused);
-  fork_error_ = error;
-  fork_retry_at_ = now + kForkAgain.after(++fork_failures_);
-  due_ = std::min(due_, fork_retry_at_);
-}
-
-// Those who have served their connections go when the pool does without them, their replacements being
-// idle by now; at `max`, where no replacement can be made before, one leaves first.
-bool Supervisor::dismiss_recyclers(const Workforce::Headcount& seen, const Verdict& verdict) {
-  if (seen.recycling == 0 || seen.counts.starting > 0) return false;
-  const bool at_max = verdict.action == Action::kHold && verdict.reason == Reason::kAtMax;
-  if (verdict.action == Action::kHold && !at_max) return false;
-  if (at_max && seen.going > 0) return false;
-  return workforce_.dismiss_recyclers(at_max ? 1 : seen.recycling) > 0;
-}
-
-// Last before sleeping: the bells that are set only for a sleep.
-void Supervisor::arm(Nanoseconds now) {
-  if (course_ != Course::kServing) return;
-  // While nobody is busy no connection has a deadline: the next worker to become busy must ring, so that
-  // one is set. (The others' deadlines come later than the first one's, and are looked at then.)
-  shm::Word& watch = board_.segment().shared.watch;
-  const Nanoseconds deadline = plan_.settings.first_deadline();
-  const bool to_measure = plan_.settings.max_rss && measure_at_ == kNever;
-  watch_is_armed_ = deadline || to_measure;
-  if (watch_is_armed_) watch.store(1);
-  if (watch_is_armed_ && board_.counts().busy > 0) {
-    if (to_measure) due_ = std::min(due_, measure_at_ = now + kMeasureEvery);
-    due_ = std::min(due_, workforce_.end_overdue(now));
-    // Only for a timer that is early enough for whoever comes next: the one who was busy may be done.
-    watch_is_armed_ = deadline && due_ > now + deadline;
-    if (!watch_is_armed_) watch.store(0);
-  }
-  // Nobody is there to take a connection, and there is room to fork one: the daemon watches the socket.
-  if (watching_ || idle_or_starting_ || board_.alive() >= limits_.max) return;
-  if (now < may_fork_at()) {
-    due_ = std::min(due_, may_fork_at());
-    return;
-  }
-  watching_ = say(ReportType::kWatchListen);
-  if (!watching_) due_ = std::min(due_, now + kSayAgain);
+// Nobody is there to take a connection, and there is room to fork one: the daemon watches the socket.
+void Supervisor::watch_queue(Nanoseconds now, WakeTime& wake) {
+  if (queue_.asked_daemon || queue_.has_takers || is_full()) return;
+  if (now < restraint_.may_fork_at()) return wake.by(restraint_.may_fork_at());
+  queue_.asked_daemon = reporter_.say(ReportType::kWatchListen);
+  if (!queue_.asked_daemon) wake.by(now + DaemonReporter::kSayAgain);
 }
 
 }  // namespace preforkd

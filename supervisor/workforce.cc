@@ -69,7 +69,7 @@ Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board,
       supervisors_own_(supervisors_own),
       note_other_(std::move(note_other)),
       program_ended_(std::move(program_ended)),
-      records_(board.capacity(), &own_) {}
+      table_(board.capacity(), plan.leads_group()) {}
 
 // --- fork ----------------------------------------------------------------------------------------
 
@@ -108,12 +108,8 @@ uint32_t Workforce::fork_some(const uint32_t wanted, Nanoseconds now, int& error
 
 void Workforce::note_forked(uint32_t slot, pid_t pid, Nanoseconds now) {
   board_.forked(slot, pid);
-  records_[slot] = Record{};
-  records_[slot].pid = pid;
-  records_[slot].forked_at = now;
-  if (plan_.settings.max_age) records_[slot].old_at = now + jittered(plan_.settings.max_age, pid);
-  slot_of_[pid] = slot;
-  ++unstarted_;
+  const Nanoseconds max_age = plan_.settings.max_age;
+  table_.add(slot, pid, now, max_age ? now + jittered(max_age, pid) : kNever);
 }
 
 void Workforce::be_worker(uint32_t slot) {
@@ -134,60 +130,54 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now, int& others) {
   while (others > 0) {
     int status = 0;
     rusage usage{};
-    pid_t pid = wait4(-1, &status, WNOHANG | WUNTRACED | WCONTINUED, &usage);
+    const pid_t pid = wait4(-1, &status, WNOHANG | WUNTRACED | WCONTINUED, &usage);
     if (pid < 0 && errno == EINTR) continue;
     if (pid <= 0) return std::nullopt;
-    auto found = slot_of_.find(pid);
-    if (found == slot_of_.end()) {  // or a child that a handler's preload left behind
+    const auto slot = table_.slot_of(pid);
+    if (!slot) {  // or a child that a handler's preload left behind
       note_other_(pid, status);
       --others;
-      continue;
-    }
-    uint32_t slot = found->second;
-    if (WIFSTOPPED(status)) {
-      note_stopped(records_[slot], now);
-      const bool again = std::exchange(records_[slot].told_stopped, true);
+    } else if (WIFSTOPPED(status)) {
+      table_.note_stopped(*slot, now);
+      const bool again = std::exchange(table_.at(*slot).told_stopped, true);
       return Death{.only_stopped = true,
                    .pid = pid,
                    .text = again ? "" : std::string("stopped by ") + strsignal(WSTOPSIG(status))};
+    } else if (WIFCONTINUED(status)) {
+      note_continued(*slot, now);
+    } else {
+      return bury(*slot, status, usage, now);
     }
-    if (WIFCONTINUED(status)) {
-      note_continued(slot, now);
-      continue;
-    }
-    slot_of_.erase(found);
-    note_stopped(records_[slot], 0);
-    Death death = judge(slot, pid, status, usage);
-    Record& record = records_[slot];
-    if (record.seen_at == 0) {
-      --unstarted_;
-      auto step = static_cast<shm::StartingStep>(board_.slot(slot).starting_step.load());
-      if (step == shm::StartingStep::kHasTicket)
-        shm::post_tickets(board_.segment().tickets.start, 1);
-      else if (step == shm::StartingStep::kWaitsForTicket)
-        shm::pass_on_wake_up(board_.segment().tickets.start);
-    }
-    if (plan_.program) look_at_client(slot, pid, status);
-    board_.fold(slot, death.ending, outcome_of(slot, status), now);
-    told_ -= record.told_to_leave;
-    worn_ -= record.worn;
-    ending_ -= record.ending != 0;
-    record = Record{};
-    return death;
   }
   return std::nullopt;
 }
 
-void Workforce::note_stopped(Record& record, Nanoseconds at) {
-  stopped_ += (at != 0) - (record.stopped_at != 0);
-  record.stopped_at = at;
+Workforce::Death Workforce::bury(uint32_t slot, int status, const rusage& usage, Nanoseconds now) {
+  table_.note_stopped(slot, 0);
+  const WorkerRecord& record = table_[slot];
+  const Death death = judge(slot, record.pid, status, usage);
+  if (record.seen_at == 0) pass_on_start_ticket(slot);
+  if (plan_.program) look_at_client(slot, record.pid, status);
+  board_.fold(slot, death.ending, outcome_of(slot, status), now);
+  table_.remove(slot);
+  return death;
+}
+
+// It died with one in hand, or with a wake-up that was meant for one.
+void Workforce::pass_on_start_ticket(uint32_t slot) const {
+  sem_t& tickets = board_.segment().tickets.start;
+  const auto step = static_cast<shm::StartingStep>(board_.slot(slot).starting_step.load());
+  if (step == shm::StartingStep::kHasTicket)
+    shm::post_tickets(tickets, 1);
+  else if (step == shm::StartingStep::kWaitsForTicket)
+    shm::pass_on_wake_up(tickets);
 }
 
 // The closer closes it, whatever the slot says of a connection: one that could not be executed has none in hand any more.
 void Workforce::look_at_client(uint32_t slot, pid_t pid, int status) const {
   const shm::Scoreboard::Last last = board_.last_words(slot);
   const bool in_question = last.active && !is_success(status, plan_.settings.success) &&
-                           ended_by_itself(status) && records_[slot].ending == 0;
+                           ended_by_itself(status) && table_[slot].ending == 0;
   if (program_ended_(pid, in_question)) board_.note_client_ended(slot, pid, last.begun);
 }
 
@@ -197,23 +187,23 @@ Outcome Workforce::outcome_of(uint32_t slot, int status) const {
   if (!plan_.program) return Outcome::kFailed;
   if (is_success(status, plan_.settings.success)) return Outcome::kServed;
   const bool aborted =
-      ended_by_itself(status) && records_[slot].ending == 0 && board_.last_words(slot).client_ended;
+      ended_by_itself(status) && table_[slot].ending == 0 && board_.last_words(slot).client_ended;
   return aborted ? Outcome::kAborted : Outcome::kFailed;
 }
 
 // Its connection is given the time.
 void Workforce::note_continued(uint32_t slot, Nanoseconds now) {
-  Record& record = records_[slot];
+  WorkerRecord& record = table_.at(slot);
   const uint64_t number = board_.slot(slot).begun.load();
   if (record.stood_with != number) record.stood = 0;
   record.stood_with = number;
   if (record.stopped_at) record.stood += now - record.stopped_at;
-  note_stopped(record, 0);
+  table_.note_stopped(slot, 0);
 }
 
 // What a death was: as ordered, as usual, or abnormal.
 Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status, const rusage& usage) {
-  const Record& record = records_[slot];
+  const WorkerRecord& record = table_[slot];
   shm::Scoreboard::Last last = board_.last_words(slot);
   Death death;
   death.pid = pid;
@@ -254,7 +244,7 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status, const ru
 Loss Workforce::loss_of(uint32_t slot, const shm::Scoreboard::Last& last, const Death& death,
                         bool was_program) {
   using Kind = Loss::Kind;
-  const Record& record = records_[slot];
+  const WorkerRecord& record = table_[slot];
   Loss loss{Kind::kUnused, record.forked_at, record.forked_at, 0};
   const bool had_ticket = static_cast<shm::StartingStep>(board_.slot(slot).starting_step.load()) ==
                           shm::StartingStep::kHasTicket;
@@ -277,20 +267,12 @@ Loss Workforce::loss_of(uint32_t slot, const shm::Scoreboard::Last& last, const 
 
 // --- orders --------------------------------------------------------------------------------------
 
-// A program may have children: they are ended with it. It leads its group from its first moments on.
-void Workforce::send(const Record& record, int signal_number) const {
-  if (plan_.leads_group() && (signal_number == SIGTERM || signal_number == SIGKILL) &&
-      kill(-record.pid, signal_number) == 0)
-    return;
-  kill(record.pid, signal_number);
-}
-
 void Workforce::nudge_idle(uint32_t count) {
-  for (uint32_t slot : board_.idle_longest(count)) send(records_[slot], plan_.nudge_signal());
+  for (uint32_t slot : board_.idle_longest(count)) table_.signal(slot, plan_.nudge_signal());
 }
 
 void Workforce::nudge_all() {
-  each([&](uint32_t slot) { send(records_[slot], plan_.nudge_signal()); });
+  table_.each([&](uint32_t slot) { table_.signal(slot, plan_.nudge_signal()); });
 }
 
 void Workforce::take_back_tickets() {
@@ -305,24 +287,16 @@ void Workforce::retire_longest_idle(uint32_t count) {
   nudge_idle(count);
 }
 
-void Workforce::tell_to_leave(uint32_t slot) {
-  board_.slot(slot).leave.store(1);
-  records_[slot].told_to_leave = true;
-  ++told_;
-  send(records_[slot], plan_.nudge_signal());
-}
-
 // --- starting ------------------------------------------------------------------------------------
 
 bool Workforce::hand_out_start_tickets(Nanoseconds now) {
-  if (unstarted_ == 0) return false;
+  if (table_.unstarted() == 0) return false;
   uint32_t through = 0, with_ticket = 0, waiting = 0;
-  each([&](uint32_t slot) {
-    Record& record = records_[slot];
-    if (record.seen_at) return;
+  table_.each([&](uint32_t slot) {
+    if (table_[slot].seen_at) return;
     const shm::Slot& s = board_.slot(slot);
     if (static_cast<WorkerState>(s.state.load()) != WorkerState::kStarting) {
-      record.seen_at = now;
+      table_.note_through_start(slot, now);
       ++through;
       return;
     }
@@ -330,28 +304,26 @@ bool Workforce::hand_out_start_tickets(Nanoseconds now) {
     with_ticket += step == shm::StartingStep::kHasTicket;
     waiting += step == shm::StartingStep::kWaitsForTicket;
   });
-  unstarted_ -= through;
-  if (through) start_progress_ = now;
   if (!plan_.has_start()) return false;
 
   sem_t& tickets = board_.segment().tickets.start;
   int left = 0;
   sem_getvalue(&tickets, &left);
-  if (unstarted_ == 0) {  // nobody is on the way to a ticket: set the count right
+  if (table_.unstarted() == 0) {  // nobody is on the way to a ticket: set the count right
     shm::take_back_tickets(tickets, board_.capacity());
     shm::post_tickets(tickets, plan_.settings.starting);
   } else {
     shm::post_tickets(tickets, through);
-    bool all_lost = through == 0 && with_ticket == 0 && left == 0 && waiting == unstarted_;
+    bool all_lost = through == 0 && with_ticket == 0 && left == 0 && waiting == table_.unstarted();
     if (all_lost) shm::post_tickets(tickets, 1);
   }
-  return unstarted_ > 0;
+  return table_.unstarted() > 0;
 }
 
 Nanoseconds Workforce::able_since(Nanoseconds from) const {
   Nanoseconds since = kNever;
-  each([&](uint32_t slot) {
-    const Record& record = records_[slot];
+  table_.each([&](uint32_t slot) {
+    const WorkerRecord& record = table_[slot];
     Nanoseconds at = record.seen_at;
     if (plan_.program) {  // (in hand it is from the accept on, which is before the exec)
       const shm::Scoreboard::Last last = board_.last_words(slot);
@@ -363,7 +335,7 @@ Nanoseconds Workforce::able_since(Nanoseconds from) const {
 }
 
 void Workforce::release_all_starters() {
-  shm::post_tickets(board_.segment().tickets.start, unstarted_);
+  shm::post_tickets(board_.segment().tickets.start, table_.unstarted());
 }
 
 }  // namespace preforkd

@@ -29,6 +29,7 @@
 [[gnu::weak]] void add_loop_tests();
 [[gnu::weak]] void add_networks_tests();
 [[gnu::weak]] void add_notify_tests();
+[[gnu::weak]] void add_restraint_tests();
 [[gnu::weak]] void add_preforkctl_tests();
 [[gnu::weak]] void add_program_tests();
 [[gnu::weak]] void add_proxy_protocol_tests();
@@ -59,7 +60,7 @@ constexpr void (*kSuites[])() = {
     add_stream_tests,       add_acceptor_tests,      add_trusted_path_tests,
     add_intake_tests,       add_log_tests,           add_generation_tests,
     add_closing_tests,      add_client_end_tests,    add_surroundings_tests,
-    add_held_file_tests,    add_backoff_tests,
+    add_held_file_tests,    add_backoff_tests,       add_restraint_tests,
 };
 
 bool run(const char* only) {

@@ -1,5 +1,5 @@
-// A supervisor's workers, and who of them is to be replaced: because it has served its connections, or asked for it, or is
-// too old or too big.
+#include "supervisor/worker_recycling.h"
+
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -7,8 +7,6 @@
 #include <cstdio>
 #include <string>
 #include <utility>
-
-#include "supervisor/workforce.h"
 
 namespace preforkd {
 namespace {
@@ -31,32 +29,32 @@ uint64_t resident_mib(pid_t pid) {
 
 }  // namespace
 
-bool Workforce::recycles() const {
-  return plan_.settings.connections != 0 || someone_asked_ || worn_ > 0;
+bool WorkerRecycling::is_under_way() const {
+  return plan_.settings.connections != 0 || someone_asked_ || table_.worn() > 0;
 }
 
 // It serves, or has served since it was measured last.
-bool Workforce::may_have_grown(uint32_t slot) {
+bool WorkerRecycling::may_have_grown(uint32_t slot) {
   const uint64_t begun = board_.slot(slot).begun.load();
-  const bool same = std::exchange(records_[slot].measured_after, begun) == begun;
+  const bool same = std::exchange(table_.at(slot).measured_after, begun) == begun;
   return !same || !board_.is_idle(slot);
 }
 
-Nanoseconds Workforce::mark_worn(bool measured, Nanoseconds now) {
+Nanoseconds WorkerRecycling::mark_worn(bool measured, Nanoseconds now) {
   const PoolSettings& settings = plan_.settings;
   if (!measured && settings.max_age == 0) return kNever;
   const uint32_t most = std::max(board_.alive() / kTenth, 1u);
   Nanoseconds next = kNever;
   // Who has been told and goes on serving for long does not keep the others from being replaced.
   uint32_t going = 0;
-  if (worn_ > 0)
-    each([&](uint32_t slot) {
-      if (!records_[slot].worn || has_long_connection(slot, now)) return;
+  if (table_.worn() > 0)
+    table_.each([&](uint32_t slot) {
+      if (!table_[slot].worn || has_long_connection(slot, now)) return;
       ++going;
-      if (records_[slot].told_to_leave) next = now + kLongConnection;
+      if (table_[slot].told_to_leave) next = now + kLongConnection;
     });
-  each([&](uint32_t slot) {
-    Record& record = records_[slot];
+  table_.each([&](uint32_t slot) {
+    const WorkerRecord& record = table_[slot];
     if (record.worn || record.told_to_leave || going >= most) return;
     const Nanoseconds grown_up = record.forked_at + settings.min_age;
     const bool old = now >= std::max(record.old_at, grown_up);
@@ -66,30 +64,29 @@ Nanoseconds Workforce::mark_worn(bool measured, Nanoseconds now) {
       if (settings.max_age) next = std::min(next, std::max(record.old_at, grown_up));
       return;
     }
-    record.worn = true;
-    ++worn_;
+    table_.note_worn(slot);
     ++going;
   });
   return next;
 }
 
-bool Workforce::has_long_connection(uint32_t slot, Nanoseconds now) const {
+bool WorkerRecycling::has_long_connection(uint32_t slot, Nanoseconds now) const {
   const shm::Slot& s = board_.slot(slot);
-  return records_[slot].told_to_leave && in_hand(slot, s.begun.load()) &&
+  return table_[slot].told_to_leave && board_.is_in_hand(slot, s.begun.load()) &&
          now >= s.since.load() + kLongConnection;
 }
 
-Workforce::Headcount Workforce::headcount(Nanoseconds now) {
+Headcount WorkerRecycling::headcount(Nanoseconds now) {
   Headcount h;
   h.counts = board_.counts();
   shm::Word& asked = board_.segment().shared.recycle;
   if (asked.load() != 0 && asked.exchange(0) != 0) someone_asked_ = true;
-  const bool recycling = recycles();
-  if (!recycling && told_ == 0 && stopped_ == 0) return h;
+  const bool recycling = is_under_way();
+  if (!recycling && table_.told() == 0 && table_.stopped() == 0) return h;
   someone_asked_ = false;
   h.going = h.counts.retiring;
-  each([&](uint32_t slot) {
-    const Record& record = records_[slot];
+  table_.each([&](uint32_t slot) {
+    const WorkerRecord& record = table_[slot];
     const shm::Slot& s = board_.slot(slot);
     const bool wants = recycling && (record.worn || s.recycle.load() != 0);
     someone_asked_ |= wants && !record.worn;
@@ -108,14 +105,16 @@ Workforce::Headcount Workforce::headcount(Nanoseconds now) {
   return h;
 }
 
-uint32_t Workforce::dismiss_recyclers(const uint32_t most) {
+uint32_t WorkerRecycling::dismiss(const uint32_t most) {
   uint32_t told = 0;
   for (bool idle : {true, false})
-    each([&](uint32_t slot) {
-      const bool wants = records_[slot].worn || board_.slot(slot).recycle.load();
-      if (told == most || records_[slot].told_to_leave || !wants) return;
+    table_.each([&](uint32_t slot) {
+      const bool wants = table_[slot].worn || board_.slot(slot).recycle.load();
+      if (told == most || table_[slot].told_to_leave || !wants) return;
       if (board_.is_idle(slot) < idle) return;
-      tell_to_leave(slot);
+      board_.slot(slot).leave.store(1);
+      table_.note_told_to_leave(slot);
+      table_.signal(slot, plan_.nudge_signal());
       ++told;
     });
   return told;
