@@ -27,11 +27,18 @@ struct TcpOptions {
   bool operator==(const TcpOptions&) const = default;
 };
 
+// What serves a pool's connections.
+enum class ServerKind {
+  kHandler,  // a shared object, in the worker itself
+  kProgram,  // a program for each connection, on its stdin and stdout
+  kServe,    // a program that accepts by itself
+};
+
 struct PoolSettings {
   std::string name;
   std::vector<std::string> listen;  // as written; each parses with parse_listen_address()
   uint32_t backlog = 4096;
-  // Exactly one of these three is set.
+  // Exactly one of these three is set: kind() says which.
   std::string handler;               // a name or a path
   std::vector<std::string> program;  // the path, then its arguments
   std::vector<std::string>
@@ -69,12 +76,19 @@ struct PoolSettings {
     return slow_timeout < connection_timeout ? slow_timeout : connection_timeout;
   }
 
+  ServerKind kind() const {
+    return !serve.empty()     ? ServerKind::kServe
+           : !program.empty() ? ServerKind::kProgram
+                              : ServerKind::kHandler;
+  }
+  bool is(ServerKind wanted) const { return kind() == wanted; }
   // The key that says what serves, and the file that it names.
   const char* server_key() const {
-    return !serve.empty() ? "serve" : !program.empty() ? "program" : "handler";
+    constexpr const char* kKeys[] = {"handler", "program", "serve"};
+    return kKeys[static_cast<size_t>(kind())];
   }
   const std::string& server_file() const {
-    return !serve.empty() ? serve[0] : !program.empty() ? program[0] : handler;
+    return is(ServerKind::kServe) ? serve[0] : is(ServerKind::kProgram) ? program[0] : handler;
   }
 
   bool operator==(const PoolSettings&) const = default;

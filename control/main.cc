@@ -85,52 +85,62 @@ std::optional<HttpReply> reply_now(Routes& routes, DaemonLink& link, const HttpC
   return busy;
 }
 
-int run(const Options& options) {
-  set_log_level(options.level);
-  ignore_signals();
-  UniqueFd news = inherited(kNews);
-  UniqueFd requests = inherited(kRequests);
-  UniqueFd listener = inherited(kListener);
-  int exit_code = 0;
+// Control's parts, and what each hears of the others.
+class Control {
+ public:
+  explicit Control(const Options& options)
+      : sampler_(loop_, pools_),
+        routes_(options.web ? Routes(pools_, options.hosts) : Routes(pools_)),
+        listener_(inherited(kListener)),
+        link_(loop_, inherited(kNews), inherited(kRequests), pools_, options.web) {}
 
-  EventLoop loop;
-  Pools pools;
-  Sampler sampler(loop, pools);
-  Routes routes = options.web ? Routes(pools, options.hosts) : Routes(pools);
-  DaemonLink link(loop, std::move(news), std::move(requests), pools, options.web);
-  // Opened when there is something to tell: who asks before that waits in the socket's queue, and is not
+  int run() {
+    link_.start({.on_news = [this] { on_news(); },
+                 .on_answer =
+                     [this](const Request& asked, const Answer& answer) {
+                       endpoint_->answer(answer.id, routes_.conclude(asked, answer));
+                     },
+                 .on_end = [this](bool in_order) { end(in_order); },
+                 .clients = [this] { return endpoint_ ? endpoint_->clients() : 0u; }});
+    loop_.run();
+    return exit_code_;
+  }
+
+ private:
+  void on_news() {
+    sampler_.follow_news();
+    routes_.follow_news();
+    if (!endpoint_ && pools_.complete()) open_endpoint();
+  }
+
+  // When there is something to tell: who asks before that waits in the socket's queue, and is not
   // told of a daemon without pools.
-  std::optional<Endpoint> endpoint;
-  auto open_endpoint = [&] {
-    endpoint.emplace(
-        loop, std::move(listener),
+  void open_endpoint() {
+    endpoint_.emplace(
+        loop_, std::move(listener_),
         Endpoint::Calls{
-            .on_call = [&](const HttpCall& call,
-                           uint32_t id) { return reply_now(routes, link, call, id); },
-            .is_entitled = [&](const Peer& peer) { return may_change(peer, pools.daemon()); }});
-  };
-  link.start({.on_news =
-                  [&] {
-                    sampler.follow_news();
-                    routes.follow_news();
-                    if (!endpoint && pools.complete()) open_endpoint();
-                  },
-              .on_answer =
-                  [&](const Request& asked, const Answer& answer) {
-                    endpoint->answer(answer.id, routes.conclude(asked, answer));
-                  },
-              .on_end =
-                  [&](bool in_order) {
-                    if (!in_order) {
-                      log_error("read the daemon's news: not a message of this version");
-                      exit_code = static_cast<int>(ExitCode::kInternal);
-                    }
-                    loop.stop();
-                  },
-              .clients = [&] { return endpoint ? endpoint->clients() : 0u; }});
-  loop.run();
-  return exit_code;
-}
+            .on_call = [this](const HttpCall& call,
+                              uint32_t id) { return reply_now(routes_, link_, call, id); },
+            .is_entitled = [this](const Peer& peer) { return may_change(peer, pools_.daemon()); }});
+  }
+
+  void end(bool in_order) {
+    if (!in_order) {
+      log_error("read the daemon's news: not a message of this version");
+      exit_code_ = static_cast<int>(ExitCode::kInternal);
+    }
+    loop_.stop();
+  }
+
+  EventLoop loop_;
+  Pools pools_;
+  Sampler sampler_;
+  Routes routes_;
+  UniqueFd listener_;
+  DaemonLink link_;
+  std::optional<Endpoint> endpoint_;
+  int exit_code_ = 0;
+};
 
 }  // namespace
 }  // namespace preforkd
@@ -149,7 +159,9 @@ int main(int argc, char** argv) {
     return static_cast<int>(ExitCode::kUsage);
   }
   try {
-    return run(*options);
+    set_log_level(options->level);
+    ignore_signals();
+    return Control(*options).run();
   } catch (const SysError& error) {
     log_error(std::string("control: ") + error.what());
     return static_cast<int>(ExitCode::kSystem);

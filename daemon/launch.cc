@@ -79,24 +79,19 @@ void end_with(pid_t parent) {
   if (getppid() != parent) _exit(127);  // it was too late for that
 }
 
-// In the child. Returns only on failure. `report` moves out of the way with the other descriptors.
-Trouble become(const Launch& what, pid_t parent, int executable, int& report, char* const* argv,
-               char* const* environment) {
-  if (setsid() < 0) return trouble("session", errno);
-  for (int s = 1; s < NSIG; ++s) signal(s, SIG_DFL);
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
+using MayFail = std::optional<Trouble>;
 
+// Its descriptors to 3, 4, 5 ..., and what it says to 1 and 2. Those in use move out of the way: a source may itself be 3, 4
+// or 5. Not far away: the limit may be low.
+MayFail take_places(const Launch& what, int& report, int& executable) {
   std::vector<int> sources = what.descriptors, kept = sources;
   kept.insert(kept.end(), {what.output, what.errors, report, executable});
   close_all_but(3, kept);
-  // Out of the way first: a source may itself be 3, 4 or 5. Not far away: the limit may be low.
   const int first_other = 3 + static_cast<int>(sources.size());
   for (int& fd : sources)
     if (fd >= 0 && (fd = fcntl(fd, F_DUPFD_CLOEXEC, first_other)) < 0)
       return trouble("descriptors", errno);
-  int moved = fcntl(report, F_DUPFD_CLOEXEC, first_other);
+  const int moved = fcntl(report, F_DUPFD_CLOEXEC, first_other);
   executable = fcntl(executable, F_DUPFD_CLOEXEC, first_other);
   if (moved < 0 || executable < 0) return trouble("descriptors", errno);
   report = moved;
@@ -114,8 +109,11 @@ Trouble become(const Launch& what, pid_t parent, int executable, int& report, ch
   // From here on it may be held up, by a file system or its user, and is not to hold what others wait for the end of.
   close_all_but(first_other, {report, executable});
   if (!open_trusted_file(what)) return trouble("descriptors", errno);
+  return std::nullopt;
+}
 
-  // Higher limits and a higher priority take root; whether the folder may be entered is the user's matter.
+// Higher limits and a higher priority take root; whether the folder may be entered is the user's matter.
+MayFail live_as(const Launch& what, pid_t parent) {
   const ProcessSettings& process = what.process;
   if (auto no = make_room_for(process.limits))
     return trouble(no->what, no->error, "rlimits." + no->name);
@@ -137,6 +135,19 @@ Trouble become(const Launch& what, pid_t parent, int executable, int& report, ch
   const std::string& folder = process.working_directory;
   if (!folder.empty() && chdir(folder.c_str()) < 0)
     return trouble("change to " + folder, errno, "working_directory");
+  return std::nullopt;
+}
+
+// In the child. Returns only on failure. `report` moves out of the way with the other descriptors.
+Trouble become(const Launch& what, pid_t parent, int executable, int& report, char* const* argv,
+               char* const* environment) {
+  if (setsid() < 0) return trouble("session", errno);
+  for (int s = 1; s < NSIG; ++s) signal(s, SIG_DFL);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  if (const auto failed = take_places(what, report, executable)) return *failed;
+  if (const auto failed = live_as(what, parent)) return *failed;
   hand_on_surroundings();
   syscall(SYS_execveat, executable, "", argv, environment, AT_EMPTY_PATH);
   // Of a script, too, which its interpreter could not open by a descriptor that is closed then.

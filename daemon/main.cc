@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -52,8 +53,28 @@ struct Options {
   bool crashed = false;
 };
 
+// Each sets one of these: a flag, a number, or a text.
+struct OptionRow {
+  int code;
+  bool Options::*flag = nullptr;
+  int Options::*number = nullptr;
+  std::string Options::*text = nullptr;
+};
+enum { kRuntimeDir = 256, kVersionOption, kTakeover, kRehearse, kCrashed, kLoad };
+constexpr OptionRow kOptions[] = {
+    {.code = 'c', .text = &Options::file},
+    {.code = 't', .flag = &Options::check},
+    {.code = 'T', .flag = &Options::print},
+    {.code = 'h', .flag = &Options::help},
+    {.code = kRuntimeDir, .text = &Options::runtime_dir},
+    {.code = kVersionOption, .flag = &Options::version},
+    {.code = kTakeover, .number = &Options::takeover},
+    {.code = kRehearse, .number = &Options::rehearse},
+    {.code = kLoad, .number = &Options::load},
+    {.code = kCrashed, .flag = &Options::crashed},
+};
+
 bool parse_options(int argc, char** argv, Options& options) {
-  enum { kRuntimeDir = 256, kVersionOption, kTakeover, kRehearse, kCrashed, kLoad };
   static const option kLong[] = {{"runtime-dir", required_argument, nullptr, kRuntimeDir},
                                  {"version", no_argument, nullptr, kVersionOption},
                                  {"help", no_argument, nullptr, 'h'},
@@ -63,40 +84,12 @@ bool parse_options(int argc, char** argv, Options& options) {
                                  {"crashed", no_argument, nullptr, kCrashed},
                                  {}};
   for (int o; (o = getopt_long(argc, argv, "c:tTh", kLong, nullptr)) != -1;) {
-    switch (o) {
-      case 'c':
-        options.file = optarg;
-        break;
-      case 't':
-        options.check = true;
-        break;
-      case 'T':
-        options.print = true;
-        break;
-      case kRuntimeDir:
-        options.runtime_dir = optarg;
-        break;
-      case kVersionOption:
-        options.version = true;
-        break;
-      case 'h':
-        options.help = true;
-        break;
-      case kTakeover:
-        options.takeover = std::atoi(optarg);
-        break;
-      case kRehearse:
-        options.rehearse = std::atoi(optarg);
-        break;
-      case kLoad:
-        options.load = std::atoi(optarg);
-        break;
-      case kCrashed:
-        options.crashed = true;
-        break;
-      default:
-        return false;
-    }
+    const auto* row = std::find_if(std::begin(kOptions), std::end(kOptions),
+                                   [o](const OptionRow& r) { return r.code == o; });
+    if (row == std::end(kOptions)) return false;
+    if (row->flag) options.*row->flag = true;
+    if (row->number) options.*row->number = std::atoi(optarg);
+    if (row->text) options.*row->text = optarg;
   }
   if (optind < argc) std::fprintf(stderr, "preforkd: unexpected argument \"%s\"\n", argv[optind]);
   return optind == argc;
@@ -224,13 +217,8 @@ int take_over(const Options& options, int argc, char** argv) {
   return 0;
 }
 
-int run(int argc, char** argv) {
-  // 1. What is asked.
-  Options options;
-  if (!parse_options(argc, argv, options)) {
-    std::fputs(kUsage, stderr);
-    return static_cast<int>(ExitCode::kUsage);
-  }
+// What is no start of a daemon: the exit status, once it is done.
+std::optional<int> do_otherwise(const Options& options, int argc, char** argv) {
   if (options.help) return std::fputs(kUsage, stdout), 0;
   if (options.version) return std::printf("preforkd %s\n", kVersion), 0;
   if (options.takeover >= 0) return take_over(options, argc, argv);
@@ -240,10 +228,19 @@ int run(int argc, char** argv) {
   else
     signal(SIGPIPE, SIG_IGN);  // whoever reads what it says of its start
   if (options.rehearse >= 0) return rehearse_takeover(options.rehearse);
-  if (options.load >= 0) {
-    set_log_sink(log_to_stderr_at_once);
-    return load_for_daemon(options.file, options.load);
+  if (options.load < 0) return std::nullopt;
+  set_log_sink(log_to_stderr_at_once);
+  return load_for_daemon(options.file, options.load);
+}
+
+int run(int argc, char** argv) {
+  // 1. What is asked.
+  Options options;
+  if (!parse_options(argc, argv, options)) {
+    std::fputs(kUsage, stderr);
+    return static_cast<int>(ExitCode::kUsage);
   }
+  if (const auto status = do_otherwise(options, argc, argv)) return *status;
   // 2. Where things are.
   Paths paths = Paths::find(options.runtime_dir);
   // 3. The configuration, checked whole before anything listens.

@@ -120,54 +120,84 @@ UniqueFd open_beside(int before, const ListenAddress& address, int backlog) {
   return opened;
 }
 
-Listeners open_listeners(const PoolSettings& pool, const EffectiveUser& user, const Listeners& own,
-                         Opening& opening) {
-  Listeners listeners;
-  auto add = [&](Listener listener, const std::string& wanted) {
-    listener.set_options(pool.tcp);
-    listener.opened_for(wanted);
-    listener.is_of(user.uid);
-    listeners.push_back(std::make_shared<Listener>(std::move(listener)));
-    for (const auto& before : listeners.back()->before()) before->is_followed_by(listeners.back());
-  };
-  const bool is_looked_at = opening.recycled.empty() || opening.recycled == pool.name;
-  auto is_good = [&](const std::shared_ptr<Listener>& known) {
+namespace {
+
+// The listeners of one pool, as they are found or made.
+class OpenListeners {
+ public:
+  OpenListeners(const PoolSettings& pool, const EffectiveUser& user, const Listeners& own,
+                Opening& opening)
+      : pool_(pool), user_(user), own_(own), opening_(opening) {}
+
+  Listeners take() { return std::move(listeners_); }
+  // All of an entry of `listen`. Throws SysError, std::runtime_error.
+  void open(const std::string& text) {
+    std::string error;
+    const auto address = parse_listen_address(text, error);
+    if (!address) throw std::runtime_error(text + ": " + error);
+    if (address->kind == ListenAddress::Kind::kSystemd) return adopt(text, address->path);
+    const Meant meant = look_for(text, *address, own_, opening_);
+    for (const auto& known : meant.known) add_known(known, text);
+    for (const auto& number : meant.missing) add(Listener::prepare(number, user_, pool_.tcp), text);
+  }
+
+ private:
+  void adopt(const std::string& text, const std::string& name) {
+    const size_t before = listeners_.size();
+    for (const auto& known : take_known(text, SIZE_MAX, true, own_, opening_))
+      add_known(known, text);
+    if (listeners_.size() > before) return;
+    for (auto& socket : opening_.inherited)
+      if (socket.name == name && socket.fd.is_open())
+        add(Listener::adopt(std::move(socket.fd), socket.name), text);
+    if (listeners_.size() == before)
+      throw std::runtime_error("listen " + text + ": systemd passed no socket of that name");
+  }
+
+  void add_known(const std::shared_ptr<Listener>& known, const std::string& wanted) {
+    if (known->uid() == user_.uid && is_good(known))
+      listeners_.push_back(known);
+    else
+      add(Listener::prepare_instead_of(known, user_, pool_.tcp), wanted);
+  }
+
+  bool is_good(const std::shared_ptr<Listener>& known) {
+    const bool is_looked_at = opening_.recycled.empty() || opening_.recycled == pool_.name;
     if (!is_looked_at || known->has_its_file()) return true;
     if (known->in_the_way().empty()) return false;
-    opening.without_file.push_back(known);
+    opening_.without_file.push_back(known);
     return true;
-  };
-  auto add_known = [&](const std::shared_ptr<Listener>& known, const std::string& wanted) {
-    if (known->uid() == user.uid && is_good(known))
-      listeners.push_back(known);
-    else
-      add(Listener::prepare_instead_of(known, user, pool.tcp), wanted);
-  };
+  }
+
+  void add(Listener listener, const std::string& wanted) {
+    listener.set_options(pool_.tcp);
+    listener.opened_for(wanted);
+    listener.is_of(user_.uid);
+    listeners_.push_back(std::make_shared<Listener>(std::move(listener)));
+    for (const auto& before : listeners_.back()->before())
+      before->is_followed_by(listeners_.back());
+  }
+
+  const PoolSettings& pool_;
+  const EffectiveUser& user_;
+  const Listeners& own_;
+  Opening& opening_;
+  Listeners listeners_;
+};
+
+}  // namespace
+
+Listeners open_listeners(const PoolSettings& pool, const EffectiveUser& user, const Listeners& own,
+                         Opening& opening) {
+  OpenListeners open(pool, user, own, opening);
   for (const std::string& text : pool.listen) {
     try {
-      std::string error;
-      auto address = parse_listen_address(text, error);
-      if (!address) throw std::runtime_error(text + ": " + error);
-      if (address->kind != ListenAddress::Kind::kSystemd) {
-        const Meant meant = look_for(text, *address, own, opening);
-        for (const auto& known : meant.known) add_known(known, text);
-        for (const auto& number : meant.missing)
-          add(Listener::prepare(number, user, pool.tcp), text);
-        continue;
-      }
-      const size_t before = listeners.size();
-      for (const auto& known : take_known(text, SIZE_MAX, true, own, opening))
-        add_known(known, text);
-      if (listeners.size() > before) continue;
-      for (auto& socket : opening.inherited)
-        if (socket.name == address->path && socket.fd.is_open())
-          add(Listener::adopt(std::move(socket.fd), socket.name), text);
-      if (listeners.size() == before)
-        throw std::runtime_error("listen " + text + ": systemd passed no socket of that name");
+      open.open(text);
     } catch (const std::exception& e) {
       opening.errors.emplace_back(e.what());
     }
   }
+  Listeners listeners = open.take();
   if (listeners.size() > kMostSockets)
     opening.errors.emplace_back("pool " + pool.name + ": listen: its names have " +
                                 std::to_string(listeners.size()) + " addresses in all, and " +

@@ -32,7 +32,7 @@ struct Paths {
 
   // Which of the two keeps such a pool (supervisor/without_handlers.cc).
   const Held& supervisor_for(const PoolSettings& settings) const {
-    return settings.handler.empty() ? static_supervisor : supervisor;
+    return settings.is(ServerKind::kHandler) ? supervisor : static_supervisor;
   }
   // The file of a handler: as written if it is a path, else HANDLERS/NAME.so.
   std::string handler_file(const std::string& handler) const;

@@ -23,52 +23,70 @@ Listeners PoolPlan::sockets() const {
   return all;
 }
 
-std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& owner,
-                                              const Paths& paths, const PoolPlan& plan,
-                                              const Incarnation& incarnation) {
-  Listeners sockets = plan.sockets();
-  PoolSettings settings = settings_for_supervisor(paths, plan.settings);
-  const uint32_t capacity =
-      std::max(shm::capacity_for(std::max(settings.limits.max, incarnation.limits.max)),
-               incarnation.capacity);
-  shm::SegmentFds segment = shm::create_segment(capacity);
-  auto [orders, to_obey] = Channel::make_pair();
-  auto [reports, to_report] = make_message_pipe();
-  settings.limits = incarnation.limits;
-  UniqueFd document = make_document(pool_to_json(settings));
-  const UniqueFd networks = make_network_lists(plan.settings);
+namespace {
 
+// Of what a reload opens it is stored later.
+bool is_its_own(const std::shared_ptr<Listener>& listener) {
+  return !listener->outlives_us() && !has_fd_store();
+}
+
+SupervisorArgs args_for(const Paths& paths, const Incarnation& incarnation, uint32_t capacity,
+                        const Listeners& sockets) {
   SupervisorArgs args;
   args.generation = incarnation.number;
   args.capacity = capacity;
   args.listen_sockets = static_cast<uint32_t>(sockets.size());
-  // Of what a reload opens it is stored later.
-  auto is_its_own = [](const auto& l) { return !l->outlives_us() && !has_fd_store(); };
   args.own_sockets =
       static_cast<uint32_t>(std::count_if(sockets.begin(), sockets.end(), is_its_own));
   args.first_workers = incarnation.first_workers;
   args.on_trial = incarnation.on_trial;
-  args.log_level = static_cast<int>(incarnation.log_level);
+  args.log_level = static_cast<uint32_t>(incarnation.log_level);
   args.folder = paths.libexec;
   args.library = paths.library->path();
-  Launch what;
+  return args;
+}
+
+// All but the descriptors.
+Launch supervisor_for(const Paths& paths, const PoolPlan& plan, const PoolSettings& settings) {
   const Held& program = paths.supervisor_for(settings);
+  Launch what;
   what.executable = program->path();
   what.image = program->to_execute();
+  what.trusted_file = file_of_handler(settings);
+  what.user = plan.user;
+  what.keeps_signals_within = true;
+  what.process = settings.process;
+  return what;
+}
+
+}  // namespace
+
+std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& owner,
+                                              const Paths& paths, const PoolPlan& plan,
+                                              const Incarnation& incarnation) {
+  Listeners sockets = plan.sockets();
+  std::stable_partition(sockets.begin(), sockets.end(), is_its_own);
+  PoolSettings settings = settings_for_supervisor(paths, plan.settings);
+  const uint32_t capacity =
+      std::max(shm::capacity_for(std::max(settings.limits.max, incarnation.limits.max)),
+               incarnation.capacity);
+  settings.limits = incarnation.limits;
+  shm::SegmentFds segment = shm::create_segment(capacity);
+  auto [orders, to_obey] = Channel::make_pair();
+  auto [reports, to_report] = make_message_pipe();
+  const UniqueFd document = make_document(pool_to_json(settings));
+  const UniqueFd networks = make_network_lists(plan.settings);
+  const SupervisorArgs args = args_for(paths, incarnation, capacity, sockets);
+  Launch what = supervisor_for(paths, plan, settings);
   what.argv =
       args.to_argv("preforkd: supervisor " + settings.name, protocol_option(shm::kLayoutVersion));
   what.descriptors = {to_obey.get(),
                       to_report.get(),
                       document.get(),
                       segment.read_write.get(),
-                      settings.serve.empty() ? kTrustedFile : paths.library->copy(),
+                      settings.is(ServerKind::kServe) ? paths.library->copy() : kTrustedFile,
                       networks.get()};
-  what.trusted_file = file_of_handler(settings);
-  std::stable_partition(sockets.begin(), sockets.end(), is_its_own);
   for (const auto& listener : sockets) what.descriptors.push_back(listener->fd());
-  what.user = plan.user;
-  what.keeps_signals_within = true;
-  what.process = settings.process;
   LogLink::NewPipe log = plan.log->open_pipe(settings.name);
   what.output = what.errors = log.write_end.get();
   Generation::Parts parts;
@@ -78,7 +96,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
   parts.uid = plan.user.uid;
   parts.start_timeout = settings.start_timeout;
   parts.on_trial = incarnation.on_trial;
-  if (!settings.program.empty()) parts.success = settings.success;
+  if (settings.is(ServerKind::kProgram)) parts.success = settings.success;
   parts.child = launch(what);
   parts.orders = Channel(std::move(orders));
   parts.reports = Inbox(std::move(reports));
@@ -91,7 +109,7 @@ std::unique_ptr<Generation> launch_generation(EventLoop& loop, GenerationOwner& 
 PoolSettings settings_for_supervisor(const Paths& paths, const PoolSettings& settings) {
   PoolSettings given = settings;
   for (auto* list : {&given.allow, &given.deny, &given.trusted}) *list = {};
-  if (given.handler.empty()) return given;
+  if (!given.is(ServerKind::kHandler)) return given;
   given.handler = paths.handler_file(given.handler);
   if (!given.process.working_directory.empty())
     given.handler = std::filesystem::absolute(given.handler).string();
@@ -99,7 +117,8 @@ PoolSettings settings_for_supervisor(const Paths& paths, const PoolSettings& set
 }
 
 std::string file_of_handler(const PoolSettings& settings) {
-  return settings.handler.empty() ? "" : std::filesystem::absolute(settings.handler).string();
+  return settings.is(ServerKind::kHandler) ? std::filesystem::absolute(settings.handler).string()
+                                           : "";
 }
 
 void log_report(const std::string& pool, const Report& report) {

@@ -1,85 +1,74 @@
 #include "ipc/supervisor_args.h"
 
-#include <getopt.h>
-
-#include <cstdlib>
+#include <charconv>
 #include <stdexcept>
+#include <string_view>
 
 namespace preforkd {
+namespace {
+
+// What the command line has of them: "--generation=7", "--folder=/usr/lib/preforkd", "--on-trial".
+constexpr struct {
+  std::string_view name;
+  uint32_t SupervisorArgs::*member;
+} kNumbers[] = {
+    {"--generation=", &SupervisorArgs::generation},
+    {"--capacity=", &SupervisorArgs::capacity},
+    {"--listen-sockets=", &SupervisorArgs::listen_sockets},
+    {"--own-sockets=", &SupervisorArgs::own_sockets},
+    {"--first-workers=", &SupervisorArgs::first_workers},
+    {"--log-level=", &SupervisorArgs::log_level},
+};
+constexpr struct {
+  std::string_view name;
+  std::string SupervisorArgs::*member;
+} kTexts[] = {
+    {"--folder=", &SupervisorArgs::folder},
+    {"--library=", &SupervisorArgs::library},
+};
+constexpr std::string_view kCheck = "--check", kOnTrial = "--on-trial", kProtocol = "--protocol=";
+
+bool take(std::string_view argument, SupervisorArgs& args) {
+  for (const auto& [name, member] : kNumbers) {
+    if (!argument.starts_with(name)) continue;
+    argument.remove_prefix(name.size());
+    const char* end = argument.data() + argument.size();
+    const auto [read, error] = std::from_chars(argument.data(), end, args.*member);
+    return error == std::errc{} && read == end;
+  }
+  for (const auto& [name, member] : kTexts) {
+    if (!argument.starts_with(name)) continue;
+    args.*member = argument.substr(name.size());
+    return true;
+  }
+  args.check |= argument == kCheck;
+  args.on_trial |= argument == kOnTrial;
+  // (At the protocol expect_protocol() has looked.)
+  return argument == kCheck || argument == kOnTrial || argument.starts_with(kProtocol);
+}
+
+}  // namespace
 
 std::vector<std::string> SupervisorArgs::to_argv(const std::string& title,
                                                  const std::string& protocol) const {
-  if (check) return {title, protocol, "--check"};
-  std::vector<std::string> argv = {title,
-                                   protocol,
-                                   "--generation=" + std::to_string(generation),
-                                   "--capacity=" + std::to_string(capacity),
-                                   "--listen-sockets=" + std::to_string(listen_sockets),
-                                   "--own-sockets=" + std::to_string(own_sockets),
-                                   "--first-workers=" + std::to_string(first_workers),
-                                   "--log-level=" + std::to_string(log_level),
-                                   "--folder=" + folder,
-                                   "--library=" + library};
-  if (on_trial) argv.emplace_back("--on-trial");
+  std::vector<std::string> argv = {title, protocol};
+  if (check) {
+    argv.emplace_back(kCheck);
+    return argv;
+  }
+  for (const auto& [name, member] : kNumbers)
+    argv.push_back(std::string(name) + std::to_string(this->*member));
+  for (const auto& [name, member] : kTexts) argv.push_back(std::string(name) + this->*member);
+  if (on_trial) argv.emplace_back(kOnTrial);
   return argv;
 }
 
 SupervisorArgs SupervisorArgs::from_argv(int argc, char** argv) {
-  static const option kOptions[] = {{"check", no_argument, nullptr, 'k'},
-                                    {"generation", required_argument, nullptr, 'g'},
-                                    {"capacity", required_argument, nullptr, 'c'},
-                                    {"listen-sockets", required_argument, nullptr, 'n'},
-                                    {"own-sockets", required_argument, nullptr, 'o'},
-                                    {"first-workers", required_argument, nullptr, 'f'},
-                                    {"on-trial", no_argument, nullptr, 't'},
-                                    {"log-level", required_argument, nullptr, 'l'},
-                                    {"folder", required_argument, nullptr, 'd'},
-                                    {"library", required_argument, nullptr, 'b'},
-                                    {"protocol", required_argument, nullptr, 'p'},
-                                    {}};
   SupervisorArgs args;
-  auto number = [] { return static_cast<uint32_t>(std::strtoul(optarg, nullptr, 10)); };
-  opterr = 0;
-  for (int o; (o = getopt_long(argc, argv, "", kOptions, nullptr)) != -1;) {
-    switch (o) {
-      case 'k':
-        args.check = true;
-        break;
-      case 'g':
-        args.generation = number();
-        break;
-      case 'c':
-        args.capacity = number();
-        break;
-      case 'n':
-        args.listen_sockets = number();
-        break;
-      case 'o':
-        args.own_sockets = number();
-        break;
-      case 'f':
-        args.first_workers = number();
-        break;
-      case 't':
-        args.on_trial = true;
-        break;
-      case 'l':
-        args.log_level = static_cast<int>(number());
-        break;
-      case 'd':
-        args.folder = optarg;
-        break;
-      case 'b':
-        args.library = optarg;
-        break;
-      case 'p':  // expect_protocol() has looked at it
-        break;
-      default:
-        throw std::runtime_error("preforkd-supervisor is started by preforkd, not by hand");
-    }
-  }
-  if (!args.check && (args.capacity == 0 || args.listen_sockets == 0))
-    throw std::runtime_error("preforkd-supervisor is started by preforkd, not by hand");
+  bool is_good = true;
+  for (int i = 1; i < argc; ++i) is_good &= take(argv[i], args);
+  is_good &= args.check || (args.capacity > 0 && args.listen_sockets > 0);
+  if (!is_good) throw std::runtime_error("preforkd-supervisor is started by preforkd, not by hand");
   return args;
 }
 

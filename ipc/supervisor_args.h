@@ -33,7 +33,7 @@ struct SupervisorArgs {
   uint32_t own_sockets =
       0;  // the first so many of them; the others were inherited and outlive preforkd
   uint32_t first_workers = 0;  // to begin with as many, if that is more than `min`
-  int log_level = 6;
+  uint32_t log_level = 6;
   std::string folder;     // its own; what a program that accepts by itself needs lies there
   std::string library;    // the path of libpreforkd, for want of kLibraryFd
   bool on_trial = false;  // no worker accepts before the order to serve

@@ -14,6 +14,7 @@
 #include <memory>
 #include <memory_resource>
 #include <new>
+#include <numeric>
 #include <utility>
 
 #include "base/document.h"
@@ -62,7 +63,7 @@ void expect_enough_descriptors(const ResourceLimit& nofile) {
 // Throws std::runtime_error, if its program could not be executed.
 void expect_program(const PoolSettings& settings) {
   std::vector<std::string> argv = settings.program;
-  if (!settings.serve.empty()) argv = {find_program(settings.serve[0])};
+  if (settings.is(ServerKind::kServe)) argv = {find_program(settings.serve[0])};
   if (argv[0].empty())
     throw std::runtime_error("execute " + settings.serve[0] + ": not found in $PATH");
   const std::string trouble = program_trouble(argv);
@@ -71,10 +72,10 @@ void expect_program(const PoolSettings& settings) {
 
 int check(const PoolSettings& settings) {
   try {
-    if (settings.handler.empty())
-      expect_program(settings);
-    else
+    if (settings.is(ServerKind::kHandler))
       HandlerLibrary(settings.handler, kHandlerFd);
+    else
+      expect_program(settings);
     return 0;
   } catch (const std::exception& e) {
     std::printf("%s\n", e.what());
@@ -94,7 +95,7 @@ ServingWorker as_serving_worker(const SupervisorArgs& args, int closer) {
           .networks = kNetworksFd,
           .first_listen = kFirstListenFd,
           .listen_sockets = args.listen_sockets,
-          .log_level = args.log_level,
+          .log_level = static_cast<int>(args.log_level),
           .library = fcntl(kLibraryFd, F_GETFD) < 0 ? -1 : kLibraryFd,
           .closer = closer};
 }
@@ -140,6 +141,32 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
   }
 }
 
+std::vector<int> listen_sockets_of(const SupervisorArgs& args) {
+  std::vector<int> sockets(args.listen_sockets);
+  std::iota(sockets.begin(), sockets.end(), int{kFirstListenFd});
+  return sockets;
+}
+
+// What the workers will serve by; it lasts as long as this process.
+Server load_server(const SupervisorArgs& args, const PoolSettings& settings,
+                   const ClosingPairs& closing) {
+  static Forever<HandlerLibrary> handler;
+  static Forever<Program> program;
+  static Forever<ServingProgram> serving;
+  switch (settings.kind()) {
+    case ServerKind::kHandler:
+      return &handler.make(settings.handler, kHandlerFd);  // closes it
+    case ServerKind::kProgram:
+      expect_program(settings);
+      return &program.make(settings.program);
+    case ServerKind::kServe:
+      break;
+  }
+  expect_program(settings);
+  return &serving.make(settings.serve, args.folder, args.library,
+                       as_serving_worker(args, closing.first.workers.get()));
+}
+
 // Ends the process with its channel open (the daemon kills whoever closes it before) and its memory mapped
 // (signals ring the doorbell in it to the last moment).
 [[noreturn]] void supervise(const SupervisorArgs& args, const PoolSettings& settings) {
@@ -155,9 +182,9 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
     // 2. The pool's shared memory; mapped, the descriptor is not needed, and workers could truncate it. (A program
     // that accepts by itself maps it again.) And its lists of networks, in the same way.
     const shm::Mapping& mapping = memory.make(kSegmentFd, args.capacity);
-    if (settings.serve.empty()) close(kSegmentFd);
+    if (!settings.is(ServerKind::kServe)) close(kSegmentFd);
     const NetworkLists lists(kNetworksFd);
-    if (settings.serve.empty()) close(kNetworksFd);
+    if (!settings.is(ServerKind::kServe)) close(kNetworksFd);
     OwnMemory own;
     auto& board = *std::pmr::polymorphic_allocator<>(&own).new_object<shm::Scoreboard>(
         mapping, settings.name, args.generation, getpid(), settings.starting, monotonic_now());
@@ -165,34 +192,20 @@ void preload(HandlerLibrary& handler, const PoolSettings& settings, std::vector<
     install_supervisor_signals(mapping.segment().doorbell);
     signal_on_order(kOrdersFd);
     // 4. What the workers will serve.
-    std::vector<int> listen_sockets;
-    for (uint32_t i = 0; i < args.listen_sockets; ++i)
-      listen_sockets.push_back(kFirstListenFd + static_cast<int>(i));
-    ClosingPairs closing(!settings.program.empty());
-    std::unique_ptr<HandlerLibrary> handler;
-    std::unique_ptr<Program> program;
-    std::unique_ptr<ServingProgram> serving;
-    if (settings.handler.empty())
-      expect_program(settings);
-    else
-      handler = std::make_unique<HandlerLibrary>(settings.handler, kHandlerFd);  // closes it
-    if (!settings.program.empty()) program = std::make_unique<Program>(settings.program);
-    if (!settings.serve.empty())
-      serving =
-          std::make_unique<ServingProgram>(settings.serve, args.folder, args.library,
-                                           as_serving_worker(args, closing.first.workers.get()));
+    const std::vector<int> listen_sockets = listen_sockets_of(args);
+    ClosingPairs closing(settings.is(ServerKind::kProgram));
+    const Server server = load_server(args, settings, closing);
     // 5. Log lines go to the daemon from here on, the handler's preload's included.
     WorkerPlan plan{{settings, mapping, listen_sockets, getpid(), GateRules(settings, lists)},
-                    handler.get(),
-                    program.get(),
-                    serving.get(),
+                    server,
                     Closing(closing.first.workers.get(), closing.second.workers.get())};
     Supervisor supervisor(plan, board, daemon, args, closing);
     log_target = &supervisor;
     set_log_sink([](const LogLine& line) { log_target->send_log(line); });
     std::vector<int> kept = listen_sockets;
     kept.insert(kept.end(), {closing.first.workers.get(), supervisor.closers_ends()[0]});
-    if (handler) preload(*handler, settings, kept, mapping.segment().doorbell);
+    if (auto* const* handler = std::get_if<HandlerLibrary*>(&server))
+      preload(**handler, settings, kept, mapping.segment().doorbell);
     expect_enough_descriptors(settings.process.limits.nofile);
     // 6. Until every worker is gone.
     std::exit(supervisor.run());
@@ -215,7 +228,7 @@ int main(int argc, char** argv) {
     SupervisorArgs args = SupervisorArgs::from_argv(argc, argv);
     reserve_process_title(argc, argv);
     PoolSettings settings = pool_from_json(read_document(kSettingsFd));
-    if (settings.serve.empty()) close(kSettingsFd);
+    if (!settings.is(ServerKind::kServe)) close(kSettingsFd);
     if (args.check) return check(settings);
     supervise(args, settings);
   } catch (const std::exception& e) {

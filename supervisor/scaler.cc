@@ -55,6 +55,44 @@ uint32_t missing(const View& v, const Limits& limits, uint32_t staying, Reason& 
   return static_cast<uint32_t>(std::min<int64_t>(std::max(spare, below), UINT32_MAX));
 }
 
+// True: it grows, and that is all. It may want to, and have no room: that is a hold.
+bool grow(const View& view, const Limits& limits, uint32_t staying, Nanoseconds now, Verdict& v) {
+  const uint32_t wanted = missing(view, limits, staying, v.reason);
+  if (wanted == 0) return false;
+  const uint32_t existing = staying + view.recycling + view.retiring;
+  const uint32_t room = limits.max > existing ? limits.max - existing : 0;
+  v.count = std::min(wanted, room);
+  v.action = v.count ? Action::kGrow : Action::kHold;
+  if (v.action == Action::kHold) v.reason = Reason::kAtMax;
+  if (v.reason == Reason::kDemand) learn_from_growth(v.memory, limits, now);
+  if (v.count == 0) return false;
+  begin_window(v.memory, now);
+  v.take_peak = true;
+  v.wake_at = now + shrink_step(limits);
+  return true;
+}
+
+// The window slides by a step, and may show a surplus.
+void end_step(const View& view, const Limits& limits, uint32_t staying, Nanoseconds now,
+              Verdict& v) {
+  ScalerMemory& m = v.memory;
+  m.peaks[m.steps++ % ScalerMemory::kMaxSteps] = view.peak_busy;
+  m.step_began = now;
+  v.take_peak = true;
+  const uint32_t window = window_steps(limits, m.patience);
+  v.peak = peak_of_window(m, window, view.peak_busy);
+  const uint32_t keep = v.peak == 0 ? std::max(limits.min, limits.min_spare)
+                                    : std::max(limits.min, v.peak + limits.max_spare);
+  if (m.steps < window || staying <= keep || v.action != Action::kNone) return;
+  // Nor more than growth would ask for again at once, for connections that wait just now.
+  const int64_t spared = std::clamp<int64_t>(-missing_spares(view, limits), 0, view.idle);
+  v.count = std::min((staying - keep + 1) / 2, static_cast<uint32_t>(spared));
+  if (v.count == 0) return;
+  v.action = Action::kShrink;
+  v.reason = Reason::kSurplus;
+  m.shrank_at = now;
+}
+
 }  // namespace
 
 Nanoseconds shrink_step(const Limits& limits) {
@@ -71,59 +109,25 @@ Verdict decide(const View& view, const Limits& limits, Nanoseconds now,
                const ScalerMemory& memory) {
   Verdict v;
   v.memory = memory;
-  ScalerMemory& m = v.memory;
   v.peak = view.peak_busy;
-  relax(m, limits, now);
-
+  relax(v.memory, limits, now);
   const uint32_t staying = view.starting + view.idle + view.busy;
-  const uint32_t existing = staying + view.recycling + view.retiring;
-
   if (staying > limits.max) {
     v.action = Action::kShrink;
     v.reason = Reason::kAboveMax;
     v.count = staying - limits.max;
-    begin_window(m, now);
+    begin_window(v.memory, now);
     v.wake_at = now + shrink_step(limits);
     return v;
   }
-
-  if (uint32_t wanted = missing(view, limits, staying, v.reason)) {
-    uint32_t room = limits.max > existing ? limits.max - existing : 0;
-    v.count = std::min(wanted, room);
-    v.action = v.count ? Action::kGrow : Action::kHold;
-    if (v.action == Action::kHold) v.reason = Reason::kAtMax;
-    if (v.reason == Reason::kDemand) learn_from_growth(m, limits, now);
-    if (v.count) {
-      begin_window(m, now);
-      v.take_peak = true;
-      v.wake_at = now + shrink_step(limits);
-      return v;
-    }
-  }
-
-  const uint32_t floor = std::max(limits.min, limits.min_spare);
-  if (staying <= floor) {  // nothing to let go: no window, no timer
-    begin_window(m, now);
+  if (grow(view, limits, staying, now, v)) return v;
+  if (staying <=
+      std::max(limits.min, limits.min_spare)) {  // nothing to let go: no window, no timer
+    begin_window(v.memory, now);
     return v;
   }
-  if (now - m.step_began >= shrink_step(limits)) {
-    m.peaks[m.steps++ % ScalerMemory::kMaxSteps] = view.peak_busy;
-    m.step_began = now;
-    v.take_peak = true;
-    const uint32_t window = window_steps(limits, m.patience);
-    v.peak = peak_of_window(m, window, view.peak_busy);
-    uint32_t keep = v.peak == 0 ? floor : std::max(limits.min, v.peak + limits.max_spare);
-    if (m.steps >= window && staying > keep && v.action == Action::kNone) {
-      v.action = Action::kShrink;
-      v.reason = Reason::kSurplus;
-      // Nor more than growth would ask for again at once, for connections that wait just now.
-      int64_t spared = std::clamp<int64_t>(-missing_spares(view, limits), 0, view.idle);
-      v.count = std::min((staying - keep + 1) / 2, static_cast<uint32_t>(spared));
-      if (v.count == 0) v.action = Action::kNone, v.reason = Reason::kNone;
-      if (v.count) m.shrank_at = now;
-    }
-  }
-  v.wake_at = m.step_began + shrink_step(limits);
+  if (now - v.memory.step_began >= shrink_step(limits)) end_step(view, limits, staying, now, v);
+  v.wake_at = v.memory.step_began + shrink_step(limits);
   return v;
 }
 

@@ -245,7 +245,7 @@ void Supervisor::nudge_for_queue(bool at_once, Nanoseconds now, WakeTime& wake) 
 void Supervisor::look_for_proof(Nanoseconds now, WakeTime& wake) {
   Breaker& breaker = restraint_.breaker;
   if (breaker.steps == 0) return;
-  const bool for_a_while = breaker.tripped() || plan_.program;
+  const bool for_a_while = breaker.tripped() || plan_.program();
   const Nanoseconds since = workforce_.able_since(breaker.stepped_at + (breaker.tripped() ? 1 : 0));
   if (since == kNever) return;
   const Nanoseconds proven_at = since + (for_a_while ? Breaker::kProof : 0);

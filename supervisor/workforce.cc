@@ -157,7 +157,7 @@ Workforce::Death Workforce::bury(uint32_t slot, int status, const rusage& usage,
   const WorkerRecord& record = table_[slot];
   const Death death = judge(slot, record.pid, status, usage);
   if (record.seen_at == 0) pass_on_start_ticket(slot);
-  if (plan_.program) look_at_client(slot, record.pid, status);
+  if (plan_.program()) look_at_client(slot, record.pid, status);
   board_.fold(slot, death.ending, outcome_of(slot, status), now);
   table_.remove(slot);
   return death;
@@ -184,7 +184,7 @@ void Workforce::look_at_client(uint32_t slot, pid_t pid, int status) const {
 // What the connection that it had in hand counts as. Of a client that has ended it, a program learns by an error, or by
 // SIGPIPE; what ends by another signal, or because it was ordered to, has not ended of that.
 Outcome Workforce::outcome_of(uint32_t slot, int status) const {
-  if (!plan_.program) return Outcome::kFailed;
+  if (!plan_.program()) return Outcome::kFailed;
   if (is_success(status, plan_.settings.success)) return Outcome::kServed;
   const bool aborted =
       ended_by_itself(status) && table_[slot].ending == 0 && board_.last_words(slot).client_ended;
@@ -211,7 +211,7 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status, const ru
   const bool signaled = WIFSIGNALED(status);
   const int code = signaled ? WTERMSIG(status) : WEXITSTATUS(status);
   // (One that could not be executed has no connection in hand any more: the worker has counted it.)
-  const bool was_program = plan_.program && last.active;
+  const bool was_program = plan_.program() && last.active;
   const bool may_leave = last.state != WorkerState::kStarting || record.told_to_leave ||
                          board_.segment().published.leaving.load() == shm::kDrain;
   if (record.ending && (signaled || was_program)) {
@@ -221,10 +221,10 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status, const ru
   } else if (was_program && ended_by_itself(status)) {
     death.ending = shm::Ending::kRecycled;  // whether it succeeded is the connection's matter
   } else if (!signaled && code == 0 && !last.active && may_leave &&
-             !(plan_.serving && last.begun == 0 && last.state != WorkerState::kRetiring)) {
+             !(plan_.serving() && last.begun == 0 && last.state != WorkerState::kRetiring)) {
     // (exit() within start or serve is no way to leave, nor is it before the first connection.)
     // A program that accepts by itself may end when it likes; a wake-up may end with it.
-    death.unannounced = plan_.serving && last.state != WorkerState::kRetiring;
+    death.unannounced = plan_.serving() && last.state != WorkerState::kRetiring;
     const bool recycled = last.recycle || record.worn || death.unannounced;
     death.ending = recycled ? shm::Ending::kRecycled : shm::Ending::kRetired;
   } else {
@@ -249,9 +249,9 @@ Loss Workforce::loss_of(uint32_t slot, const shm::Scoreboard::Last& last, const 
   const bool had_ticket = static_cast<shm::StartingStep>(board_.slot(slot).starting_step.load()) ==
                           shm::StartingStep::kHasTicket;
   const bool in_start = last.state == WorkerState::kStarting;
-  if (in_start ? had_ticket : plan_.program != nullptr)
+  if (in_start ? had_ticket : plan_.program() != nullptr)
     loss.began_at = std::max(loss.began_at, last.since);
-  const bool not_executed = plan_.program && !last.active && last.begun > 0;
+  const bool not_executed = plan_.program() && !last.active && last.begun > 0;
   const bool left = !death.abnormal && death.ending != shm::Ending::kTimedOut;
   // Who took one is not known: as many are believed as were posted. (Told to leave is who asked for it.)
   const bool took_ticket = left && !was_program && !record.told_to_leave && asked_ > 0;
@@ -325,7 +325,7 @@ Nanoseconds Workforce::able_since(Nanoseconds from) const {
   table_.each([&](uint32_t slot) {
     const WorkerRecord& record = table_[slot];
     Nanoseconds at = record.seen_at;
-    if (plan_.program) {  // (in hand it is from the accept on, which is before the exec)
+    if (plan_.program()) {  // (in hand it is from the accept on, which is before the exec)
       const shm::Scoreboard::Last last = board_.last_words(slot);
       at = last.active ? std::max(record.forked_at, last.since) : 0;
     }

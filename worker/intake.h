@@ -56,7 +56,7 @@ struct IntakePlan {
   pid_t supervisor;
   GateRules gate;
 
-  int nudge_signal() const { return settings.handler.empty() ? SIGURG : SIGUSR1; }
+  int nudge_signal() const { return settings.is(ServerKind::kHandler) ? SIGUSR1 : SIGURG; }
 };
 
 // One in a process.

@@ -17,7 +17,7 @@ namespace preforkd {
 Worker::Worker(const WorkerPlan& plan, uint32_t slot)
     : plan_(plan), slot_(slot), intake_(plan, slot) {
   set_process_title(plan.title, plan.comm);
-  if (!plan.program)  // which resets them all when it is executed
+  if (!plan.program())  // which resets them all when it is executed
     for (int number : {SIGCHLD, SIGIO, SIGHUP, SIGINT, SIGQUIT}) set_to_default(number);
   // While it waits for a start ticket, or runs `start`, TERM ends it.
   intake_.take_over_signals(plan.has_start() ? SIGTERM : 0);
@@ -30,29 +30,30 @@ Worker::Worker(const WorkerPlan& plan, uint32_t slot)
 
 int Worker::run() {
   if (plan_.has_start() && !intake_.wait_to_start()) return 0;
-  if (plan_.serving) throw std::runtime_error(plan_.serving->become(slot_));
-  if (plan_.handler)
-    if (int code = plan_.handler->start()) {
+  if (const auto* serving = plan_.serving()) throw std::runtime_error(serving->become(slot_));
+  const HandlerLibrary* handler = plan_.handler();
+  if (handler)
+    if (int code = handler->start()) {
       log_error("start returned " + std::to_string(code));
       return 1;
     }
   intake_.started();
   while (auto connection = intake_.next()) serve(std::move(*connection));
-  if (plan_.handler) plan_.handler->stop();
+  if (handler) handler->stop();
   return 0;
 }
 
 void Worker::serve(Accepted connection) {
   intake_.begin(connection);
-  if (plan_.program) {
+  if (const Program* program = plan_.program()) {
     system_call(SYS_prctl, PR_SET_PDEATHSIG, 0, 0, 0, 0);  // it would survive the exec
     plan_.closing.lend(connection.fd.get());
-    std::string reason = plan_.program->become(connection, plan_.nudge_signal());
+    std::string reason = program->become(connection, plan_.nudge_signal());
     intake_.done(Outcome::kFailed);
     throw std::runtime_error(reason);  // a worker that cannot become its program counts as crashed
   }
   preforkd_connection c = intake_.describe(connection);
-  const bool served = plan_.handler->serve(c) == 0;
+  const bool served = plan_.handler()->serve(c) == 0;
   intake_.done(outcome_of(served, c.fd));
   plan_.closing.end(c.fd);
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <variant>
 
 #include "base/surroundings.h"
 #include "worker/closing.h"
@@ -14,11 +15,12 @@
 
 namespace preforkd {
 
+// What serves: exactly one of these, borrowed.
+using Server = std::variant<HandlerLibrary*, Program*, ServingProgram*>;
+
 // What all workers of a pool have in common; made by the supervisor, borrowed by each worker.
 struct WorkerPlan : IntakePlan {
-  const HandlerLibrary* handler;  // exactly one of the three
-  const Program* program;
-  const ServingProgram* serving;
+  Server server;
   Closing closing;
 
   // Made once: a worker allocates nothing.
@@ -29,10 +31,20 @@ struct WorkerPlan : IntakePlan {
   rlimit nofile = inherited_nofile();
   bool has_other_nofile = nofile.rlim_cur != nofile.rlim_max;
 
-  bool has_start() const { return serving || (handler && handler->has_start()); }
-  bool leads_group() const {
-    return !handler;
-  }  // programs have children, which are ended with them
+  // Null: it is another one.
+  const HandlerLibrary* handler() const { return as<HandlerLibrary>(); }
+  const Program* program() const { return as<Program>(); }
+  const ServingProgram* serving() const { return as<ServingProgram>(); }
+  bool has_start() const { return serving() || (handler() && handler()->has_start()); }
+  // Programs have children, which are ended with them.
+  bool leads_group() const { return !handler(); }
+
+ private:
+  template <class T>
+  const T* as() const {
+    auto* const* one = std::get_if<T*>(&server);
+    return one ? *one : nullptr;
+  }
 };
 
 class Worker {
