@@ -150,6 +150,16 @@ $(FOLDERS:%=$(OUT)/%.a): $(OUT)/%.a: $$(addprefix $(OUT)/,$$(subst .cc,.o,$$(fil
 $(OUT)/%.o: %.cc $(OUT)/flags
 	@mkdir -p $(@D)
 	$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c -o $@ $<
+# What nearly all of them include of the standard library is compiled once. (clang++ has another way.)
+ifneq ($(BUILD),fuzz)
+OURS := $(patsubst %.cc,$(OUT)/%.o,$(wildcard $(FOLDERS:%=%/*.cc)))
+$(OURS): $(OUT)/base/precompiled.h.gch
+$(OURS): private CXXFLAGS += -include $(OUT)/base/precompiled.h
+$(OUT)/base/precompiled.h.gch: base/precompiled.h $(OUT)/flags
+	@mkdir -p $(@D)
+	echo '#include "$<"' >$(basename $@)
+	$(CXX) $(ALL_CXXFLAGS) -MMD -MP -MF $(@:.gch=.d) -MT $@ -x c++-header -c -o $@ $(basename $@)
+endif
 $(OUT)/next/%.o: %.cc $(OUT)/flags
 	@mkdir -p $(@D)
 	$(CXX) $(ALL_CXXFLAGS) -DPREFORKD_NEXT -MMD -MP -c -o $@ $<
@@ -214,13 +224,15 @@ model: deps                               ## check the models of what goes on be
 DEST  := $(DESTDIR)$(PREFIX)
 UNITS := $(DEST)/lib/systemd/system
 VERSION = $(shell sed -n '/kVersion/{s/.*"\(.*\)".*/\1/p;q}' base/version.cc)
+# Without what a debugger alone needs: STRIP= keeps it.
+STRIP ?= -s
 install: all                              ## install under DESTDIR and PREFIX; an existing configuration is kept
-	install -D -m 711 -t $(DEST)/bin $(OUT)/preforkd
-	install -D -t $(DEST)/bin $(OUT)/preforkctl
-	install -D -m 711 -t $(DEST)/lib/preforkd $(OUT)/preforkd-supervisor $(OUT)/preforkd-supervisor-static $(OUT)/preforkd-control $(OUT)/preforkd-log
-	install -D -m 644 -t $(DEST)/lib/preforkd/handlers $(HANDLERS)
+	install $(STRIP) -D -m 711 -t $(DEST)/bin $(OUT)/preforkd
+	install $(STRIP) -D -t $(DEST)/bin $(OUT)/preforkctl
+	install $(STRIP) -D -m 711 -t $(DEST)/lib/preforkd $(OUT)/preforkd-supervisor $(OUT)/preforkd-supervisor-static $(OUT)/preforkd-control $(OUT)/preforkd-log
+	install $(STRIP) -D -m 644 -t $(DEST)/lib/preforkd/handlers $(HANDLERS)
 	install -D -m 644 -t $(DEST)/include/preforkd worker/include/preforkd/*
-	install -D -t $(DEST)/lib $(OUT)/libpreforkd.so.1 && ln -sf libpreforkd.so.1 $(DEST)/lib/libpreforkd.so
+	install $(STRIP) -D -t $(DEST)/lib $(OUT)/libpreforkd.so.1 && ln -sf libpreforkd.so.1 $(DEST)/lib/libpreforkd.so
 	install -D -m 644 -t $(DEST)/lib/preforkd/python bindings/python/preforkd.py
 	install -D -m 644 -t $(DEST)/lib/preforkd/perl bindings/perl/Preforkd.pm
 	for n in 1 5 8; do install -D -m 644 -t $(DEST)/share/man/man$$n doc/*.$$n || exit; done

@@ -19,6 +19,11 @@
 namespace preforkd {
 namespace {
 
+std::string variable(const char* name, const std::string& value) {
+  std::string text(name);
+  return text.append("=").append(value);
+}
+
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
   return value ? value : "";
@@ -27,7 +32,7 @@ std::string variable(const char* name) {
 // In front of what the user has put there.
 std::string search_path(const char* name, const std::string& folder) {
   const std::string before = variable(name);
-  return std::string(name) + "=" + folder + (before.empty() ? "" : ":" + before);
+  return variable(name, before.empty() ? folder : folder + ":" + before);
 }
 
 }  // namespace
@@ -77,8 +82,8 @@ ServingProgram::ServingProgram(const std::vector<std::string>& argv, const std::
     return is_serving_variable(name) || name == "PYTHONPATH" || name == "PERL5LIB";
   });
   environment_.push_back(
-      std::string(kLibraryVariable) + "=" +
-      (worker.library < 0 ? library : "/proc/self/fd/" + std::to_string(worker.library)));
+      variable(kLibraryVariable,
+               worker.library < 0 ? library : "/proc/self/fd/" + std::to_string(worker.library)));
   environment_.push_back(search_path("PYTHONPATH", folder + "/python"));
   environment_.push_back(search_path("PERL5LIB", folder + "/perl"));
 }
@@ -88,7 +93,7 @@ std::string ServingProgram::become(uint32_t slot) const {
   worker.slot = slot;
   worker.pid = getpid();
   std::vector<std::string> environment = environment_;
-  environment.push_back(std::string(kWorkerVariable) + "=" + worker.to_text());
+  environment.push_back(variable(kWorkerVariable, worker.to_text()));
 
   const int last_listen = worker.first_listen + static_cast<int>(worker.listen_sockets) - 1;
   fcntl(worker.segment, F_SETFD, 0);
