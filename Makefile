@@ -138,6 +138,7 @@ $(filter-out %/bare-dynamic,$(BENCHES)): $(OUT)/bench/%: $(OUT)/bench/%.o $(OUT)
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ $(if $(filter %/bare,$@),-static,) -pthread
 
 $(OUT)/tests/fuzz/reports: $(patsubst %,$(OUT)/daemon/%.o,acting_as close_apart file_step generation generation_orphans generation_reports launch listener resolve session signal_scope socket_file socket_path trusted_path)
+$(OUT)/tests/fuzz/addresses: $(OUT)/daemon/resolve.o
 $(FUZZERS): %: %.o $(OUT)/control.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -fsanitize=fuzzer -o $@ -Wl,--start-group $^ -Wl,--end-group -lconfig++ -lmicrohttpd
 
