@@ -1,6 +1,6 @@
 #include "control/totals.h"
 
-#include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <set>
 #include <type_traits>
@@ -16,8 +16,12 @@ struct RecordHeader {
   uint32_t size;
 };
 constexpr uint64_t kMagic = 0x6c61746f'746b6670;  // "pfktotal"
-constexpr uint32_t kVersion = 4;
+constexpr uint32_t kVersion = 3;
 static_assert(std::is_trivially_copyable_v<shm::Counters>);
+// `at_max_since`, which is no sum, is not in it.
+constexpr size_t kBefore = offsetof(shm::Counters, at_max_since);
+constexpr size_t kAfter = kBefore + sizeof(uint64_t);
+constexpr uint32_t kRecordSize = sizeof(shm::Counters) - sizeof(uint64_t);
 
 }  // namespace
 
@@ -39,20 +43,23 @@ shm::Counters final_figures(const shm::Snapshot& snapshot, const PoolInfo::Gener
 }
 
 std::string pack_totals(const shm::Counters& figures) {
-  RecordHeader header{kMagic, kVersion, sizeof figures};
+  RecordHeader header{kMagic, kVersion, kRecordSize};
   std::string bytes(reinterpret_cast<const char*>(&header), sizeof header);
-  bytes.append(reinterpret_cast<const char*>(&figures), sizeof figures);
-  return bytes;
+  const auto* from = reinterpret_cast<const char*>(&figures);
+  return bytes.append(from, kBefore).append(from + kAfter, sizeof figures - kAfter);
 }
 
 std::optional<shm::Counters> unpack_totals(std::string_view bytes) {
   RecordHeader header;
-  shm::Counters figures;
-  if (bytes.size() != sizeof header + sizeof figures) return std::nullopt;
+  if (bytes.size() != sizeof header + kRecordSize) return std::nullopt;
   std::memcpy(&header, bytes.data(), sizeof header);
-  if (header.magic != kMagic || header.version != kVersion || header.size != sizeof figures)
+  if (header.magic != kMagic || header.version != kVersion || header.size != kRecordSize)
     return std::nullopt;
-  std::memcpy(&figures, bytes.data() + sizeof header, sizeof figures);
+  bytes.remove_prefix(sizeof header);
+  shm::Counters figures;
+  auto* to = reinterpret_cast<char*>(&figures);
+  bytes.copy(to, kBefore);
+  bytes.copy(to + kAfter, sizeof figures - kAfter, kBefore);
   return figures;
 }
 
