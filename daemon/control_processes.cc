@@ -1,8 +1,7 @@
 #include "daemon/control_processes.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
+#include <stdexcept>
 #include <utility>
 
 #include "base/log.h"

@@ -191,7 +191,7 @@ void Daemon::start_control() {
 }
 
 bool Daemon::run() {
-  stop_.is_started();
+  stop_.note_started();
   show_status();
   loop_.run();
   return !service_.start_has_failed();

@@ -68,7 +68,7 @@ DaemonRecord Daemon::record(uint32_t asked_by) const {
 }
 
 void Daemon::take_over(const DaemonRecord& r) {
-  stop_.is_started();  // an error from now on must end nobody
+  stop_.note_started();  // an error from now on must end nobody
   log_.resume(r.log);
   log_.take_lines();
   children_.have_strangers({r.strangers.begin(), r.strangers.end()});

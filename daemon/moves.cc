@@ -11,7 +11,7 @@
 namespace preforkd {
 namespace {
 
-// The queue is finished in 5 s (supervisor/reports.cc), by who obeys.
+// The queue is finished in 5 s (supervisor/drain.cc), by who obeys.
 constexpr Nanoseconds kLongestMove = 6 * kSecond;
 constexpr Nanoseconds kTrySoon = 100 * kMillisecond, kTryLater = kSecond;
 constexpr Nanoseconds kFailedAfter = kSecond;

@@ -43,7 +43,6 @@ class PoolSet {
   // Those that were to come do not: who has processes leaves.
   void turn_away();
   void forget(const std::function<bool(const Pool&)>& may_be_forgotten);  // of those that leave
-  void clear() { configured_.clear(); }
 
  private:
   EventLoop& loop_;

@@ -47,7 +47,6 @@ class Reload {
   void stop();      // preforkd ends
 
   bool is_under_way() const { return stage_ > Stage::kIdle && stage_ < Stage::kHandingOver; }
-  bool is_handing_over() const { return stage_ == Stage::kHandingOver; }
   bool is_idle() const { return stage_ == Stage::kIdle; }
   void on_pool_changed();
   // Who waits for the end of the handing over hears of it from somebody else.

@@ -35,7 +35,7 @@ Stop::Stop(EventLoop& loop, PoolSet& pools, ControlProcesses& control, LogLink& 
       service_(service),
       calls_(std::move(calls)) {}
 
-void Stop::is_started() {
+void Stop::note_started() {
   if (phase_ == Phase::kStarting) phase_ = Phase::kRunning;
 }
 

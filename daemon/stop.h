@@ -24,8 +24,8 @@ class Stop {
   Stop(EventLoop& loop, PoolSet& pools, ControlProcesses& control, LogLink& log, Children& children,
        ServiceStatus& service, Calls calls);
 
-  void
-  is_started();  // an error from now on must not end those who serve: they drain without a daemon
+  // An error from now on must not end those who serve: they drain without a daemon.
+  void note_started();
   bool is_running() const { return phase_ <= Phase::kRunning; }
   bool is_finishing() const { return phase_ == Phase::kFinishing; }
 

@@ -1,7 +1,7 @@
 /* The doorbell: no wake-up is lost. Who becomes busy, a signal, a ringer's death, a connection's deadline: of each the
  * supervisor learns before it sleeps for good.
  *
- * Mirrors Supervisor::run, publish, arm (supervisor/supervisor.cc), Workforce::end_overdue (supervisor/workforce_deadlines.cc),
+ * Mirrors Supervisor::run, publish, arm (supervisor/supervisor.cc), Workforce::end_overdue (supervisor/worker_deadlines.cc),
  * Scoreboard::counts (shm/scoreboard.cc), ring and sleep_until_rung (shm/doorbell.cc), Seat::begin, count_and_ring and
  * idle (worker/seat.cc). All accesses there are seq_cst, so that interleavings of single steps are all there is. A
  * statement here is one load, one store or one read-modify-write there; where several stand in one atomic or d_step, all

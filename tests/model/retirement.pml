@@ -3,7 +3,7 @@
  *
  * Mirrors Intake::wait_for_one, last_accept, next (worker/intake.cc), Acceptor (worker/acceptor.cc), Seat::begin, idle,
  * retire, may_retire (worker/seat.cc), Workforce::retire_longest_idle, take_back_tickets, nudge_idle, nudge_all
- * (supervisor/workforce.cc), Supervisor::reap_workers (supervisor/supervisor.cc) and drain (supervisor/reports.cc). One
+ * (supervisor/workforce.cc), Supervisor::reap_workers (supervisor/supervisor.cc) and drain (supervisor/drain.cc). One
  * statement is one system call or one access to shared memory; what stands in one atomic with it is private.
  *
  * The kernel. A connection walks past the registrations in an order that we do not know, marks each as ready, and stops at the
