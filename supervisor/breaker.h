@@ -6,9 +6,9 @@
 // a death but a round: who had begun before the last step was noted belongs to that one, and while it is tripped
 // who was forked before. So however many die at once, it is one step.
 //   What ends the row: below the trip a worker that came through its start since the last step; once tripped, one
-//   that lives for kProof after that (what crashes at its first idle moment crashes at once: daemon/trial.h). Of a
-//   program, which shows only with a connection whether it can be executed: one that had it in hand for so
-//   long, or ended with it.
+//   that lives for kProof after that (what crashes at its first idle moment crashes at once: daemon/trial.h), or that
+//   has served somebody when it is gone, however soon: one connection may be all that it is for. Of a program, which
+//   shows only with a connection whether it can be executed: one that had it in hand for so long, or ended with it.
 //
 // A death with a connection in hand costs that connection and nothing else; the clients of a pool do not trip it.
 // Against everything else there is the rate. Each loss that the supervisor did not order has a price in time, and

@@ -343,7 +343,9 @@ void Supervisor::publish(bool more_starters_than_tickets) {
   // (While a pause lasts they ring too: it is decided then when to look again.)
   const bool room = !is_full();
   const bool last_rings = shedder_.is_configured();  // at `max`: it is to shed load then
-  set(published.low_water, room ? std::max(limits_.now.min_spare, 1u) : last_rings);
+  const uint32_t low = room ? std::max(limits_.now.min_spare, 1u) : last_rings;
+  // (Who is stopped and idle is idle by its bit, and takes nobody.)
+  set(published.low_water, low ? low + workforce_.table().stopped() : 0);
   uint32_t ring_on = 0;
   // At `min` no step of shrinking will look in: the last start must say so, or its deadline would. Above `max`
   // one that starts is nudged only when it is idle. In a row of deaths it is the end of the row.

@@ -233,7 +233,8 @@ Workforce::Death Workforce::judge(uint32_t slot, pid_t pid, int status, const ru
   }
   death.loss = loss_of(slot, last, death, was_program);
   death.loss.processor_time = processor_time(usage);
-  death.proves = was_program;
+  const bool has_served = last.begun > (last.active ? 1u : 0u);
+  death.proves = was_program || (has_served && death.loss.kind != Loss::Kind::kUnable);
   // Not for each of a pool of programs, which have one a connection.
   if (death.abnormal || death.ending == shm::Ending::kTimedOut || is_logged(LogLevel::kDebug))
     death.text = death_text(status, last, death);
@@ -267,8 +268,14 @@ Loss Workforce::loss_of(uint32_t slot, const shm::Scoreboard::Last& last, const 
 
 // --- orders --------------------------------------------------------------------------------------
 
+// (One that is stopped is idle by its bit, and would sleep over it.)
 void Workforce::nudge_idle(uint32_t count) {
-  for (uint32_t slot : board_.idle_longest(count)) table_.signal(slot, plan_.nudge_signal());
+  for (uint32_t slot : board_.idle_longest(count + table_.stopped())) {
+    if (count == 0) break;
+    if (table_[slot].stopped_at) continue;
+    table_.signal(slot, plan_.nudge_signal());
+    --count;
+  }
 }
 
 void Workforce::nudge_all() {
