@@ -9,10 +9,12 @@ FLAGS_release := -O2 -g -fno-plt -DNDEBUG
 FLAGS_debug   := -O0 -g -DPREFORKD_DEBUG
 FLAGS_asan    := -Og -g1 -DPREFORKD_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 FLAGS_tsan    := -O1 -g1 -fsanitize=thread
+FLAGS_sim     := -O2 -g1 -DNDEBUG
 FLAGS_fuzz    := -O1 -g1 -fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow -fno-sanitize-recover=all
 # What tests is compiled in half the time without being optimised; what is tested stays as it is.
 FLAGS_tests   := -O0 -g1
-LANGUAGE      := -std=c++20 -Wall -Wextra -Wshadow -I. -Iworker/include -DPREFORKD_PREFIX='"$(PREFIX)"'
+# What the simulation has instead comes first.
+LANGUAGE      := -std=c++20 -Wall -Wextra -Wshadow $(if $(filter sim,$(BUILD)),-Itests/sim/include) -I. -Iworker/include -DPREFORKD_PREFIX='"$(PREFIX)"'
 ALL_CXXFLAGS   = $(LANGUAGE) -Werror -fPIC -fvisibility=hidden $(FLAGS_$(BUILD)) $(CXXFLAGS)
 # The supervisor is forked from for each worker and every library mapped into it is copied each time: it links libc alone.
 STATIC_release := -Wl,--as-needed -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL
@@ -52,11 +54,12 @@ FOR_tsan  := libcunit1-dev
 FOR_fuzz  := clang libclang-rt-dev llvm
 FOR_lint  := $(FOR_test) clang-format clang-tidy shellcheck
 FOR_model := spin
+FOR_sim-bugs := patch
 FOR_more   = $(FOR_deps)
-FOR_deps  := $(FOR_lint) $(FOR_sweep) $(FOR_fuzz) $(FOR_model)
+FOR_deps  := $(FOR_lint) $(FOR_sweep) $(FOR_fuzz) $(FOR_model) $(FOR_sim-bugs)
 PACKAGES  := $(sort $(FOR_all) $(foreach goal,$(MAKECMDGOALS),$(FOR_$(goal))))
 
-.PHONY: all run test tests unit system tsan fuzz fuzzers bench soak sweep lint more model format deps install clean help always
+.PHONY: all run test tests unit system tsan fuzz fuzzers bench soak sweep lint more model sim sim-bugs sim-bugs-found format deps install clean help always
 all: $(PROGRAMS:%=$(OUT)/%) $(OUT)/libpreforkd.so.1 $(BINDINGS) $(HANDLERS)   ## build the programs and the handlers
 
 run: deps                                 ## install what is missing, build, and run on the built-in default
@@ -80,6 +83,15 @@ fuzz: deps                                ## let each fuzzer try for FUZZ_SECOND
 	@$(PARALLEL) BUILD=fuzz fuzzers
 	tests/fuzz/run $(CURDIR)/build/fuzz $(ONLY)
 fuzzers: $(FUZZERS)
+
+sim: deps                                 ## play ten minutes of a pool's life RUNS=1000 times, from SEED=1 on
+	@$(PARALLEL) BUILD=sim build/sim/sim
+	build/sim/sim $(or $(SEED),1) $(or $(RUNS),1000) $(if $(TRACE),trace)
+sim-bugs: deps                            ## whether it finds the bugs of tests/sim/bugs (ONLY=bug picks one)
+	@$(PARALLEL) BUILD=sim build/sim/sim
+	@$(MAKE) --no-print-directory BUILD=sim sim-bugs-found
+sim-bugs-found: $(OUT)/sim
+	@COMPILE='$(CXX) $(ALL_CXXFLAGS)' LINK='$(CXX) $(ALL_CXXFLAGS) $(SIM_FLAGS)' OBJECTS='$(SIM_OBJECTS)' LIBRARIES='$(SIM_ARCHIVES) $(SIM_LIBS)' tests/sim/bugs/run $(OUT) $(ONLY)
 
 bench: deps                               ## measure, and write bench/RESULTS.md
 	@$(PARALLEL) all $(BENCHES) $(OUT)/examples/spell/spell.so $(OUT)/tests/system/handlers/unruly.so
@@ -126,6 +138,15 @@ $(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lconfig++ -lsystemd -lmicrohttpd -ldl -pthread
 $(OUT)/threads: $(patsubst %,$(OUT)/%.o,tests/unit/main tests/unit/shm_threads_test worker/seat control/tick_bell) $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -pthread
+# The calls of libc that the simulated kernel answers (tests/sim/system_calls.cc). What the simulation has of its own comes
+# first, and counts.
+SIMULATED := _Fork _exit accept4 clock_gettime close epoll_create1 epoll_ctl epoll_wait fork getpid getsid getsockname getsockopt kill nanosleep ppoll raise recv sem_post sem_wait shutdown sigaction signal sigprocmask syscall wait4 waitid waitpid
+SIM_OBJECTS := $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/sim/*.cc tests/sim/parts/*.cc))
+SIM_ARCHIVES := $(patsubst %,$(OUT)/%.a,daemon supervisor worker conf systemd ipc shm base)
+SIM_FLAGS   := $(SIMULATED:%=-Wl,--wrap=%) -Wl,--allow-multiple-definition
+SIM_LIBS    := -lconfig++ -lsystemd -ldl
+$(OUT)/sim: $(SIM_OBJECTS) $(SIM_ARCHIVES)
+	$(CXX) $(ALL_CXXFLAGS) $(SIM_FLAGS) -o $@ $^ $(SIM_LIBS)
 # Runs the programs of any variant, and is of none itself.
 build/system-tests: $(patsubst %.cc,build/driver/%.o,$(wildcard tests/system/*.cc tests/soak/*.cc base/*.cc ipc/*.cc) daemon/resolve.cc)
 	$(CXX) -o $@ $^ -lcunit -lcurl -pthread
@@ -211,11 +232,13 @@ soak: deps                                ## break everything under load, and co
 sweep: deps                               ## make each system call of preforkd's processes fail, once in each way (SAMPLE=200 SEED=1: so many of them)
 	@$(PARALLEL) all build/sweep $(OUT)/tests/system/handlers/unruly.so
 	tests/sweep/run $(CURDIR)/$(OUT)
-more: deps                                ## what takes long and seldom breaks: all cases of all tests, all tests with sanitizers, clang-tidy, the models, the whole soak
+more: deps                                ## what takes long and seldom breaks: all cases of all tests, all tests with sanitizers, clang-tidy, the models, the simulation's bugs, the whole soak
 	@$(MAKE) --no-print-directory test THOROUGH=1
 	@$(MAKE) --no-print-directory test BUILD=asan
 	@$(MAKE) --no-print-directory tsan
 	@$(MAKE) --no-print-directory model
+	@$(MAKE) --no-print-directory sim
+	@$(MAKE) --no-print-directory sim-bugs
 	@$(MAKE) --no-print-directory fuzz
 	@$(MAKE) --no-print-directory lint ONLY=tidy
 	@$(MAKE) --no-print-directory soak
