@@ -4,8 +4,6 @@
 //   crash at-once PORT COUNT     COUNT clients send 'c' at once; prints next_ms: how long the next client waits
 //                                from its connect to its answer
 //   crash drip PORT SECONDS      one client sends 'c' each 0.2 s, 10 others ask once in 2 s; prints asked, worst_ms
-//   crash resets PORT SECONDS    16 clients, one connection after the other, each ended by a reset;
-//                                prints completed, failed
 //   crash bare COUNT ARGV...     starts COUNT processes, 16 at a time, waits for the end of each, which a 'c' on its
 //                                standard input asks for; prints all_ms
 //   crash                        is a program for one connection
@@ -30,7 +28,7 @@ namespace preforkd::bench {
 namespace {
 
 constexpr int kPatience = 150;  // seconds
-constexpr int kAtATime = 16, kResetters = 16, kAskers = 10;
+constexpr int kAtATime = 16, kAskers = 10;
 constexpr Nanoseconds kBetweenCrashes = 200 * kMillisecond, kBetweenQuestions = 2 * kSecond;
 
 void sleep_until(Nanoseconds moment) {
@@ -92,25 +90,6 @@ void drip(uint16_t port, double seconds) {
               *std::max_element(worst.begin(), worst.end()));
 }
 
-// As a browser that is closed while it loads a page.
-void resets(uint16_t port, double seconds) {
-  const Nanoseconds end = monotonic_now() + from_seconds(seconds);
-  std::atomic<uint64_t> completed{0}, failed{0};
-  std::vector<std::jthread> clients;
-  for (int i = 0; i < kResetters; i++)
-    clients.emplace_back([&] {
-      while (monotonic_now() < end) {
-        const UniqueFd fd = sent(port, "p\n");
-        char answer[64];
-        (recv(fd.get(), answer, sizeof answer, 0) > 0 ? completed : failed)++;
-        const linger at_once{1, 0};
-        setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-      }
-    });
-  clients.clear();
-  std::printf("completed=%lu failed=%lu\n", completed.load(), failed.load());
-}
-
 void bare(size_t count, char** argv) {
   const Nanoseconds began = monotonic_now();
   for (size_t started = 0, ended = 0; ended < count;) {
@@ -149,14 +128,13 @@ int run(int argc, char** argv) {
     return 0;
   }
   if (argc != 4) {
-    std::fprintf(stderr, "usage: crash at-once|drip|resets PORT NUMBER | bare COUNT ARGV...\n");
+    std::fprintf(stderr, "usage: crash at-once|drip PORT NUMBER | bare COUNT ARGV...\n");
     return 64;
   }
   const auto port = static_cast<uint16_t>(number_argument("port", argv[2], 65535));
   const double number = number_argument("number", argv[3], 1000);
   if (what == "at-once") at_once(port, static_cast<size_t>(number));
   if (what == "drip") drip(port, number);
-  if (what == "resets") resets(port, number);
   return 0;
 }
 

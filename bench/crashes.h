@@ -226,7 +226,7 @@ inline void kill_under_resets(const std::string& build, Report& report) {
     forks.push_back(measure({build + "/bench/bare", "forks", "1"}).at("all_ms"));
     Preforkd preforkd(build, {.min = kWorkers, .max = 2 * kWorkers});
     LivingWorkers workers(preforkd);
-    Child load({build + "/bench/crash", "resets", preforkd.port(), "6"});
+    Child load({build + "/bench/echo_load", preforkd.port(), "16", "6", "resets"});
     std::mt19937 random(static_cast<unsigned>(round));
     Nanoseconds at_min = monotonic_now(), below = 0, looked = at_min, held_up = 0;
     for (int victim = 0; victim < kVictims; victim++) {
@@ -245,6 +245,7 @@ inline void kill_under_resets(const std::string& build, Report& report) {
       looked = monotonic_now();
     }
     const Figures figures = parse_figures(load.finish(30));
+    if (figures.at("refused") > 0) throw std::runtime_error("a client was refused");
     longest.push_back(to_seconds(below) * 1e3);
     progress(
         text("crashes: below min for %.1f ms at most under resets, %.0f served%s (who looks was "

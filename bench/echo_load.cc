@@ -1,7 +1,10 @@
 // Short echo connections per second: CLIENTS threads, each of which connects, sends 32 bytes, ends
 // its half, reads the echo up to the end of the stream, closes, and begins again, for SECONDS.
 //
-//   echo_load PORT CLIENTS SECONDS
+//   echo_load PORT CLIENTS SECONDS [resets]
+//
+// With `resets` it reads the echo alone, and ends the connection by a reset, as a browser that is closed while it loads
+// a page: for server and client such a connection is less work, and what a server adds to it is a larger part.
 //
 // Prints: completed, refused, reset, wrong (short or altered answers), seconds, per_second.
 //
@@ -11,8 +14,7 @@
 // The client ends first, as clients of an echo service do, so each connection stays behind as a
 // TIME_WAIT of the client for a minute: about 28,000 ports of one source address would last for one
 // second. So each thread goes through 254 source addresses of 127/8 (bound without a port, which
-// connect then chooses for the pair of addresses). An abortive close (SO_LINGER 0) would leave no
-// TIME_WAIT, but it is a reset, and the server would count a failure each time.
+// connect then chooses for the pair of addresses). A reset leaves no TIME_WAIT: it needs none of that.
 #include <unistd.h>
 
 #include <atomic>
@@ -62,9 +64,12 @@ class SourceAddresses {
   uint32_t next_ = 0;
 };
 
-void one_connection(uint16_t port, SourceAddresses& sources, Tally& tally) {
+// How a connection ends: in order, by both; or by the client's reset.
+enum class End { kOrderly, kReset };
+
+void one_connection(uint16_t port, End end, SourceAddresses& sources, Tally& tally) {
   UniqueFd fd = tcp_socket();
-  sources.bind_next(fd.get());
+  if (end == End::kOrderly) sources.bind_next(fd.get());
   if (connect_to_loopback(fd.get(), port) != 0) {
     if (errno == EADDRNOTAVAIL) throw SysError("connect: no source port left", errno);
     tally.refused++;
@@ -72,29 +77,34 @@ void one_connection(uint16_t port, SourceAddresses& sources, Tally& tally) {
   }
   if (send(fd.get(), kMessage.data(), kMessage.size(), MSG_NOSIGNAL) !=
           static_cast<ssize_t>(kMessage.size()) ||
-      shutdown(fd.get(), SHUT_WR) != 0) {
+      (end == End::kOrderly && shutdown(fd.get(), SHUT_WR) != 0)) {
     tally.reset++;
     return;
   }
-  // One byte more than the echo: the call returns when the server has ended the stream.
+  // In order: one byte more than the echo, so that the call returns when the server has ended the stream.
   char answer[kMessage.size() + 1];
-  ssize_t got = recv(fd.get(), answer, sizeof answer, MSG_WAITALL);
+  const size_t wanted = end == End::kOrderly ? sizeof answer : kMessage.size();
+  ssize_t got = recv(fd.get(), answer, wanted, MSG_WAITALL);
   if (got < 0)
     tally.reset++;
   else if (std::string_view(answer, static_cast<size_t>(got)) != kMessage)
     tally.wrong++;
   else
     tally.completed++;
+  const linger at_once{1, 0};
+  if (end == End::kReset) setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
 }
 
 int run(int argc, char** argv) {
-  if (argc != 4) {
-    std::fprintf(stderr, "usage: echo_load PORT CLIENTS SECONDS\n");
+  const bool resets = argc == 5 && std::strcmp(argv[4], "resets") == 0;
+  if (argc != 4 && !resets) {
+    std::fprintf(stderr, "usage: echo_load PORT CLIENTS SECONDS [resets]\n");
     return 64;
   }
   auto port = static_cast<uint16_t>(number_argument("port", argv[1], 65535));
   auto clients = static_cast<uint32_t>(number_argument("clients", argv[2], 255));
   double seconds = number_argument("seconds", argv[3], 600);
+  const End end = resets ? End::kReset : End::kOrderly;
   // A connection that is never answered must not hang the benchmark: SIGALRM ends the program.
   alarm(static_cast<unsigned>(seconds) + kGraceSeconds);
 
@@ -108,7 +118,7 @@ int run(int argc, char** argv) {
       Tally tally;  // its own until the end, so that threads share no cache line
       SourceAddresses sources(client);
       try {
-        while (!stop.load(std::memory_order_relaxed)) one_connection(port, sources, tally);
+        while (!stop.load(std::memory_order_relaxed)) one_connection(port, end, sources, tally);
       } catch (...) {
         errors[client] = std::current_exception();
       }

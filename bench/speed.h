@@ -83,14 +83,18 @@ struct ContestShape {
   const char* name;
   const char* reference;  // as the progress calls it
   int clients, pairs;
+  bool resets = false;        // how each client ends
+  const char* seconds = "3";  // of each piece
 };
 
 inline Contest contest(const std::string& build, const ContestShape& shape,
                        const std::string& our_port, const std::string& their_port) {
   Contest all;
   auto load = [&](const std::string& port, const char* seconds, Samples* rates) {
-    Figures figures =
-        measure({build + "/bench/echo_load", port, std::to_string(shape.clients), seconds});
+    std::vector<std::string> argv{build + "/bench/echo_load", port, std::to_string(shape.clients),
+                                  seconds};
+    if (shape.resets) argv.push_back("resets");
+    Figures figures = measure(argv);
     if (!rates) return;  // a warm-up
     rates->push_back(figures.at("per_second"));
     all.completed += figures.at("completed");
@@ -100,9 +104,9 @@ inline Contest contest(const std::string& build, const ContestShape& shape,
   load(their_port, "1", nullptr);
   for (int pair = 0; pair < shape.pairs; pair++) {
     // Each is first as often as the other.
-    if (pair % 2) load(their_port, "3", &all.theirs);
-    load(our_port, "3", &all.ours);
-    if (pair % 2 == 0) load(their_port, "3", &all.theirs);
+    if (pair % 2) load(their_port, shape.seconds, &all.theirs);
+    load(our_port, shape.seconds, &all.ours);
+    if (pair % 2 == 0) load(their_port, shape.seconds, &all.theirs);
     progress(text("%s: preforkd %.0f/s, %s %.0f/s", shape.name, all.ours.back(), shape.reference,
                   all.theirs.back()));
   }
@@ -127,6 +131,35 @@ inline void throughput(const std::string& build, Report& report) {
           "interval (percentile bootstrap, 10,000 resamples); the ratios: ",
           all.completed, all.failed, kPairs) +
       listing(all.ratio(), 3) + ".");
+}
+
+// --- resets: the same, of clients that end by a reset. Such a connection costs less, so that ours shows more. Many short
+// pieces: what else goes on on the machine lasts longer than a pair of them, and the interval is a third of what as much
+// time in long ones gives.
+
+inline constexpr int kResetPairs = 225;
+
+inline void resets(const std::string& build, Report& report) {
+  Preforkd preforkd(build, {.min = kStaticWorkers, .max = kStaticWorkers});
+  Bare bare(build, kStaticWorkers);
+  const ContestShape shape{.name = "resets",
+                           .reference = "bare",
+                           .clients = 16,
+                           .pairs = kResetPairs,
+                           .resets = true,
+                           .seconds = "0.2"};
+  const Contest all = contest(build, shape, preforkd.port(), bare.port());
+  report.add(
+      {text("short echo connections/s, each ended by its client's reset, %d clients, %d workers",
+            shape.clients, kStaticWorkers),
+       summary(all.ours, 0), "bare: " + summary(all.theirs, 0), all.summary_of_ratio(), "≥ 0.97",
+       all.reached(0.97)});
+  report.note(
+      text("resets: %.0f connections, %.0f failed; the median of %d paired ratios, half of which "
+           "are from "
+           "%.3f to %.3f.",
+           all.completed, all.failed, kResetPairs, quantile(all.ratio(), 0.25),
+           quantile(all.ratio(), 0.75)));
 }
 
 // --- program: one per connection, against tcpserver

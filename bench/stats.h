@@ -16,6 +16,12 @@ inline double median(Samples samples) {
   return samples.size() % 2 ? samples[half] : (samples[half - 1] + samples[half]) / 2;
 }
 
+// The sample below which this part of them lies.
+inline double quantile(Samples samples, double part) {
+  std::sort(samples.begin(), samples.end());
+  return samples[static_cast<size_t>(part * static_cast<double>(samples.size() - 1))];
+}
+
 inline double lowest(const Samples& samples) {
   return *std::min_element(samples.begin(), samples.end());
 }

@@ -26,13 +26,21 @@ struct Benchmark {
   void (*run)(const std::string& build, Report& report);
 };
 constexpr Benchmark kBenchmarks[] = {
-    {"burst", burst},           {"throughput", throughput},
-    {"program", program},       {"serve", serve},
-    {"networks", networks},     {"idle", idle},
-    {"memory", memory},         {"spell", spell},
-    {"held-wave", held_wave},   {"short-wave", short_wave},
-    {"crashes", crashes},       {"crash-drip", crash_drips},
-    {"killed-idle", kill_idle}, {"killed-resets", kill_under_resets},
+    {"burst", burst},
+    {"throughput", throughput},
+    {"resets", resets},
+    {"program", program},
+    {"serve", serve},
+    {"networks", networks},
+    {"idle", idle},
+    {"memory", memory},
+    {"spell", spell},
+    {"held-wave", held_wave},
+    {"short-wave", short_wave},
+    {"crashes", crashes},
+    {"crash-drip", crash_drips},
+    {"killed-idle", kill_idle},
+    {"killed-resets", kill_under_resets},
 };
 
 int usage() {
