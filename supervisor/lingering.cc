@@ -288,7 +288,9 @@ void Lingering::read_all_lent() {
 void Lingering::program_ended(pid_t pid, bool is_asked) {
   if (!lent_.contains(pid)) read_lent(pid);
   auto found = lent_.extract(pid);
-  if (is_asked) Closing(first_).answer(pid, !found.empty() && client_ended(found.mapped().get()));
+  if (is_asked)
+    Closing(first_).answer(pid,
+                           !found.empty() && client_end(found.mapped().get()) != ClientEnd::kNot);
   if (found.empty()) return;
   UniqueFd connection = std::move(found.mapped());
   make_close_not_wait(connection.get());

@@ -8,20 +8,22 @@
 
 namespace preforkd {
 
-// Of a connected socket that is still open. True:
-//   TCP   the client has reset it, or is out of reach (both leave the state CLOSE); or its FIN has come, and nothing at all
-//         was ever sent to it. A FIN alone does not say whether the client waits for an answer; of one that has had a part
-//         of it, nothing is known but that.
-//   Unix  the client has closed it, or ended; with what we had sent unread that is a reset.
-// False: none of that; or whoever serves has shut the connection down himself, and of TCP the client has confirmed that (it
-// is in the state CLOSE then, too); or `fd` is no socket, or none that is connected.
+// Of a connected socket that is still open.
+//   kGone      TCP   the client has reset it, or is out of reach (both leave the state CLOSE). Nothing goes either way any
+//                    more: whoever closes it need not care for what is unread.
+//   kFinished  TCP   its FIN has come, and nothing at all was ever sent to it. A FIN alone does not say whether the client
+//                    waits for an answer; of one that has had a part of it, nothing is known but that.
+//              Unix  the client has closed it, or ended; with what we had sent unread that is a reset.
+//   kNot       none of that; or whoever serves has shut the connection down himself, and of TCP the client has confirmed
+//              that (it is in the state CLOSE then, too); or `fd` is no socket, or none that is connected.
 // Allocates nothing. An error that waits in the socket stays there.
-bool client_ended(int fd);
+enum class ClientEnd { kNot, kFinished, kGone };
+ClientEnd client_end(int fd);
 
-// `served`: whoever serves says that it went well.
-inline Outcome outcome_of(bool served, int fd) {
+// `served`: whoever serves says that it went well; of those nobody asks how the client ended.
+inline Outcome outcome_of(bool served, ClientEnd end) {
   if (served) return Outcome::kServed;
-  return client_ended(fd) ? Outcome::kAborted : Outcome::kFailed;
+  return end == ClientEnd::kNot ? Outcome::kFailed : Outcome::kAborted;
 }
 
 }  // namespace preforkd

@@ -83,9 +83,10 @@ class Self {
   void done(bool served) {
     if (!is_in_hand_) return;
     const bool open = is_still_open();
-    intake_.done(served || open ? outcome_of(served, fd_) : Outcome::kFailed);
+    const ClientEnd end = served || !open ? ClientEnd::kNot : client_end(fd_);
+    intake_.done(outcome_of(served, end));
     is_in_hand_ = false;
-    if (open) closing_.end(fd_);
+    if (open && end != ClientEnd::kGone) closing_.end(fd_);
     peer_.clear();
     local_.clear();
   }

@@ -54,8 +54,9 @@ void Worker::serve(Accepted connection) {
   }
   preforkd_connection c = intake_.describe(connection);
   const bool served = plan_.handler()->serve(c) == 0;
-  intake_.done(outcome_of(served, c.fd));
-  plan_.closing.end(c.fd);
+  const ClientEnd end = served ? ClientEnd::kNot : client_end(c.fd);
+  intake_.done(outcome_of(served, end));
+  if (end != ClientEnd::kGone) plan_.closing.end(c.fd);
 }
 
 }  // namespace preforkd

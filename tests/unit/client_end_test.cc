@@ -73,18 +73,18 @@ Ends connected(int family) {
 struct Way {
   const char* what;
   void (*happens)(Ends&);
-  bool ended;
+  ClientEnd end;
 };
+constexpr ClientEnd kNot = ClientEnd::kNot, kFinished = ClientEnd::kFinished,
+                    kGone = ClientEnd::kGone;
 
 void expect_ways(int family, std::initializer_list<Way> ways) {
   for (const Way& way : ways) {
     Ends ends = connected(family);
     way.happens(ends);
-    const bool ended = client_ended(ends.ours.get());
-    if (ended != way.ended) std::printf("\n  %s: %d\n", way.what, ended);
-    CU_ASSERT_EQUAL(ended, way.ended);
-    CU_ASSERT(outcome_of(true, ends.ours.get()) == Outcome::kServed);
-    CU_ASSERT((outcome_of(false, ends.ours.get()) == Outcome::kAborted) == way.ended);
+    const ClientEnd end = client_end(ends.ours.get());
+    if (end != way.end) std::printf("\n  %s: %d\n", way.what, static_cast<int>(end));
+    CU_ASSERT(end == way.end);
   }
 }
 
@@ -94,76 +94,83 @@ void tcp() {
   for (int family : {AF_INET, AF_INET6})
     expect_ways(
         family,
-        {{"it is open", [](Ends&) {}, false},
-         {"something was sent", [](Ends& e) { e.write(); }, false},
-         {"reset at once", [](Ends& e) { e.client_resets(), kOver(e); }, true},
+        {{"it is open", [](Ends&) {}, kNot},
+         {"something was sent", [](Ends& e) { e.write(); }, kNot},
+         {"reset at once", [](Ends& e) { e.client_resets(), kOver(e); }, kGone},
          {"reset, and the error was taken",
           [](Ends& e) {
             char byte;
             e.client_resets(), kOver(e);
             CU_ASSERT(recv(e.ours.get(), &byte, 1, 0) < 0);
           },
-          true},
+          kGone},
          {"reset after it has had an answer",
-          [](Ends& e) { e.write(), e.client_reads(), e.client_resets(), kOver(e); }, true},
+          [](Ends& e) { e.write(), e.client_reads(), e.client_resets(), kOver(e); }, kGone},
          {"reset with an answer under way",
-          [](Ends& e) { e.write(4 << 20), e.client_resets(), kOver(e); }, true},
+          [](Ends& e) { e.write(4 << 20), e.client_resets(), kOver(e); }, kGone},
          {"closed with an answer unread", [](Ends& e) { e.write(), e.client_closes(), kOver(e); },
-          true},
+          kGone},
          {"closed, with nothing sent to it",
-          [](Ends& e) { e.client_closes(), e.wait_for(POLLRDHUP); }, true},
+          [](Ends& e) { e.client_closes(), e.wait_for(POLLRDHUP); }, kFinished},
          // It cannot be told from the one before.
          {"done with writing, and waiting for a first byte",
-          [](Ends& e) { e.client_finishes_writing(), e.wait_for(POLLRDHUP); }, true},
+          [](Ends& e) { e.client_finishes_writing(), e.wait_for(POLLRDHUP); }, kFinished},
          {"done with writing, and an answer on its way",
-          [](Ends& e) { e.client_finishes_writing(), e.wait_for(POLLRDHUP), e.write(); }, false},
+          [](Ends& e) { e.client_finishes_writing(), e.wait_for(POLLRDHUP), e.write(); }, kNot},
          {"closed after it has had an answer",
           [](Ends& e) { e.write(), e.client_reads(), e.client_closes(), e.wait_for(POLLRDHUP); },
-          false},
+          kNot},
          {"closed after an answer, of which there is more",
           [](Ends& e) {
             e.write(), e.client_reads(), e.client_closes(), e.wait_for(POLLRDHUP);
             e.write(), kOver(e);
           },
-          true},
+          kGone},
          {"we were done, then the client",
           [](Ends& e) {
             e.write(), e.finish_writing(), e.client_reads(), e.client_closes(), kOver(e);
-            CU_ASSERT_TRUE(unit::eventually([&] { return !client_ended(e.ours.get()); }));
+            CU_ASSERT_TRUE(unit::eventually([&] { return client_end(e.ours.get()) == kNot; }));
           },
-          false},
+          kNot},
          {"the client was done, then we",
           [](Ends& e) {
             e.client_finishes_writing(), e.wait_for(POLLRDHUP);
             e.write(), e.finish_writing();
-            CU_ASSERT_TRUE(unit::eventually([&] { return !client_ended(e.ours.get()); }));
+            CU_ASSERT_TRUE(unit::eventually([&] { return client_end(e.ours.get()) == kNot; }));
           },
-          false}});
+          kNot}});
 }
 
 void unix_sockets() {
-  expect_ways(AF_UNIX, {{"it is open", [](Ends&) {}, false},
-                        {"done with writing", [](Ends& e) { e.client_finishes_writing(); }, false},
-                        {"we are done with writing", [](Ends& e) { e.finish_writing(); }, false},
-                        {"closed", [](Ends& e) { e.client_closes(); }, true},
+  expect_ways(AF_UNIX, {{"it is open", [](Ends&) {}, kNot},
+                        {"done with writing", [](Ends& e) { e.client_finishes_writing(); }, kNot},
+                        {"we are done with writing", [](Ends& e) { e.finish_writing(); }, kNot},
+                        {"closed", [](Ends& e) { e.client_closes(); }, kFinished},
                         {"closed with an answer unread",
-                         [](Ends& e) { e.write(), e.client_closes(); }, true},
+                         [](Ends& e) { e.write(), e.client_closes(); }, kFinished},
                         {"the same, and the error was taken",
                          [](Ends& e) {
                            char byte;
                            e.write(), e.client_closes();
                            CU_ASSERT(recv(e.ours.get(), &byte, 1, 0) < 0);
                          },
-                         true}});
+                         kFinished}});
 }
 
 void what_is_no_connection() {
-  CU_ASSERT_FALSE(client_ended(-1));
+  CU_ASSERT(client_end(-1) == kNot);
   int pipe_ends[2];
   CU_ASSERT_EQUAL_FATAL(pipe2(pipe_ends, O_CLOEXEC), 0);
   const UniqueFd read_end(pipe_ends[0]);
   UniqueFd(pipe_ends[1]).reset();
-  CU_ASSERT_FALSE(client_ended(read_end.get()));  // it has hung up, but is no socket
+  CU_ASSERT(client_end(read_end.get()) == kNot);  // it has hung up, but is no socket
+}
+
+void what_it_counts_as() {
+  for (ClientEnd end : {kNot, kFinished, kGone})
+    CU_ASSERT(outcome_of(true, end) == Outcome::kServed);
+  CU_ASSERT(outcome_of(false, kNot) == Outcome::kFailed);
+  for (ClientEnd end : {kFinished, kGone}) CU_ASSERT(outcome_of(false, end) == Outcome::kAborted);
 }
 
 }  // namespace
@@ -171,5 +178,6 @@ void what_is_no_connection() {
 void add_client_end_tests() {
   unit::add_suite("client_end", {{"TCP", tcp},
                                  {"Unix sockets", unix_sockets},
-                                 {"what is no connection", what_is_no_connection}});
+                                 {"what is no connection", what_is_no_connection},
+                                 {"what it counts as", what_it_counts_as}});
 }
