@@ -28,6 +28,8 @@
 // instance may keep a registration of a socket that others have open, which takes no wake-up from anybody: nobody waits
 // there. In the worker's own code any step may find them gone, and fails; it sees that it is an orphan then. Between its
 // look at getppid() and its wait the signal would be lost: so the handler nudges, and that is blocked.
+//   What the signal's handler has noted would not do instead of that look: a thread of a handler's may be the one that takes
+// the signal, and this one be back from its wait before; and who changes its user (a handler may) gets none any more.
 //   Who is in `start` yet dies of it (SIGTERM). A program that serves one connection has no listen sockets. A process that
 // a handler has forked, and that executes nothing, keeps what it has.
 #pragma once
