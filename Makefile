@@ -29,7 +29,7 @@ TOGETHER_release := -Wl,-z,max-page-size=65536,-Ttext=0x10000
 # (Nor may AddressSanitizer, as that user, look for leaks, or read its options from /proc/self/environ.)
 UNREADABLE = chmod $(if $(filter asan,$(BUILD)),755,711) $@
 
-FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program worker/closing shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/region base/range_set supervisor/workforce supervisor/supervisor
+FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program worker/closing shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/mapping base/range_set supervisor/workforce supervisor/supervisor
 PROGRAMS := preforkd preforkd-supervisor preforkd-supervisor-static preforkd-control preforkd-log preforkctl
 MAINS    := $(wildcard */main.cc) supervisor/without_handlers.cc worker/libpreforkd.cc
 FOLDERS  := base ipc shm conf systemd worker supervisor daemon control log ctl

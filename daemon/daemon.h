@@ -62,7 +62,7 @@ class Daemon final : private PoolOwner {
   // Over an upgrade in place: daemon/daemon_takeover.cc.
   std::string obstacle_to_upgrade() const;
   DaemonRecord record(uint32_t asked_by) const;
-  void take_over_pools(const DaemonRecord& record);
+  void take_over_pools(const DaemonRecord& record, Listeners& all);
   void taken_over(const DaemonRecord& record);
 
   struct ToStart {

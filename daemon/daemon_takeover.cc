@@ -27,6 +27,12 @@ std::vector<int> descriptors_of(const PoolRecord& pool) {
   return fds;
 }
 
+std::vector<int> sockets_of(const DaemonRecord& r) {
+  std::vector<int> fds;
+  for (const ListenerRecord& l : r.listeners) fds.push_back(l.fd);
+  return fds;
+}
+
 }  // namespace
 
 std::string Daemon::obstacle_to_upgrade() const {
@@ -76,7 +82,11 @@ void Daemon::take_over(const DaemonRecord& r) {
   reload_.resume(r);
   service_.resume(r.refusal, r.said_ready);
   if (!r.said_ready) service_.extend_while_starting(in_force_.settings);
-  take_over_pools(r);
+  const PutBackOnFailure kept_sockets(r,
+                                      sockets_of(r));  // (Its end comes after that of all of them.)
+  Listeners all;
+  const KeepOnFailure kept_files{all};
+  take_over_pools(r, all);
   control_.resume(r, has_taken_a_step);
   for (const auto& pool : pools_.configured()) {
     pool->go_on();
@@ -87,12 +97,7 @@ void Daemon::take_over(const DaemonRecord& r) {
   loop_.run_after(0, [this, r] { taken_over(r); });
 }
 
-void Daemon::take_over_pools(const DaemonRecord& r) {
-  std::vector<int> sockets;
-  for (const ListenerRecord& l : r.listeners) sockets.push_back(l.fd);
-  const PutBackOnFailure kept_sockets(r, sockets);  // (Its end comes after that of all of them.)
-  Listeners all;
-  const KeepOnFailure kept_files{all};
+void Daemon::take_over_pools(const DaemonRecord& r, Listeners& all) {
   for (const ListenerRecord& l : r.listeners)
     all.push_back(std::make_shared<Listener>(Listener::restore(l)));
   for (size_t i = 0; i < r.pools.size(); ++i) {

@@ -117,6 +117,7 @@ void Generation::believe(Report report) {
       return note_ack(report.number);
     case ReportType::kPreloaded:
       preloaded_ = true;
+      exec_timer_.drop();
       start_timer_.drop();
       break;
     case ReportType::kQuiet:

@@ -158,7 +158,7 @@ void Reload::end(OnDone on_done, const std::string& refusal, const std::string& 
   show_status_();
   if (on_done) on_done(refusal);
   if (!std::exchange(again_, false)) return;
-  next_timer_ = loop_.after(0, [this] {
+  again_timer_ = loop_.after(0, [this] {
     if (stop_.is_running()) begin({}, {});
   });
 }

@@ -141,6 +141,7 @@ class Reload {
   bool again_ = false;           // a HUP came while one was under way
   uint64_t succeeded_ = 0, asked_ = 0;
   std::vector<InheritedSocket> inherited_;  // what no pool has used yet
+  EventLoop::Timer again_timer_;            // for that HUP, when it has ended
   EventLoop::Timer next_timer_;             // the next step, not from within another's call
   EventLoop::Timer hand_over_timer_;
 };

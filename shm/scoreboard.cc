@@ -43,6 +43,14 @@ uint64_t& counter_of(Ending ending, Counters& counters) {
   return counters.crashed;
 }
 
+// Those in workers come first in the table, and no others.
+constexpr bool has_all_in_workers() {
+  for (size_t i = 0; i < std::size(kLimitRows); ++i)
+    if (kLimitRows[i].is_time() != (i >= std::size(kLimitsOfDecision))) return false;
+  return true;
+}
+static_assert(has_all_in_workers());
+
 }  // namespace
 
 #ifdef PREFORKD_DEBUG

@@ -348,7 +348,7 @@ inline constexpr Quiet kQuiet[] = {
     {"", 0, ".so.", "a library's own, before main"},  // (no frame of ours is above it)
     {"", 0, "__libc_init_first", "libc's own, before main"},
     {"", 0, "__libc_early_init", "libc's own, before main"},
-    {"newfstatat(AT_EMPTY_PATH)", 0, "rehearse_takeover < run",
+    {"newfstatat(AT_EMPTY_PATH)", 0, "rehearse_takeover <",
      "libc's own: how stdout is buffered"},
     {"listen", 0, "Pool::leave", "a path's file is gone; of an abstract name more get past"},
     {"", 0, "execution_trouble", "what cannot be looked at is executed, and that says why"},
@@ -398,7 +398,7 @@ inline constexpr Quiet kQuiet[] = {
     {"waitid", ECHILD, "Children::reap", "nobody is left to reap, at this turn"},
     {"wait4", ECHILD, "Generation::left_behind", "it has been reaped"},
     {"", ENOENT, "SocketPath::watch", "what is gone is bound again"},
-    {"kill", EPERM, "Workforce::", "a worker that has another user: its end is seen all the same"},
+    {"kill", EPERM, "WorkerTable::signal", "a worker that has another user: its end is seen all the same"},
     {"pread64", 0, "SegmentReader::decisions", "of memory: this answer has no decisions"},
     {"pread64", 0, "Sampler::look", "the figures are those of the last look"},
     {"newfstatat", 0, "load_for_daemon", "what cannot be looked at is read, and that says why"},
@@ -406,7 +406,6 @@ inline constexpr Quiet kQuiet[] = {
     {"", 0, "trouble_with_own_file", "it is taken to be whole"},
     {"", 0, "own_name", "it is found by the path that it was called with"},
     {"", 0, "left_by_predecessor", "looked at again"},
-    {"", 0, "children_of_ours", "looked at again"},
     {"getrandom", 0, "", "a library's own, before main: it takes something else"},
     {"", 0, "socket_in < watch_at", "looked for once more"},
     {"", 0, "effective_user",
@@ -435,7 +434,7 @@ inline constexpr Quiet kQuiet[] = {
 
 // Failures that would last, or cannot be, so that one alone is none of this world.
 inline constexpr Quiet kNotDone[] = {
-    {"kill", ESRCH, "Workforce::", "a child that is not reaped is there"},
+    {"kill", ESRCH, "WorkerTable::signal", "a child that is not reaped is there"},
     {"kill", EPERM, "Workforce::nudge",
      "a worker that took another user is waited for, as long as timeouts.drain says"},
     {"access", ENOENT, "Paths::find", "that nothing is beside: what is installed is taken"},
