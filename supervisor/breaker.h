@@ -117,11 +117,11 @@ struct Breaker {
     next.retry_at = now + (tripped() ? spread(pause(), jitter) : pace(max, now));
     return next;
   }
-  // A worker has shown that it can serve.
+  // A worker has shown that it can serve. (That settles no debt: what is paced stays so, whatever is claimed.)
   Breaker after_proof() const {
     Breaker next = *this;
+    if (tripped()) next.retry_at = 0;
     next.steps = next.died = 0;
-    next.retry_at = 0;
     return next;
   }
 

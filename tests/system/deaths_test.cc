@@ -210,6 +210,17 @@ void stopped_ones_are_replaced() {
   expect(is_running(worker), "the worker is there");
 }
 
+// Its bit says that it is idle: whoever leaves nobody else idle rings all the same, and another one is forked.
+void a_stopped_one_is_not_counted_on() {
+  Server server({PoolText{.workers = "min = 1; max = 4; min_spare = 0; max_spare = 0;"}});
+  kill(idle_worker(server), SIGSTOP);
+  server.wait_for_log("stopped by Stopped");
+  server.wait_for("/lifetime/forked", 2);
+  Client busy(server.address());
+  expect(busy.echoes("hello\n", 3), "served by the one in its place");
+  expect(Client(server.address()).echoes("hello\n", 3), "and the next by one more");
+}
+
 void the_daemon_dies() {
   Server server({PoolText{}, PoolText{.name = "cat", .serves = "program = [ \"/bin/cat\" ];"}});
   Client busy(server.address()), program(server.address("cat"));
@@ -447,6 +458,7 @@ Suite deaths_suite() {
        {"supervisors die under load", supervisors_die_under_load},
        {"control dies", control_dies},
        {"stopped ones are replaced", stopped_ones_are_replaced},
+       {"a stopped one is not counted on", a_stopped_one_is_not_counted_on},
        {"the daemon dies", the_daemon_dies},
        {"a new daemon takes over", a_new_daemon_takes_over},
        {"the daemon dies and nobody finishes", the_daemon_dies_and_nobody_finishes},
