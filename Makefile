@@ -88,8 +88,7 @@ sim: deps                                 ## play ten minutes of a pool's life R
 	@$(PARALLEL) BUILD=sim build/sim/sim
 	build/sim/sim $(or $(SEED),1) $(or $(RUNS),1000) $(if $(TRACE),trace)
 sim-bugs: deps                            ## whether it finds the bugs of tests/sim/bugs (ONLY=bug picks one)
-	@$(PARALLEL) BUILD=sim build/sim/sim
-	@$(MAKE) --no-print-directory BUILD=sim sim-bugs-found
+	@$(PARALLEL) BUILD=sim sim-bugs-found
 sim-bugs-found: $(OUT)/sim
 	@COMPILE='$(CXX) $(ALL_CXXFLAGS)' LINK='$(CXX) $(ALL_CXXFLAGS) $(SIM_FLAGS)' OBJECTS='$(SIM_OBJECTS)' LIBRARIES='$(SIM_ARCHIVES) $(SIM_LIBS)' tests/sim/bugs/run $(OUT) $(ONLY)
 

@@ -82,8 +82,8 @@ void Daemon::take_over(const DaemonRecord& r) {
   reload_.resume(r);
   service_.resume(r.refusal, r.said_ready);
   if (!r.said_ready) service_.extend_while_starting(in_force_.settings);
-  const PutBackOnFailure kept_sockets(r,
-                                      sockets_of(r));  // (Its end comes after that of all of them.)
+  // (Its end comes after that of all of them.)
+  const PutBackOnFailure kept_sockets(r, sockets_of(r));
   Listeners all;
   const KeepOnFailure kept_files{all};
   take_over_pools(r, all);

@@ -131,7 +131,7 @@ void Generation::close_ends() {
 void Generation::wait_for_start(Nanoseconds timeout) {
   const Nanoseconds now = monotonic_now();
   exec_timer_.set_at(now + (timeout ? std::min(kUntilExecuted, timeout) : kUntilExecuted), [this] {
-    if (!preloaded_ && !child_.has_executed())
+    if (!child_.has_executed())
       end_start(
           "could not be executed in time: its user has stopped it, or the folder that it is"
           " to work in, or that its handler is in, does not answer");

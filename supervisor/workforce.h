@@ -45,8 +45,8 @@ class Workforce {
     bool abnormal = false;     // the log is told of it
     bool served = false;       // ... and it was serving a connection
     bool unannounced = false;  // it left by itself, without a last look for connections
-    bool proves =
-        false;  // that others can serve: it has served somebody, or (a program) was executed
+    // That others can serve: it has served somebody, or (a program) was executed.
+    bool proves = false;
     std::string
         text;  // for the log: "killed by signal 11 (Segmentation fault) while serving ..."; or ""
     Loss loss{};  // for the breaker

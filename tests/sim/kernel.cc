@@ -365,8 +365,6 @@ void Kernel::notify_signal_file(Process& process) {
       notify(*signals);
 }
 
-void Kernel::kill_group_or_process(pid_t to, int number) { send_signal(to < 0 ? -to : to, number); }
-
 void Kernel::deliver_signals() {
   Process& process = *current_;
   while (const uint64_t deliverable = process.pending & ~process.blocked) {
@@ -567,7 +565,7 @@ int Kernel::accept(int fd) {
   socket->queue.pop_front();
   connection.owner = connection.worker = current_->pid;
   connection.accepted_at = now_;
-  observer_->on_accept(connection, *current_);
+  observer_->on_accept(*current_);
   return connection.fd;
 }
 

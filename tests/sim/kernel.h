@@ -149,7 +149,7 @@ class Observer {
  public:
   virtual void on_fork(Process&) = 0;
   virtual void on_death(Process&) = 0;
-  virtual void on_accept(Connection&, Process&) = 0;
+  virtual void on_accept(Process&) = 0;
   virtual void on_epoll_wait(Process&, bool begins) = 0;
   virtual void on_close(Connection&) = 0;
 
@@ -162,9 +162,8 @@ struct Connection final : File {
   Kind kind = Kind::kServe;
   uint64_t number = 0;
   Nanoseconds service = 0;
-  Nanoseconds came_at = 0, accepted_at = 0;
+  Nanoseconds accepted_at = 0;
   pid_t worker = 0;
-  bool is_begun = false;  // its handler has been called
   bool is_answered = false;
 };
 
@@ -190,7 +189,6 @@ class Kernel {
   pid_t fork(std::function<void()> child);  // -1: fork_error
   [[noreturn]] void exit(int status);
   bool send_signal(pid_t to, int number);
-  void kill_group_or_process(pid_t to, int number);
   pid_t wait(pid_t which, int options, int* status, rusage* usage);
   pid_t peek(pid_t which, int options, int* status);  // without reaping
   Process* find(pid_t pid);                           // zombies, too
@@ -208,7 +206,6 @@ class Kernel {
   uint64_t forks_tried() const { return forks_tried_; }
 
   // --- futexes ---
-  bool has_waiter(const void* word) const { return waiters_.contains(word); }
   Woken wait_on(const void* word, Nanoseconds until);
   int wake(const void* word, int most);
 

@@ -42,7 +42,6 @@ struct World {
   PoolSettings settings;
   std::vector<int> listen_sockets;
   std::unique_ptr<shm::Mapping> mapping;
-  Supervisor* supervisor = nullptr;
   Process* process = nullptr;  // null: it is gone
 };
 const std::map<pid_t, std::unique_ptr<World>>& worlds();  // by the supervisor's pid

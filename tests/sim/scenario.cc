@@ -59,7 +59,7 @@ struct Seen {
   uint64_t forks = 0, deaths = 0, accepted = 0, begun = 0, answered = 0;
   uint64_t served_before = 0;  // by its figures, when they were read last
   bool was_disturbed = false;  // somebody has killed one of its processes
-  bool ended_in_order = false;
+  bool is_read = false;        // its figures, for the last time
 };
 
 class Scenario final : Observer, HandlerObserver, PoolOwner {
@@ -121,7 +121,7 @@ class Scenario final : Observer, HandlerObserver, PoolOwner {
   // --- what is seen ---
   void on_fork(Process& worker) override;
   void on_death(Process& process) override;
-  void on_accept(Connection& connection, Process& worker) override;
+  void on_accept(Process& worker) override;
   void on_epoll_wait(Process& process, bool begins) override;
   void on_close(Connection& connection) override;
   void on_serve(Connection& connection, Process& worker) override;
@@ -146,7 +146,6 @@ class Scenario final : Observer, HandlerObserver, PoolOwner {
   EventLoop* loop_ = nullptr;
   Paths paths_;
   LogLink* log_ = nullptr;
-  PoolSet* pools_ = nullptr;
   Children* children_ = nullptr;
   Pool* pool_ = nullptr;
   PoolSettings settings_;
@@ -163,7 +162,6 @@ class Scenario final : Observer, HandlerObserver, PoolOwner {
 
   std::map<uint32_t, Seen> seen_;
   std::set<const Process*> idle_, unready_;
-  std::map<uint64_t, pid_t> hanging_;
   uint64_t next_connection_ = 1;
   uint32_t waiting_ = 0;
   Lasting beside_idle_{"a client waits though a worker is idle", kWaitsBesideIdle};
@@ -193,7 +191,6 @@ void Scenario::be_daemon() {
   auto held = std::make_shared<HeldFile>("/proc/self/exe");
   paths_.supervisor = paths_.static_supervisor = paths_.library = held;
   loop_ = &loop;
-  pools_ = &pools;
   children_ = &children;
   log_ = &log;
   auto& signals = kernel_.open(std::make_unique<SignalFile>(), daemon_->pid);
@@ -399,9 +396,9 @@ void Scenario::look_whether_over() {
 void Scenario::on_pool_changed(const std::string&) {
   if (!pool_) return;
   for (const Generation* g : pool_->all_generations()) {
-    if (g->state() != Generation::State::kOver || seen_[g->number()].ended_in_order) continue;
+    if (g->state() != Generation::State::kOver || seen_[g->number()].is_read) continue;
     Seen& s = seen_[g->number()];
-    s.ended_in_order = true;
+    s.is_read = true;
     read_figures(*g, true);
     loop_->run_after(0, [this, number = g->number(), supervisor = g->supervisor()] {
       pool_->close_generation(number, "");
@@ -458,7 +455,6 @@ void Scenario::arrive() {
   if (socket.door_is_closed) return;
   auto made = std::make_unique<Connection>();
   made->number = next_connection_++;
-  made->came_at = kernel_.now();
   made->service = std::min<Nanoseconds>(random_.around(service_), 2 * kSecond);
   const bool has_deadline = pool_->settings().connection_timeout != 0;
   const uint64_t kind = random_.between(0, 999);
@@ -627,7 +623,7 @@ World* Scenario::in_charge() {
     const auto found = worlds().find(g->supervisor());
     if (found == worlds().end() || !g->serves() || g->is_on_trial()) continue;
     World& world = *found->second;
-    if (world.process && !world.process->is_dead && &g->sockets() != nullptr) newest = &world;
+    if (world.process) newest = &world;
   }
   return newest;
 }
@@ -683,7 +679,6 @@ void Scenario::on_death(Process& process) {
     ++tally_.supervisors;
     World& world = *world_of(process);
     world.process = nullptr;
-    world.supervisor = nullptr;
     world.was_killed |= process.was_killed || WIFSIGNALED(process.status);
     // The next one is launched at once, or after the first of the pauses.
     starting_until_ = std::max(starting_until_, kernel_.now() + 700 * kMillisecond);
@@ -700,13 +695,12 @@ void Scenario::judge_leaving(const Process& worker, uint32_t left) {
   if (left + 1 == pool_->limits().min) violate("a worker was let go, and there are fewer than min");
 }
 
-void Scenario::on_accept(Connection& connection, Process& worker) {
+void Scenario::on_accept(Process& worker) {
   --waiting_;
   is_ready(worker);
   const World& world = *world_of(worker);
   ++seen_[world.generation].accepted;
   if (world.is_on_trial) violate("a worker of a generation on trial has accepted");
-  if (connection.accepted_at < connection.came_at) violate("accepted before it came");
   look();
 }
 
@@ -721,7 +715,6 @@ void Scenario::on_epoll_wait(Process& process, bool begins) {
 }
 
 void Scenario::on_serve(Connection& connection, Process& worker) {
-  connection.is_begun = true;
   connection.accepted_at = kernel_.now();
   ++seen(*world_of(worker)).begun;
   say("worker " + std::to_string(worker.pid) + " serves " + std::to_string(connection.number));
@@ -833,18 +826,12 @@ void write_log(const LogLine& line) {
 }
 
 Tally& Tally::operator+=(const Tally& more) {
+  constexpr uint64_t Tally::*kCounts[] = {
+      &Tally::connections, &Tally::served,  &Tally::lost,        &Tally::forks,
+      &Tally::deaths,      &Tally::kills,   &Tally::supervisors, &Tally::supervisors_killed,
+      &Tally::reloads,     &Tally::refused, &Tally::orders};
   minutes += more.minutes;
-  connections += more.connections;
-  served += more.served;
-  lost += more.lost;
-  forks += more.forks;
-  deaths += more.deaths;
-  kills += more.kills;
-  supervisors += more.supervisors;
-  supervisors_killed += more.supervisors_killed;
-  reloads += more.reloads;
-  refused += more.refused;
-  orders += more.orders;
+  for (const auto count : kCounts) this->*count += more.*count;
   return *this;
 }
 

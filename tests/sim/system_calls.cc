@@ -198,8 +198,8 @@ REAL(pid_t, getsid, pid_t of) {
 REAL(int, kill, pid_t to, int number) {
   if (!is_running()) return __real_kill(to, number);
   kernel->step();
-  if (!kernel->find(to < 0 ? -to : to)) return static_cast<int>(or_errno(-ESRCH));
-  kernel->kill_group_or_process(to, number);
+  // (Of a group its leader: nobody here has children of his own.)
+  if (!kernel->send_signal(std::abs(to), number)) return static_cast<int>(or_errno(-ESRCH));
   kernel->deliver_signals();
   return 0;
 }

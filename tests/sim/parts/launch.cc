@@ -54,7 +54,6 @@ void supervise(World& world, Beginning& beginning) {
                         &handler,
                         Closing(-1, -1)};
     auto& supervisor = *new Supervisor(plan, board, daemon, beginning.args, closing);
-    world.supervisor = &supervisor;
     handler.preload(world.settings.name, world.settings.settings);
     kernel->exit(supervisor.run());
   } catch (const std::exception& e) {
