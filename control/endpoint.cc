@@ -1,5 +1,6 @@
 #include "control/endpoint.h"
 
+#include <poll.h>
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -213,6 +214,12 @@ Endpoint::~Endpoint() {
   loop_.forget(epoll_);
   loop_.forget(listener_.get());
   MHD_stop_daemon(daemon_);
+}
+
+uint32_t Endpoint::clients() const {
+  pollfd queue{listener_.get(), POLLIN, 0};
+  if (clients_.empty()) return poll(&queue, 1, 0) > 0 ? 1 : 0;
+  return static_cast<uint32_t>(clients_.size());
 }
 
 void Endpoint::run() {

@@ -42,7 +42,8 @@ class Endpoint {
   Endpoint(const Endpoint&) = delete;
   Endpoint& operator=(const Endpoint&) = delete;
 
-  uint32_t clients() const { return static_cast<uint32_t>(clients_.size()); }
+  // Those that it has; with nobody, 1 if somebody waits to be accepted.
+  uint32_t clients() const;
 
   // To the client that waits under this id; without effect if there is none.
   void answer(uint32_t id, HttpReply reply);

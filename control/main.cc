@@ -101,7 +101,8 @@ class Control {
                        endpoint_->answer(answer.id, routes_.conclude(asked, answer));
                      },
                  .on_end = [this](bool in_order) { end(in_order); },
-                 .clients = [this] { return endpoint_ ? endpoint_->clients() : 0u; }});
+                 // Before it is open, somebody may wait.
+                 .clients = [this] { return endpoint_ ? endpoint_->clients() : 1u; }});
     loop_.run();
     return exit_code_;
   }

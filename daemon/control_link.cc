@@ -32,6 +32,7 @@ constexpr int kSilence = 5;  // seconds after a ping
 constexpr Nanoseconds kRequestsAgain = 100 * kMillisecond;
 constexpr Nanoseconds kQuiet = 1 * kSecond;             // for control to pass on an answer
 constexpr Nanoseconds kLongestQuestion = 60 * kSecond;  // then who waits is not waited for
+constexpr uint32_t kConnects = EPOLLIN | EPOLLRDHUP | EPOLLET;
 constexpr int kMostAtOnce = 64;        // datagrams read before others have their turn
 constexpr size_t kMostWaiting = 4096;  // datagrams; a control that reads none of so many is stuck
 
@@ -79,8 +80,9 @@ ControlLink::~ControlLink() {
 
 // Each that connects, whether control takes it or not.
 void ControlLink::watch_clients() {
-  loop_.watch(listen_socket_.get(), EPOLLIN | EPOLLRDHUP | EPOLLET, [this](uint32_t events) {
+  loop_.watch(listen_socket_.get(), kConnects, [this](uint32_t events) {
     if (events & (EPOLLHUP | EPOLLRDHUP)) return kill("has a listen socket that was shut down");
+    has_come_ = true;
     if (news_.is_open() && !ping_timer_.is_set()) ping();
   });
 }
@@ -148,6 +150,7 @@ void ControlLink::look_at_socket() {
 }
 
 void ControlLink::ping() {
+  has_come_ = false;
   wait_for_pong(kSilence);
   push(bytes_of(Ping{}));
 }
@@ -211,6 +214,7 @@ void ControlLink::start() {
   told_segments_.clear();
   unanswered_.clear();
   calls_.greet(*this);
+  loop_.change(listen_socket_.get(), kConnects);  // says again that somebody waits there
 }
 
 void ControlLink::watch_requests() {
@@ -247,6 +251,7 @@ void ControlLink::resume(const LinkRecord& r) {
   unanswered_ = r.unanswered;
   watch_requests();
   calls_.greet(*this);
+  ping();  // it may have clients
 }
 
 void ControlLink::renew(bool hands_in) {
@@ -433,7 +438,7 @@ void ControlLink::read_requests() {
 void ControlLink::take(Request request, std::string bytes) {
   if (request.ask == ControlAsk::kPong) {
     ping_timer_ = {};
-    if (request.set > 0) ping_timer_ = loop_.after(kPingAgain, [this] { ping(); });
+    if (request.set > 0 || has_come_) ping_timer_ = loop_.after(kPingAgain, [this] { ping(); });
     return;
   }
   if (request.ask < ControlAsk::kLimits || request.ask > ControlAsk::kTotals) return kill(kMad);

@@ -6,6 +6,12 @@
 // So the daemon sees each client that connects, and asks control for a sign of life: then, and once a second as long
 // as it says that it has clients. One that is silent for 5 s is replaced. Without clients nobody is woken.
 //
+// Nobody who could make it stand is overlooked. Who connects before control counts is counted, in its queue if not yet
+// accepted (while control starts and takes no clients yet it says 1). Who connects after that does so after the ping
+// that asked, so that the daemon sees it (has_come_) and asks once more. Who waits in the queue when a control is
+// started, as those do who have outlived the one before, is found by looking at the socket anew. One that an upgrade
+// has taken over is asked at once.
+//
 // A control that has turned against us can shut the listening socket down for all who have it, and the file of a Unix
 // socket can be removed. So both are looked at before each start, and whenever something happens to the file: what nobody
 // can connect to any more is made anew, and the next process gets it, soon. As long as it cannot be made, because a stranger's
@@ -135,6 +141,8 @@ class ControlLink {
   std::set<std::pair<std::string, uint32_t>> told_segments_;
   uint32_t next_ticket_ = 1;
   std::map<uint32_t, uint32_t> unanswered_;  // by ticket: the present process's own numbers
+  bool has_come_ =
+      false;  // somebody, since the last ping: control may not have seen them when it answers
   bool closing_ = false, renewing_ = false, is_killed_ = false, hands_in_ = false;
   uint32_t failures_ = 0;  // to start it, or of one that died soon
   Nanoseconds started_at_ = 0, answered_at_ = 0, renew_until_ = 0;

@@ -55,7 +55,7 @@ enum class ControlAsk : uint32_t {
   kReload,
   kStop,
   kUpgrade,
-  kPong,    // it is not hanging; `set`: clients that it has just now
+  kPong,    // it is not hanging; `set`: clients that it has just now, or that wait to be accepted
   kTotals,  // a Request, then opaque bytes: the totals of `pool` up to and including generation `id`,
   // which the daemon had said was over; the daemon keeps them and hands them to every control. `set` 1: its
   // last words, with all that it has read of `pool`; of use to a daemon whose next control cannot read that

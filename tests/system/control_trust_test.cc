@@ -307,11 +307,34 @@ void replaced_where_they_are_taken() {
   // The first may be answered before control looks at what was sent.
   server.wait_until("preforkctl is answered by another control", kPatience * 2, [&] {
     const Nanoseconds began = monotonic_now();
-    expect_equal("preforkctl is answered", server.ctl({"status"}).code, 0);
+    const Outcome asked = server.ctl({"status"});
+    expect_equal("preforkctl is answered: " + asked.err, asked.code, 0);
     const double took = to_seconds(monotonic_now() - began);
     expect(took < 12, "within 12 s: " + std::to_string(took));
     return server.control() != control;
   });
+}
+
+// Who waits while there is no control has the next one stand there, and nobody else need come for the daemon to see it.
+void replaced_where_one_has_waited() {
+  ServerOptions options;
+  options.in_child = forget_passrights;
+  Server server({PoolText{}}, options);
+  const pid_t first = server.control();
+  kill(first, SIGSTOP);  // until it is killed for that
+  SlowToClose slow;
+  UniqueFd connection = connected_to(server.socket(), 0);
+  expect_equal("what is attached is taken", slow.attach_to(connection.get(), kWorkersPlease), 0);
+  auto wait_for_another_than = [&](pid_t one) {
+    pid_t now = 0;
+    server.wait_until("another control than " + std::to_string(one), kPatience, [&] {
+      now = server.find_process("preforkd: control");
+      return now != 0 && now != one;
+    });
+    return now;
+  };
+  wait_for_another_than(wait_for_another_than(first));
+  expect_equal("preforkctl is answered", server.ctl({"status"}).code, 0);
 }
 
 // --- whose name it is ------------------------------------------------------------------------------
@@ -586,6 +609,7 @@ Suite control_trust_suite() {
            {"questions without an answer", unanswered_questions},
            {"attached descriptors", attached_descriptors},
            {"control is replaced where they are taken", replaced_where_they_are_taken},
+           {"control is replaced where one has waited", replaced_where_one_has_waited},
            {"names that were rebound", rebound_names},
            {"other names by a reload", other_names_by_reload},
            {"a socket that was shut down", a_socket_that_was_shut_down},
