@@ -1,6 +1,7 @@
-// What a pool counts over its life: each counter is a member and a row here. A new one is these two, the place where it is
-// counted (the supervisor's: shm/scoreboard.cc; a worker's: its slot in shm/layout.h, and worker/seat.cc), and a line in
-// doc/SHM.md. Copying, adding up, status and metrics go by the rows.
+// What a pool counts over its life: each counter is a member and a row here. A new one is these two, the place where the
+// supervisor counts it (shm/scoreboard.cc), and a line in doc/SHM.md. Copying, adding up, status, metrics and the layout's
+// number go by the rows. One that workers count has a field in their slots besides (shm/layout.h: Slot and
+// for_each_slot_counter; worker/seat.cc), as any field of shared memory a line in tests/unit/layout_test.cc.
 #pragma once
 
 #include <algorithm>
@@ -35,42 +36,43 @@ enum class CounterGroup { kConnections, kWorkers, kTimes, kByItself };
 
 struct CounterRow {
   CounterGroup group;
-  size_t offset;  // in Counters
-  size_t count;   // how many there are of it
-  bool is_sum;    // else the most of all
+  const char* member;  // in Counters
+  size_t offset;
+  size_t count;  // how many there are of it
+  bool is_sum;   // else the most of all
   const char* name = nullptr;
   const char* metric = nullptr;  // without _total
   const char* help = nullptr;
 };
+#define MEMBER(name) #name, offsetof(Counters, name), sizeof(Counters::name) / sizeof(uint64_t)
 inline constexpr CounterRow kCounterRows[] = {
-    {CounterGroup::kConnections, offsetof(Counters, served), 1, true, "served",
-     "preforkd_connections_served", "Connections that ended well."},
-    {CounterGroup::kConnections, offsetof(Counters, failed), 1, true, "failed",
-     "preforkd_connections_failed", "Connections that ended by an error, a crash or a deadline."},
-    {CounterGroup::kConnections, offsetof(Counters, aborted), 1, true, "aborted",
-     "preforkd_connections_aborted",
+    {CounterGroup::kConnections, MEMBER(served), true, "served", "preforkd_connections_served",
+     "Connections that ended well."},
+    {CounterGroup::kConnections, MEMBER(failed), true, "failed", "preforkd_connections_failed",
+     "Connections that ended by an error, a crash or a deadline."},
+    {CounterGroup::kConnections, MEMBER(aborted), true, "aborted", "preforkd_connections_aborted",
      "Connections that did not end well because the client had reset or left them."},
-    {CounterGroup::kWorkers, offsetof(Counters, forked), 1, true, "forked",
-     "preforkd_workers_forked", "Workers started."},
-    {CounterGroup::kWorkers, offsetof(Counters, retired), 1, true, "retired",
-     "preforkd_workers_retired", "Workers that left when they were asked to."},
-    {CounterGroup::kWorkers, offsetof(Counters, crashed), 1, true, "crashed",
-     "preforkd_workers_crashed", "Workers that died by themselves."},
-    {CounterGroup::kWorkers, offsetof(Counters, timed_out), 1, true, "timed_out",
-     "preforkd_workers_timed_out",
+    {CounterGroup::kWorkers, MEMBER(forked), true, "forked", "preforkd_workers_forked",
+     "Workers started."},
+    {CounterGroup::kWorkers, MEMBER(retired), true, "retired", "preforkd_workers_retired",
+     "Workers that left when they were asked to."},
+    {CounterGroup::kWorkers, MEMBER(crashed), true, "crashed", "preforkd_workers_crashed",
+     "Workers that died by themselves."},
+    {CounterGroup::kWorkers, MEMBER(timed_out), true, "timed_out", "preforkd_workers_timed_out",
      "Workers ended by timeouts.start, timeouts.connection or timeouts.drain."},
-    {CounterGroup::kWorkers, offsetof(Counters, recycled), 1, true, "recycled",
-     "preforkd_workers_recycled", "Workers replaced after they had served their connections."},
-    {CounterGroup::kTimes, offsetof(Counters, at_max_ns), 1, true, "seconds_at_max",
-     "preforkd_at_max_seconds", "Time that the pool was as big as max."},
-    {CounterGroup::kTimes, offsetof(Counters, busy_ns), 1, true, "busy_seconds",
-     "preforkd_busy_seconds", "Time that workers spent serving, summed."},
-    {CounterGroup::kTimes, offsetof(Counters, worker_ns), 1, true, "worker_seconds",
-     "preforkd_worker_seconds", "Time that workers existed, summed."},
-    {CounterGroup::kByItself, offsetof(Counters, rejected), kRejections, true},
-    {CounterGroup::kByItself, offsetof(Counters, max_us), 1, false},
-    {CounterGroup::kByItself, offsetof(Counters, histogram), kHistogramBuckets, true},
+    {CounterGroup::kWorkers, MEMBER(recycled), true, "recycled", "preforkd_workers_recycled",
+     "Workers replaced after they had served their connections."},
+    {CounterGroup::kTimes, MEMBER(at_max_ns), true, "seconds_at_max", "preforkd_at_max_seconds",
+     "Time that the pool was as big as max."},
+    {CounterGroup::kTimes, MEMBER(busy_ns), true, "busy_seconds", "preforkd_busy_seconds",
+     "Time that workers spent serving, summed."},
+    {CounterGroup::kTimes, MEMBER(worker_ns), true, "worker_seconds", "preforkd_worker_seconds",
+     "Time that workers existed, summed."},
+    {CounterGroup::kByItself, MEMBER(rejected), true},
+    {CounterGroup::kByItself, MEMBER(max_us), false},
+    {CounterGroup::kByItself, MEMBER(histogram), true},
 };
+#undef MEMBER
 
 // The i-th of a row's numbers; of one with a single number that.
 template <class Number>

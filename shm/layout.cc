@@ -2,8 +2,8 @@
 
 namespace preforkd::shm {
 
-// Raised with each change of what lies where, and of what it means.
-constexpr uint32_t kThisLayout = 4;
+// Raised by 1000 with each change of what lies where, and of what it means; a counter more is another layout by itself.
+constexpr uint32_t kThisLayout = 4000 + sizeof(Counters) / sizeof(uint64_t);
 
 #ifndef PREFORKD_NEXT
 const uint32_t kLayoutVersion = kThisLayout;

@@ -214,9 +214,7 @@ inline constexpr Word Decision::*kLimitsOfDecision[] = {&Decision::min, &Decisio
 
 static_assert(sizeof(Header) == 128 && sizeof(Doorbell) == 128 && sizeof(Published) == 128);
 static_assert(sizeof(Shared) == 128 && sizeof(Tickets) == 128);
-static_assert(sizeof(Totals) == 2584 && offsetof(Totals, histogram) == 144);
-static_assert(sizeof(Totals) == sizeof(Counters));
-static_assert(offsetof(Gone, totals) == 128 && sizeof(Gone) == 5376);
+static_assert(sizeof(Totals) == sizeof(Counters) && offsetof(Gone, totals) == 128);
 static_assert(sizeof(Bits) == 16 && sizeof(Admission) == 16 && sizeof(Decision) == 72);
 static_assert(offsetof(Slot, state) == 128 && offsetof(Slot, since) == 136);
 static_assert(offsetof(Slot, served) == 144 && offsetof(Slot, failed) == 152);
@@ -250,7 +248,7 @@ struct Segment {
 };
 static_assert(offsetof(Segment, doorbell) == 128 && offsetof(Segment, published) == 256);
 static_assert(offsetof(Segment, shared) == 384 && offsetof(Segment, tickets) == 512);
-static_assert(offsetof(Segment, gone) == 640 && sizeof(Segment) == 6016);
+static_assert(offsetof(Segment, gone) == 640);
 
 constexpr size_t bits_offset() { return sizeof(Segment); }
 constexpr size_t in_lines(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <map>
 #include <set>
+#include <sstream>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -25,6 +26,12 @@ struct Part {
   size_t offset, size;
 };
 
+std::string the_document() {
+  std::ifstream file("doc/SHM.md");  // the tests run in the repository
+  CU_ASSERT_FATAL(file.is_open());
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
 void parts_of_a_segment() {
   static const Part kParts[] = {
       {"header", offsetof(Segment, header), sizeof(Header)},
@@ -41,16 +48,15 @@ void parts_of_a_segment() {
     end = part.offset + part.size;
   }
   CU_ASSERT_EQUAL(end, sizeof(Segment));
-  CU_ASSERT_EQUAL(end, 6016);
-  CU_ASSERT_EQUAL(bits_offset(), 6016);
+  CU_ASSERT_EQUAL(bits_offset(), end);
 }
 
-// Of a segment of 1,024 slots, worked out by hand: 6016, + 16 · 16, + 1024 · 16, + 1024 · 1664, + 256 · 72.
+// A segment of 1,024 slots: 16 bytes for each 64 of them, 16 for each, 1664 for each, and 256 · 72.
 void arrays_follow_by_capacity() {
-  CU_ASSERT_EQUAL(admissions_offset(1024), 6272);
-  CU_ASSERT_EQUAL(slots_offset(1024), 22656);
-  CU_ASSERT_EQUAL(decisions_offset(1024), 1726592);
-  CU_ASSERT_EQUAL(segment_size(1024), 1745024);
+  CU_ASSERT_EQUAL(admissions_offset(1024) - bits_offset(), 256);
+  CU_ASSERT_EQUAL(slots_offset(1024) - admissions_offset(1024), 16384);
+  CU_ASSERT_EQUAL(decisions_offset(1024) - slots_offset(1024), 1703936);
+  CU_ASSERT_EQUAL(segment_size(1024) - decisions_offset(1024), 18432);
   for (uint32_t capacity = kSlotsPerWord; capacity <= kMaxCapacity; capacity += kSlotsPerWord) {
     CU_ASSERT(slots_offset(capacity) >= bits_offset() + capacity / 64 * sizeof(Bits));
     CU_ASSERT_EQUAL(slots_offset(capacity) % kLine, 0);
@@ -125,7 +131,8 @@ void another_size_is_refused() {
   } catch (const std::runtime_error& e) {
     said = e.what();
   }
-  CU_ASSERT(unit::same_text(said, "shared memory has 1745024 bytes, not 1852672"));
+  CU_ASSERT(unit::same_text(said, "shared memory has " + std::to_string(segment_size(1024)) +
+                                      " bytes, not " + std::to_string(segment_size(1088))));
 }
 
 // --- doc/SHM.md ----------------------------------------------------------------------------------
@@ -154,11 +161,10 @@ Fields documented_fields() {
       {"u32", 4},      {"i32", 4},
       {"u64", 8},      {"sem_t", sizeof(sem_t)},
       {"40 bytes", 1}, {"Totals", sizeof(Totals)}};
-  std::ifstream file("doc/SHM.md");  // the tests run in the repository
-  CU_ASSERT_FATAL(file.is_open());
+  std::istringstream document(the_document());
   Fields fields;
   std::string section;
-  for (std::string line; std::getline(file, line);) {
+  for (std::string line; std::getline(document, line);) {
     if (line.starts_with("### ")) section = line.substr(4);
     if (section.empty() || !line.starts_with("| ") || !std::isdigit(line[2])) continue;
     auto row = cells(line);
@@ -178,92 +184,81 @@ using Element = std::remove_all_extents_t<T>;
 
 Fields declared_fields() {
   using shm::Shared;
-  return {FIELD(Header, magic),
-          FIELD(Header, version),
-          FIELD(Header, generation),
-          FIELD(Header, size),
-          FIELD(Header, capacity),
-          FIELD(Header, supervisor),
-          FIELD(Header, created),
-          FIELD(Header, pool),
-          FIELD(Doorbell, ring),
-          FIELD(Doorbell, sleeping),
-          FIELD(Published, low_water),
-          FIELD(Published, scan_words),
-          FIELD(Published, ring_on),
-          FIELD(Published, leaving),
-          FIELD(Published, accept_until),
-          FIELD(Published, accept_from),
-          FIELD(Published, saturated),
-          FIELD(Published, at_max),
-          FIELD(Shared, peak_busy),
-          FIELD(Shared, watch),
-          FIELD(Shared, tick),
-          FIELD(Shared, refused),
-          FIELD(Shared, recycle),
-          FIELD(Shared, admissions),
-          FIELD(Shared, turned_away),
-          FIELD(Tickets, start),
-          FIELD(Tickets, retire),
-          FIELD(Gone, edition),
-          FIELD(Gone, queued),
-          FIELD(Gone, totals),
-          FIELD(Totals, served),
-          FIELD(Totals, failed),
-          FIELD(Totals, aborted),
-          FIELD(Totals, rejected),
-          FIELD(Totals, forked),
-          FIELD(Totals, retired),
-          FIELD(Totals, crashed),
-          FIELD(Totals, timed_out),
-          FIELD(Totals, recycled),
-          FIELD(Totals, busy_ns),
-          FIELD(Totals, worker_ns),
-          FIELD(Totals, at_max_ns),
-          FIELD(Totals, at_max_since),
-          FIELD(Totals, max_us),
-          FIELD(Totals, histogram),
-          FIELD(Bits, idle),
-          FIELD(Bits, busy),
-          FIELD(Admission, source),
-          FIELD(Admission, state),
-          FIELD(Slot, pid),
-          FIELD(Slot, generation),
-          FIELD(Slot, forked_at),
-          FIELD(Slot, end),
-          FIELD(Slot, leave),
-          FIELD(Slot, writer),
-          FIELD(Slot, client_ended),
-          FIELD(Slot, state),
-          FIELD(Slot, starting_step),
-          FIELD(Slot, since),
-          FIELD(Slot, served),
-          FIELD(Slot, failed),
-          FIELD(Slot, aborted),
-          FIELD(Slot, begun),
-          FIELD(Slot, busy_ns),
-          FIELD(Slot, max_us),
-          FIELD(Slot, peer),
-          FIELD(Slot, recycle),
-          FIELD(Slot, extended_until),
-          FIELD(Slot, rejected),
-          FIELD(Slot, histogram),
-          FIELD(Slot, note),
-          FIELD(Decision, sequence),
-          FIELD(Decision, at),
-          FIELD(Decision, action),
-          FIELD(Decision, reason),
-          FIELD(Decision, count),
-          FIELD(Decision, idle),
-          FIELD(Decision, busy),
-          FIELD(Decision, starting),
-          FIELD(Decision, queued),
-          FIELD(Decision, peak),
-          FIELD(Decision, min),
-          FIELD(Decision, max),
-          FIELD(Decision, min_spare),
-          FIELD(Decision, max_spare),
-          FIELD(Decision, patience)};
+  Fields fields{FIELD(Header, magic),
+                FIELD(Header, version),
+                FIELD(Header, generation),
+                FIELD(Header, size),
+                FIELD(Header, capacity),
+                FIELD(Header, supervisor),
+                FIELD(Header, created),
+                FIELD(Header, pool),
+                FIELD(Doorbell, ring),
+                FIELD(Doorbell, sleeping),
+                FIELD(Published, low_water),
+                FIELD(Published, scan_words),
+                FIELD(Published, ring_on),
+                FIELD(Published, leaving),
+                FIELD(Published, accept_until),
+                FIELD(Published, accept_from),
+                FIELD(Published, saturated),
+                FIELD(Published, at_max),
+                FIELD(Shared, peak_busy),
+                FIELD(Shared, watch),
+                FIELD(Shared, tick),
+                FIELD(Shared, refused),
+                FIELD(Shared, recycle),
+                FIELD(Shared, admissions),
+                FIELD(Shared, turned_away),
+                FIELD(Tickets, start),
+                FIELD(Tickets, retire),
+                FIELD(Gone, edition),
+                FIELD(Gone, queued),
+                FIELD(Gone, totals),
+                FIELD(Totals, at_max_since),
+                FIELD(Bits, idle),
+                FIELD(Bits, busy),
+                FIELD(Admission, source),
+                FIELD(Admission, state),
+                FIELD(Slot, pid),
+                FIELD(Slot, generation),
+                FIELD(Slot, forked_at),
+                FIELD(Slot, end),
+                FIELD(Slot, leave),
+                FIELD(Slot, writer),
+                FIELD(Slot, client_ended),
+                FIELD(Slot, state),
+                FIELD(Slot, starting_step),
+                FIELD(Slot, since),
+                FIELD(Slot, served),
+                FIELD(Slot, failed),
+                FIELD(Slot, aborted),
+                FIELD(Slot, begun),
+                FIELD(Slot, busy_ns),
+                FIELD(Slot, max_us),
+                FIELD(Slot, peer),
+                FIELD(Slot, recycle),
+                FIELD(Slot, extended_until),
+                FIELD(Slot, rejected),
+                FIELD(Slot, histogram),
+                FIELD(Slot, note),
+                FIELD(Decision, sequence),
+                FIELD(Decision, at),
+                FIELD(Decision, action),
+                FIELD(Decision, reason),
+                FIELD(Decision, count),
+                FIELD(Decision, idle),
+                FIELD(Decision, busy),
+                FIELD(Decision, starting),
+                FIELD(Decision, queued),
+                FIELD(Decision, peak),
+                FIELD(Decision, min),
+                FIELD(Decision, max),
+                FIELD(Decision, min_spare),
+                FIELD(Decision, max_spare),
+                FIELD(Decision, patience)};
+  for (const CounterRow& row : kCounterRows)
+    fields[std::string("Totals.") + row.member] = {row.offset, sizeof(uint64_t)};
+  return fields;
 }
 #undef FIELD
 
@@ -278,6 +273,23 @@ void the_document_agrees() {
   CU_ASSERT_EQUAL(documented.size(), declared.size());
 }
 
+void the_document_says_where_things_begin() {
+  const std::string document = the_document();
+  auto number = [](size_t of) { return std::to_string(of); };
+  const std::string said[] = {
+      "\n| " + number(offsetof(Segment, gone)) + " | " + number(sizeof(Gone)) + " | `Gone` |",
+      "\n| " + number(bits_offset()) + " | " + number(sizeof(Bits)) + " for 64 slots | `Bits[]` |",
+      "\nA = " + number(bits_offset()) + " + C/4",
+      ": A = " + number(admissions_offset(1024)) + ", S = " + number(slots_offset(1024)) +
+          ", D = " + number(decisions_offset(1024)) + ", and the segment has " +
+          number(segment_size(1024)) + " bytes.",
+  };
+  for (const std::string& text : said) {
+    if (document.find(text) == document.npos) std::printf("\n  not there: %s\n", text.c_str());
+    CU_ASSERT_TRUE(document.find(text) != document.npos);
+  }
+}
+
 }  // namespace
 
 void add_layout_tests() {
@@ -289,6 +301,7 @@ void add_layout_tests() {
       {"a segment fits, and is allocated", a_segment_fits},
       {"no name is left, and readers cannot write", no_name_is_left},
       {"doc/SHM.md agrees", the_document_agrees},
+      {"doc/SHM.md says where things begin", the_document_says_where_things_begin},
       {"a segment of another size is refused", another_size_is_refused},
   };
   unit::add_suite("layout", kTests);
