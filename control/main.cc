@@ -88,11 +88,14 @@ std::optional<HttpReply> reply_now(Routes& routes, DaemonLink& link, const HttpC
 // Control's parts, and what each hears of the others.
 class Control {
  public:
+  // Takes what it has inherited before it opens anything, which could get those numbers.
   explicit Control(const Options& options)
-      : sampler_(loop_, pools_),
-        routes_(options.web ? Routes(pools_, options.hosts) : Routes(pools_)),
+      : news_(inherited(kNews)),
+        requests_(inherited(kRequests)),
         listener_(inherited(kListener)),
-        link_(loop_, inherited(kNews), inherited(kRequests), pools_, options.web) {}
+        sampler_(loop_, pools_),
+        routes_(options.web ? Routes(pools_, options.hosts) : Routes(pools_)),
+        link_(loop_, std::move(news_), std::move(requests_), pools_, options.web) {}
 
   int run() {
     link_.start({.on_news = [this] { on_news(); },
@@ -133,11 +136,11 @@ class Control {
     loop_.stop();
   }
 
+  UniqueFd news_, requests_, listener_;  // before who gets them is made
   EventLoop loop_;
   Pools pools_;
   Sampler sampler_;
   Routes routes_;
-  UniqueFd listener_;
   DaemonLink link_;
   std::optional<Endpoint> endpoint_;
   int exit_code_ = 0;

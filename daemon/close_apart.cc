@@ -3,7 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "base/reap.h"
+#include "daemon/reap.h"
 
 namespace preforkd {
 namespace {

@@ -147,8 +147,8 @@ void ControlProcesses::start_web(UniqueFd socket) {
 
 void ControlProcesses::start_web_later() {
   web_timer_ = loop_.after(kWebAgain, [this] {
-    if (!lacks_web()) return;
-    if (!calls_.may_change_web()) return start_web_later();
+    if (calls_.is_stopping() || !lacks_web()) return;
+    if (calls_.is_reloading()) return start_web_later();  // which may change it
     UniqueFd socket = listen_for_web();
     if (socket.is_open()) log_notice("control.web: listening on " + in_force_.settings.control.web);
     start_web(std::move(socket));

@@ -19,8 +19,9 @@ class ControlProcesses {
   struct Calls {
     std::function<DaemonInfo()> info;
     std::function<void(const Request&, std::string bytes)> on_request;
-    std::function<void()> on_greeted;      // the full one: its socket may be a new one
-    std::function<bool()> may_change_web;  // nobody else is about to
+    std::function<void()> on_greeted;    // the full one: its socket may be a new one
+    std::function<bool()> is_stopping;   // then the page is not started any more
+    std::function<bool()> is_reloading;  // which may change it, or end it
   };
   // `in_force`: what the daemon works by; it may change.
   ControlProcesses(EventLoop& loop, LogLink& log, const Paths& paths,

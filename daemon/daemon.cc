@@ -6,7 +6,6 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <map>
 
@@ -61,7 +60,8 @@ Daemon::Daemon(const Paths& paths, const std::string& file, LoadedSettings loade
           {.info = [this] { return info(); },
            .on_request = [this](const Request& r, std::string b) { on_request(r, std::move(b)); },
            .on_greeted = [this] { lost_files_.watch_control(); },
-           .may_change_web = [this] { return stop_.is_running() && !reload_.is_under_way(); }}),
+           .is_stopping = [this] { return !stop_.is_running(); },
+           .is_reloading = [this] { return reload_.is_under_way(); }}),
       children_(loop_, pools_,
                 [this] {
                   control_.forget_ended();

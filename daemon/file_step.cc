@@ -17,7 +17,7 @@
 #include "base/close_all_but.h"
 #include "base/error.h"
 #include "base/fd.h"
-#include "base/reap.h"
+#include "daemon/reap.h"
 
 namespace preforkd {
 namespace {

@@ -8,7 +8,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 
 #include "base/error.h"
@@ -299,7 +298,6 @@ bool LogLink::child_changed(pid_t pid, int status) {
 }
 
 void LogLink::start_later() {
-  restart_timer_ = {};
   if (monotonic_now() - started_at_ >= kLongLife) failures_ = 0;
   restart_timer_ = loop_.after(kRestart.after(failures_++), [this] { start_again(); });
 }

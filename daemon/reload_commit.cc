@@ -1,5 +1,4 @@
 // The commit of a reload: everything takes effect at once, and the generations before hand over.
-#include <algorithm>
 #include <utility>
 
 #include "base/log.h"

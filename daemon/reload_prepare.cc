@@ -110,7 +110,6 @@ void Reload::prepare_pool(Attempt& a, size_t index, std::vector<std::string>& er
   plan.goes_without = plan.awaits_address() && plan.has_address() &&
                       std::none_of(plan.listeners.begin(), plan.listeners.end(), may_come);
   if (!change.pool) change.pool = &pools_.add_coming(plan, log_level_of(in_force_.settings));
-  // (A recycled pool keeps the limits that were set since the file was read.)
   const bool has_changed =
       !pool || settings.name == a.recycled || need_new_processes(pool->plan(), plan);
   const bool is_outgrown = pool && settings.limits.max > pool->capacity();

@@ -1,5 +1,4 @@
 // A reload from the loaded configuration to the verdicts: each changed pool's new generation is tried out beside what serves.
-#include <algorithm>
 #include <utility>
 
 #include "base/log.h"

@@ -1,7 +1,6 @@
 // What control may ask of the daemon. The asker is unprivileged and not trusted: every field
 // is checked here again. (Whether the client had the right to ask, control has checked: it alone can see the
 // client's socket.)
-#include <algorithm>
 
 #include "base/log.h"
 #include "daemon/daemon.h"

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "base/log.h"
-#include "base/reap.h"
+#include "daemon/reap.h"
 #include "daemon/service_cgroup.h"
 #include "daemon/session.h"
 

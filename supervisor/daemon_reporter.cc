@@ -25,17 +25,15 @@ bool DaemonReporter::tell_ready(Nanoseconds now, WakeTime& wake) {
   return told_ready_ = told(say(ReportType::kReady), now, wake);
 }
 
-bool DaemonReporter::tell_trouble(const std::string& trouble, uint32_t workers, Nanoseconds now,
+void DaemonReporter::tell_trouble(const std::string& trouble, uint32_t workers, Nanoseconds now,
                                   WakeTime& wake) {
-  if (trouble.empty() != told_degraded_) return true;
+  if (trouble.empty() != told_degraded_) return;
   const auto type = trouble.empty() ? ReportType::kRecovered : ReportType::kDegraded;
-  const bool is_told = told(say(type, workers, trouble), now, wake);
-  if (is_told) told_degraded_ = !told_degraded_;
-  return is_told;
+  if (told(say(type, workers, trouble), now, wake)) told_degraded_ = !told_degraded_;
 }
 
-bool DaemonReporter::tell_quiet(uint32_t busy, Nanoseconds now, WakeTime& wake) {
-  return told_quiet_ = told(say(ReportType::kQuiet, busy), now, wake);
+void DaemonReporter::tell_quiet(uint32_t busy, Nanoseconds now, WakeTime& wake) {
+  told_quiet_ = told(say(ReportType::kQuiet, busy), now, wake);
 }
 
 void DaemonReporter::send_log(const LogLine& line) {

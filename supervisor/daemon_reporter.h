@@ -8,7 +8,6 @@
 #include "ipc/channel.h"
 #include "ipc/message_pipe.h"
 #include "ipc/supervisor_messages.h"
-#include "shm/scoreboard.h"
 #include "supervisor/wake_time.h"
 
 namespace preforkd {
@@ -36,10 +35,10 @@ class DaemonReporter {
   bool say(ReportType type, uint32_t number = 0, const std::string& text = "");
   void acknowledge(uint32_t order, uint32_t workers);  // lost: the order comes again
 
-  // States, each told when it changes. False, and a time to wake for: it has to be told again.
-  bool tell_ready(Nanoseconds now, WakeTime& wake);
-  bool tell_trouble(const std::string& trouble, uint32_t workers, Nanoseconds now, WakeTime& wake);
-  bool tell_quiet(uint32_t busy, Nanoseconds now, WakeTime& wake);
+  // States, each told when it changes. What could not be told has a time to wake for, and is told again.
+  bool tell_ready(Nanoseconds now, WakeTime& wake);  // whether it has been
+  void tell_trouble(const std::string& trouble, uint32_t workers, Nanoseconds now, WakeTime& wake);
+  void tell_quiet(uint32_t busy, Nanoseconds now, WakeTime& wake);
   bool has_told_ready() const { return told_ready_; }
   bool has_told_quiet() const { return told_quiet_; }
 

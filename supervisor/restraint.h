@@ -1,6 +1,6 @@
 // What keeps a pool from growing though it should: workers that die before they can serve, or are lost faster than others may
 // be forked (supervisor/breaker.h), and a system that has no process for it. Between what decide() wants and what is done.
-// Pure: values in, values out.
+// No system calls: what it goes by, and what it leaves in Restraint, are values.
 #pragma once
 
 #include <string>
@@ -12,8 +12,8 @@ namespace preforkd {
 
 struct Restraint {
   static constexpr Backoff kForkAgain = {100 * kMillisecond, 5 * kSecond};
-  static constexpr Nanoseconds kCalm =
-      10 * kSecond;  // so long a pool is said to lose workers too fast
+  // A pool that has lost workers too fast is said to for so long.
+  static constexpr Nanoseconds kCalm = 10 * kSecond;
 
   Breaker breaker;
   uint32_t fork_failures = 0;  // in a row
@@ -35,7 +35,7 @@ struct Restrained {
 };
 
 // What of `verdict` is to be done now: growth not at all, or by one worker, if the last ones did no good; nobody is let go
-// on trial. `restraint` afterwards has the fork in it. (`verdict.wake_at` is later by nothing: it is when to look again.)
+// on trial. What is to be forked is written down in `restraint`. Where something is put off, `wake_at` is when to look again.
 Verdict restrain(Verdict verdict, Restraint& restraint, const Restrained& pool, Nanoseconds now,
                  uint32_t jitter);
 

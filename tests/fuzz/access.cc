@@ -1,4 +1,4 @@
-// base/networks, base/proxy_protocol: who may connect, as an operator writes it and as a proxy says it. The first
+// base/networks, worker/proxy_protocol: who may connect, as an operator writes it and as a proxy says it. The first
 // byte says which.
 #include <arpa/inet.h>
 

@@ -1,7 +1,8 @@
 /* The doorbell: no wake-up is lost. Who becomes busy, a signal, a ringer's death, a connection's deadline: of each the
  * supervisor learns before it sleeps for good.
  *
- * Mirrors Supervisor::run, publish, arm (supervisor/supervisor.cc), Workforce::end_overdue (supervisor/worker_deadlines.cc),
+ * Mirrors Supervisor::run, turn and resize (supervisor/supervisor.cc), BusyWatch::arm (supervisor/busy_watch.cc),
+ * WorkerDeadlines::end_overdue (supervisor/worker_deadlines.cc),
  * Scoreboard::counts (shm/scoreboard.cc), ring and sleep_until_rung (shm/doorbell.cc), Seat::begin, count_and_ring and
  * idle (worker/seat.cc). All accesses there are seq_cst, so that interleavings of single steps are all there is. A
  * statement here is one load, one store or one read-modify-write there; where several stand in one atomic or d_step, all
@@ -16,7 +17,7 @@
  * takes the flag adds 1 once more, before it wakes. -DBUG_TAKES_THE_FLAG_ONLY is the old way.
  *
  * Then in arm(). It disarmed `watch` as soon as counts() saw somebody busy, and took its timer from end_overdue() after
- * that. A worker that began after the turn's first end_overdue(), in settle() (the watch of the sleep before being disarmed,
+ * that. A worker that began after the turn's first end_overdue(), in resize() (the watch of the sleep before being disarmed,
  * it did not ring), and was done before the second, left neither a timer nor a watch behind: the next connection had no
  * deadline until something else woke the supervisor. Likewise if the only timer was a later one (`start` may take
  * 30 s). Now the watch stays armed unless the timer comes in time. -DBUG_DISARMED_ON_SIGHT is the old way.
@@ -189,7 +190,7 @@ inline reap(i) {
     fi
 }
 
-/* Workforce::end_overdue: each slot in turn. At a timeout whoever is overdue is ended. */
+/* WorkerDeadlines::end_overdue: each slot in turn. At a timeout whoever is overdue is ended. */
 inline check(i) {
     d_step {
         if
@@ -222,7 +223,7 @@ turn:
     fi;
     reap(0);
     reap(1);
-    /* settle */
+    /* resize */
 #ifdef WATCH
     end_overdue();
     timed_out = 0;

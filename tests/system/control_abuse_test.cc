@@ -15,7 +15,7 @@
 namespace preforkd::system_test {
 namespace {
 
-constexpr char kLimitRows[] = "/v1/pools/echo/limits";
+constexpr char kLimitsPath[] = "/v1/pools/echo/limits";
 
 PoolText pool_of_four() { return {.workers = "min = 4; max = 8; min_spare = 1; max_spare = 4;"}; }
 
@@ -132,7 +132,7 @@ void idle_connections() {
 Answer send_hundred_megabytes(Server& server, bool chunked) {
   Client client("unix:" + server.socket());
   constexpr size_t kPiece = 1 << 16, kPieces = 1600;
-  client.send("PATCH " + std::string(kLimitRows) + " HTTP/1.1\r\nHost: x\r\n" +
+  client.send("PATCH " + std::string(kLimitsPath) + " HTTP/1.1\r\nHost: x\r\n" +
               (chunked ? "Transfer-Encoding: chunked"
                        : "Content-Length: " + std::to_string(kPiece * kPieces)) +
               "\r\n\r\n");
@@ -164,8 +164,8 @@ void huge_bodies() {
   expect_error("100 MB", send_hundred_megabytes(server, false), 413);
   expect_error("100 MB in chunks", send_hundred_megabytes(server, true), 413);
   const std::string most = "{\"min\":4" + std::string(64 * 1024 - 9, ' ') + "}";
-  expect_equal("a body of 64 KiB", server.request("PATCH", kLimitRows, most).status, 200);
-  expect_error("a body of 64 KiB and one byte", server.request("PATCH", kLimitRows, most + " "),
+  expect_equal("a body of 64 KiB", server.request("PATCH", kLimitsPath, most).status, 200);
+  expect_error("a body of 64 KiB and one byte", server.request("PATCH", kLimitsPath, most + " "),
                413);
   expect_equal("control is the same", server.control(), control);
   expect(memory_of(control) - before < 10'000, "control did not keep what it refused");
@@ -220,11 +220,11 @@ void bodies_that_are_wrong() {
       {"{\"min_spare\":7,\"max_spare\":6}", 409, "min_spare"},
   };
   for (const auto& row : kRows)
-    expect_error(row.body, server.request("PATCH", kLimitRows, row.body), row.status, row.part);
+    expect_error(row.body, server.request("PATCH", kLimitsPath, row.body), row.status, row.part);
   std::string deep = std::string(30'000, '[') + std::string(30'000, ']');
-  expect_error("deep JSON", server.request("PATCH", kLimitRows, deep), 400);
+  expect_error("deep JSON", server.request("PATCH", kLimitsPath, deep), 400);
   deep = "{\"min\":" + std::string(30'000, '[');
-  expect_error("deep and unfinished JSON", server.request("PATCH", kLimitRows, deep), 400);
+  expect_error("deep and unfinished JSON", server.request("PATCH", kLimitsPath, deep), 400);
   for (const char* path : {"/v1/reload", "/v1/stop", "/v1/pools/echo/drain",
                            "/v1/pools/echo/resume", "/v1/pools/echo/recycle"})
     for (const char* body : {"nonsense", "[]", "{\"now\":true}"})
@@ -320,10 +320,10 @@ void rights() {
     expect_error(std::string("a stranger wants ") + path, as_user(server, stranger, "POST", path),
                  403, refusal);
   expect_error("a stranger wants other limits",
-               as_user(server, stranger, "PATCH", kLimitRows, "{\"min\":4}"), 403, refusal);
+               as_user(server, stranger, "PATCH", kLimitsPath, "{\"min\":4}"), 403, refusal);
   for (const auto& someone : {member, by_primary_group})
     expect_equal("a member of control.group may",
-                 as_user(server, someone, "PATCH", kLimitRows, "{\"min\":4}").status, 200);
+                 as_user(server, someone, "PATCH", kLimitsPath, "{\"min\":4}").status, 200);
   Outcome refused = run({"setpriv", uid, gid, "--clear-groups", built("preforkctl"), "--socket",
                          server.socket(), "drain", "echo"});
   expect_equal("preforkctl of a stranger", refused.code, 1);
@@ -357,8 +357,8 @@ void web_only_reads() {
   for (const char* path :
        {"/v1/stop", "/v1/reload", "/v1/pools/echo/drain", "/v1/pools/echo/resume", "/v1/status"})
     expect_error(std::string("POST ") + path, ask("POST", path), 405);
-  expect_error("PATCH", ask("PATCH", kLimitRows, "{\"min\":1}"), 405);
-  expect_error("PUT", ask("PUT", kLimitRows, "{\"min\":1}"), 405);
+  expect_error("PATCH", ask("PATCH", kLimitsPath, "{\"min\":1}"), 405);
+  expect_error("PUT", ask("PUT", kLimitsPath, "{\"min\":1}"), 405);
   expect_error("DELETE", ask("DELETE", "/v1/pools/echo"), 405);
   pool.check();
 }

@@ -1,4 +1,4 @@
-// daemon/breaker: what is a step of the row, how long it pauses, what ends it; and what each loss costs.
+// supervisor/breaker: what is a step of the row, how long it pauses, what ends it; and what each loss costs.
 #include "supervisor/breaker.h"
 
 #include "tests/unit/unit_test.h"

@@ -1,4 +1,4 @@
-// base/channel: whole datagrams with and without descriptors, and what a mad other end can do.
+// ipc/channel: whole datagrams with and without descriptors, and what a mad other end can do.
 #include "ipc/channel.h"
 
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-// worker/closing and daemon/lingering: connections that are over, handed to who reads on; its bounds; programs that have
+// worker/closing and supervisor/lingering: connections that are over, handed to who reads on; its bounds; programs that have
 // ended; and what a hostile worker may send it.
 #include "worker/closing.h"
 

@@ -1,4 +1,4 @@
-// base/message_pipe: whole messages, who sent them, and what nobody sends who keeps to the form. And base/budget.
+// ipc/message_pipe: whole messages, who sent them, and what nobody sends who keeps to the form. And base/budget.
 #include "ipc/message_pipe.h"
 
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-// base/proxy_protocol: the headers of both versions, whole and wrong.
+// worker/proxy_protocol: the headers of both versions, whole and wrong.
 #include "worker/proxy_protocol.h"
 
 #include "tests/unit/unit_test.h"

@@ -1,4 +1,4 @@
-// daemon/scaler: decide() against cases worked out by hand, pools that live through a day's load in
+// supervisor/scaler: decide() against cases worked out by hand, pools that live through a day's load in
 // simulated time, and what must hold for any view whatsoever.
 #include "supervisor/scaler.h"
 

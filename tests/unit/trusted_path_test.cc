@@ -1,4 +1,4 @@
-// base/trusted_path and daemon/socket_path: whom a path is trusted to, and what is done where it is nobody's.
+// daemon/trusted_path and daemon/socket_path: whom a path is trusted to, and what is done where it is nobody's.
 #include "daemon/trusted_path.h"
 
 #include <fcntl.h>
