@@ -80,7 +80,9 @@ struct alignas(kLine) Published {
   Long accept_from;   // ... on these listen sockets; bit i: the i-th, of the first 64
   Word
       saturated;  // + 1 whenever nobody is idle at `max`; the shedder waits on it (supervisor/shedder.h)
-  Word at_max;  // 1: there are `max` workers, and none of them is starting (kept for the shedder)
+  // 0; or there are `max` workers and none of them is starting: 1, + 1 for each that is idle by its bit but stopped. So
+  // nobody can take a connection if fewer than this are idle. (Kept for the shedder.)
+  Word at_max;
   uint8_t reserved[88];
 };
 enum Leaving : uint32_t {

@@ -56,12 +56,14 @@ class Shedding {
     }
   }
 
-  // There are as many workers as there may be, and none is idle.
+  // There are as many workers as there may be, and none is idle but those who are stopped.
   bool is_saturated() const {
-    if (segment_.published.at_max.load() == 0) return false;
+    const uint32_t at_max = segment_.published.at_max.load();
+    if (at_max == 0) return false;
+    uint32_t idle = 0;
     for (uint32_t w = 0; w < plan_.mapping.scan_words(); ++w)
-      if (plan_.mapping.bits(w).idle.load() != 0) return false;
-    return true;
+      idle += shm::count_bits(plan_.mapping.bits(w).idle.load());
+    return idle < at_max;
   }
 
   // More than `most` wait. False: a worker was faster.

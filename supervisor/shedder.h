@@ -4,8 +4,8 @@
 //
 // It sleeps on a futex word of its own (Published.saturated) until the supervisor has seen that nobody is idle at
 // `max`; then it is registered on the listen sockets, edge-triggered: each that arrives wakes it once, to count.
-// As soon as it sees an idle worker it is unregistered, and sleeps again: while the pool is not saturated it
-// costs nothing, and takes nothing.
+// As soon as it sees an idle worker (more of them than are stopped by a signal) it is unregistered, and sleeps
+// again: while the pool is not saturated it costs nothing, and takes nothing.
 //
 //   supervisor                                    shedder
 //   (a worker left nobody idle, and rang)         seen = saturated

@@ -227,7 +227,7 @@ bool Supervisor::go_on_draining(Nanoseconds now, WakeTime& wake) {
 
 // Of programs each serves one connection, and workers die: who waits gets one, as before the drain.
 bool Supervisor::fork_for_queue(Nanoseconds now, WakeTime& wake) {
-  const shm::Counts counts = board_.counts();
+  const shm::Counts counts = workforce_.recycling().headcount(now).counts;
   View view;
   view.queued = queued(drain_.finish());
   const uint32_t takers = counts.idle + counts.starting;
@@ -368,9 +368,10 @@ void Supervisor::shed_load(Nanoseconds now, WakeTime& wake) {
   if (!shedder_.is_configured()) return;
   const shm::Counts counts = board_.counts();
   const bool full = is_full() && counts.starting == 0 && !on_trial_;
+  const uint32_t word = full ? 1 + workforce_.stopped_idle() : 0;
   shm::Word& at_max = board_.segment().published.at_max;
-  if (at_max.load() != full) at_max.store(full);
-  if (full && counts.idle == 0) wake.by(shedder_.wake(now));
+  if (at_max.load() != word) at_max.store(word);
+  if (counts.idle < word) wake.by(shedder_.wake(now));
 }
 
 // Nobody is there to take a connection, and there is room to fork one: the daemon watches the socket.

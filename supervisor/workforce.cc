@@ -278,6 +278,14 @@ void Workforce::nudge_idle(uint32_t count) {
   }
 }
 
+uint32_t Workforce::stopped_idle() const {
+  uint32_t count = 0;
+  if (table_.stopped() > 0)
+    table_.each(
+        [&](uint32_t slot) { count += table_[slot].stopped_at != 0 && board_.is_idle(slot); });
+  return count;
+}
+
 void Workforce::nudge_all() {
   table_.each([&](uint32_t slot) { table_.signal(slot, plan_.nudge_signal()); });
 }

@@ -59,6 +59,7 @@ class Workforce {
   void retire_longest_idle(uint32_t count);  // retire tickets and nudges
   void take_back_tickets();
   void nudge_idle(uint32_t count);
+  uint32_t stopped_idle() const;  // idle by their bits, but stopped by a signal: they take nobody
   void nudge_all();
 
   // --- starting ---

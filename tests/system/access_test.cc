@@ -372,6 +372,23 @@ std::vector<pid_t> shedders(Server& server) {
 
 const std::string kTwoWorkers = "min = 2; max = 2; min_spare = 0; max_spare = 0;";
 
+// It is idle by its bit, until it is killed for it.
+void saturated_but_for_a_stopped_one() {
+  Server server(
+      {PoolText{.workers = kTwoWorkers,
+                .more = "saturation = { queue = 0; message = \"come back later\\n\"; };"}});
+  const pid_t stopped = server.worker_pids().front();
+  kill(stopped, SIGSTOP);
+  server.wait_for_log("stopped by Stopped");
+  Client busy(server.address());
+  expect(busy.echoes("hello\n"), "the other one serves");
+  Client next(server.address());
+  expect_equal("who comes now", next.read_until_eof(), "come back later\n");
+  kill(stopped, SIGCONT);
+  server.wait_for("/workers/idle", 1);
+  expect(Client(server.address()).echoes("hello\n"), "it goes on, and serves");
+}
+
 void saturated() {
   Server server(
       {PoolText{.serves = kDiary,
@@ -684,6 +701,7 @@ Suite access_suite() {
            {"silent PROXY headers", silent_headers},
            {"environment", environment},
            {"saturated", saturated},
+           {"saturated but for a stopped one", saturated_but_for_a_stopped_one},
            {"not shed while starting", not_shed_while_starting},
            {"shed without a word", shed_without_a_word},
            {"shed by the kernel's limit", shed_by_the_kernels_limit},

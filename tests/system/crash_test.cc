@@ -158,6 +158,30 @@ void a_loop_of_crashes() {
   expect_equal("recovered", occurrences(server.log(), "recovered"), 1u);
 }
 
+// Where each worker leaves as soon as it has served, having served is what ends the pauses.
+void a_loop_of_crashes_under_load() {
+  TestFolder folder;
+  const std::string crash = folder.file("crash");
+  Server server({PoolText{.serves = unruly("crash_while = \"" + crash + "\";"),
+                          .workers = "min = 1; max = 4; connections = 1;"}});
+  folder.write("crash", "");
+  for (pid_t pid : server.worker_pids()) kill(pid, SIGKILL);
+  server.wait_for("/state", "degraded");
+  const uint64_t forked = server.pool()["lifetime"]["forked"];
+  server.wait_until("the pauses are above a second", kPatience,
+                    [&] { return server.pool()["lifetime"]["forked"] >= forked + 4; });
+  std::vector<Client> waiting;
+  for (int i = 0; i < 40; ++i) waiting.emplace_back(server.address());
+  unlink(crash.c_str());
+  const Nanoseconds began = monotonic_now();
+  for (Client& client : waiting) {
+    pid_serving(client);
+    client.half_close();
+  }
+  const double took = to_seconds(monotonic_now() - began);
+  expect(took < kPatience, "40 are not served one a pause: " + std::to_string(took) + " s");
+}
+
 }  // namespace
 
 Suite crash_suite() {
@@ -169,7 +193,8 @@ Suite crash_suite() {
            {"idle ones killed at once", idle_ones_killed_at_once},
            {"killed while clients reset", killed_while_clients_reset},
            {"dying as soon as idle", dying_as_soon_as_idle},
-           {"a loop of crashes", a_loop_of_crashes}}};
+           {"a loop of crashes", a_loop_of_crashes},
+           {"a loop of crashes, under load", a_loop_of_crashes_under_load}}};
 }
 
 }  // namespace preforkd::system_test

@@ -110,6 +110,10 @@ void proof_ends_the_row() {
   // What is owed, is owed all the same.
   b = after({}, Kind::kUsed, kNow, kNow, static_cast<uint32_t>(Breaker::credit(kMax)) + 1);
   CU_ASSERT_EQUAL(b.after_proof().pace(kMax, kNow), Breaker::kPerUsed);
+  // The pause that paces them is another one than that of a row.
+  b = b.after_probe(kMax, kNow, kMiddle);
+  CU_ASSERT_EQUAL(b.retry_at, kNow + Breaker::kPerUsed);
+  CU_ASSERT_EQUAL(b.after_proof().retry_at, b.retry_at);
 }
 
 // As many at once as there is credit for, and then one each `price`.
