@@ -92,6 +92,7 @@ struct SignalFile final : File {
 
 // --- processes -----------------------------------------------------------------------------------
 
+constexpr Nanoseconds kWakeLeast = 3 * kMicrosecond;  // how long a wake-up takes, at least
 enum class Woken { kEvent, kTimeout, kSignal };
 enum class Kind { kDaemon, kSupervisor, kWorker };
 
@@ -111,6 +112,7 @@ struct Process {
 
   uint64_t pending = 0, blocked = 0;  // signals
   std::array<Action, 65> actions{};
+  SignalFile* signal_file = nullptr;  // if it has one
 
   bool is_dead = false, is_stopped = false;
   int status = 0;  // of waitpid, once it is dead

@@ -1,4 +1,4 @@
-// make sim: plays scenarios (tests/sim/scenario.h), each with a seed of its own, and says which of them went wrong.
+// make sim: plays scenarios (tests/sim/play.h), each with a seed of its own, and says which of them went wrong.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -9,7 +9,7 @@
 #include <map>
 #include <string>
 
-#include "tests/sim/scenario.h"
+#include "tests/sim/play.h"
 
 namespace {
 
