@@ -418,6 +418,28 @@ void one_at_a_time() {
                     [&] { return server.status()["reloads"] == 2; });
 }
 
+void a_signal_during_a_recycle() {
+  TestFolder folder;
+  const std::string start = folder.file("start");
+  PoolText pool{.serves = unruly("start_while = \"" + start + "\";"),
+                .workers = "min = 1; max = 4;"};
+  Server server({pool});
+  folder.write("start", "");
+  Answer recycled;
+  std::jthread recycle([&] { recycled = server.request("POST", "/v1/pools/echo/recycle"); });
+  server.wait_until("it is on trial", kPatience, [&] { return supervisors(server) == 2; });
+  pool.workers = "min = 3; max = 4;";
+  server.write_config(config_of({pool}));
+  server.signal(SIGHUP);
+  // By then it has been heard of.
+  expect_equal("drain", server.request("POST", "/v1/pools/echo/drain").status, 409);
+  unlink(start.c_str());
+  recycle.join();
+  expect_equal("the recycle", recycled.status, 200);
+  server.wait_for("/generation", 2);
+  server.wait_for("/limits/min", 3);
+}
+
 void a_stop_comes_between() {
   Server server({PoolText{}});
   Client busy(server.address());
@@ -507,6 +529,7 @@ Suite reload_suite() {
            {"recycle loads new code", recycle_loads_new_code},
            {"a drain that takes too long", a_drain_that_takes_too_long},
            {"one at a time", one_at_a_time},
+           {"a signal during a recycle", a_signal_during_a_recycle},
            {"a stop comes between", a_stop_comes_between},
            {"the old one dies meanwhile", the_old_one_dies_meanwhile},
            {"on demand", on_demand_pools},

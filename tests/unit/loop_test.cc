@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "daemon/patience.h"
 #include "tests/unit/unit_test.h"
 
 using namespace preforkd;
@@ -128,6 +129,36 @@ void timers_set_and_cancelled_by_timers() {
 }
 
 // A timer far away does not end a turn that has an event, nor does a turn that does not block wait.
+// A patient one gives the time for which this process stood still to whoever it waits for.
+void patient_timers() {
+  EventLoop loop;
+  PatientTimer timer(loop), dropped(loop);
+  Nanoseconds called_at = 0;
+  int calls = 0;
+  auto again = [&] {
+    ++calls;
+    called_at = monotonic_now();
+    timer.set_after(kMillisecond, [&] {
+      ++calls;
+      loop.stop();
+    });
+  };
+  constexpr Nanoseconds kFor = 100 * kMillisecond, kStands = 500 * kMillisecond;
+  const Nanoseconds began = monotonic_now();
+  timer.set_after(kFor, again);
+  dropped.set_after(kMillisecond, [] { CU_FAIL("it was dropped"); });
+  dropped.drop();
+  CU_ASSERT_FALSE(dropped.is_set());
+  loop.run_after(0, [] {
+    const timespec while_it_stands = to_timespec(kStands);
+    nanosleep(&while_it_stands, nullptr);
+  });
+  loop.run();
+  CU_ASSERT_EQUAL(calls, 2);
+  CU_ASSERT(called_at >= began + kFor + kStands);
+  CU_ASSERT_FALSE(timer.is_set());
+}
+
 void timers_beside_events() {
   EventLoop loop;
   Pipe p;
@@ -280,6 +311,7 @@ void add_loop_tests() {
       {"no room", no_room},
       {"timers, in order", timers_in_order},
       {"timers set and cancelled by timers", timers_set_and_cancelled_by_timers},
+      {"patient timers", patient_timers},
       {"timers beside events", timers_beside_events},
       {"a callback forgets itself", a_callback_forgets_itself},
       {"a callback forgets another", a_callback_forgets_another},
