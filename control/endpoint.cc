@@ -217,9 +217,9 @@ Endpoint::~Endpoint() {
 }
 
 uint32_t Endpoint::clients() const {
+  if (!clients_.empty()) return static_cast<uint32_t>(clients_.size());
   pollfd queue{listener_.get(), POLLIN, 0};
-  if (clients_.empty()) return poll(&queue, 1, 0) > 0 ? 1 : 0;
-  return static_cast<uint32_t>(clients_.size());
+  return poll(&queue, 1, 0) > 0 ? 1 : 0;
 }
 
 void Endpoint::run() {

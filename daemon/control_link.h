@@ -141,8 +141,8 @@ class ControlLink {
   std::set<std::pair<std::string, uint32_t>> told_segments_;
   uint32_t next_ticket_ = 1;
   std::map<uint32_t, uint32_t> unanswered_;  // by ticket: the present process's own numbers
-  bool has_come_ =
-      false;  // somebody, since the last ping: control may not have seen them when it answers
+  // Somebody, since the last ping: control may not have seen them when it answers.
+  bool has_come_ = false;
   bool closing_ = false, renewing_ = false, is_killed_ = false, hands_in_ = false;
   uint32_t failures_ = 0;  // to start it, or of one that died soon
   Nanoseconds started_at_ = 0, answered_at_ = 0, renew_until_ = 0;

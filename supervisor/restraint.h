@@ -12,7 +12,7 @@ namespace preforkd {
 
 struct Restraint {
   static constexpr Backoff kForkAgain = {100 * kMillisecond, 5 * kSecond};
-  // A pool that has lost workers too fast is said to for so long.
+  // For so long after its last pause a pool is said to lose workers too fast.
   static constexpr Nanoseconds kCalm = 10 * kSecond;
 
   Breaker breaker;

@@ -227,10 +227,11 @@ bool Supervisor::go_on_draining(Nanoseconds now, WakeTime& wake) {
 
 // Of programs each serves one connection, and workers die: who waits gets one, as before the drain.
 bool Supervisor::fork_for_queue(Nanoseconds now, WakeTime& wake) {
-  const shm::Counts counts = workforce_.recycling().headcount(now).counts;
+  const shm::Counts counts = board_.counts();
   View view;
   view.queued = queued(drain_.finish());
-  const uint32_t takers = counts.idle + counts.starting;
+  const uint32_t stopped = std::min(counts.idle, workforce_.stopped_idle());
+  const uint32_t takers = counts.idle - stopped + counts.starting;
   if (view.queued <= takers || is_full()) return false;
   Verdict wanted;
   wanted.action = Action::kGrow;

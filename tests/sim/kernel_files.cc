@@ -6,11 +6,10 @@
 #include <utility>
 
 #include "tests/sim/kernel.h"
+#include "worker/signals.h"
 
 namespace preforkd::sim {
 namespace {
-
-uint64_t bit_of(int number) { return uint64_t{1} << (number - 1); }
 
 bool is_ignored_by_default(int number) {
   return number == SIGCHLD || number == SIGURG || number == SIGCONT || number == SIGWINCH;
@@ -57,12 +56,12 @@ bool Kernel::send_signal(pid_t to, int number) {
     }
     return true;
   }
-  const bool is_blocked = process->blocked & bit_of(number);
+  const bool is_blocked = process->blocked & signal_bit(number);
   const auto handler = process->actions[static_cast<size_t>(number)].handler;
   const bool is_ignored =
       handler == SIG_IGN || (handler == SIG_DFL && is_ignored_by_default(number));
   if (is_ignored && !is_blocked) return true;
-  process->pending |= bit_of(number);
+  process->pending |= signal_bit(number);
   if (is_blocked)
     notify_signal_file(*process);
   else if (process->is_waiting && process->is_interruptible)
@@ -78,7 +77,7 @@ void Kernel::deliver_signals() {
   Process& process = *current_;
   while (const uint64_t deliverable = process.pending & ~process.blocked) {
     const int number = __builtin_ctzll(deliverable) + 1;
-    process.pending &= ~bit_of(number);
+    process.pending &= ~signal_bit(number);
     const Process::Action action = process.actions[static_cast<size_t>(number)];
     if (action.handler == SIG_IGN) continue;
     if (action.handler == SIG_DFL) {
@@ -86,14 +85,14 @@ void Kernel::deliver_signals() {
       die(process, number);
     }
     const uint64_t before = process.blocked;
-    if (action.blocks_itself) process.blocked |= bit_of(number);
+    if (action.blocks_itself) process.blocked |= signal_bit(number);
     action.handler(number);
     process.blocked = before;
   }
 }
 
 uint64_t Kernel::set_blocked(uint64_t blocked) {
-  return std::exchange(current_->blocked, blocked & ~(bit_of(SIGKILL) | bit_of(SIGSTOP)));
+  return std::exchange(current_->blocked, blocked & ~(signal_bit(SIGKILL) | signal_bit(SIGSTOP)));
 }
 
 // --- futexes -------------------------------------------------------------------------------------

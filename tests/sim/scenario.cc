@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "shm/reader.h"
+#include "worker/signals.h"
 
 namespace preforkd::sim {
 
@@ -309,6 +310,20 @@ void Scenario::arrive() {
 }
 
 // --- a run ---------------------------------------------------------------------------------------
+
+Outcome Scenario::play() {
+  kernel_.observe(this);
+  handler_observer = this;
+  Process& daemon = kernel_.spawn(nullptr, Kind::kDaemon, [this] { be_daemon(); });
+  daemon.is_subreaper = true;
+  daemon.blocked = signal_bit(SIGCHLD);
+  daemon_ = &daemon;
+  const Nanoseconds began = kernel_.now();
+  kernel_.run([this] { return is_over_ || !violation_.empty(); });
+  if (violation_.empty() && !is_over_) violate("nothing is left to happen");
+  tally_.minutes = to_seconds(kernel_.now() - began) / 60;
+  return {violation_, tally_};
+}
 
 bool is_traced = false;  // (of parts.h)
 

@@ -1,5 +1,5 @@
-// The daemon, the clients and the accidents of one run, and the judge who sees all of them: what is written in scenario.cc orders
-// and comes, accidents.cc kills, stops and lets fail, judgement.cc says what must not be.
+// One run: its daemon, with what is ordered of it, and its clients (scenario.cc); its accidents (accidents.cc); what is seen of
+// all of them, and what must not be (judgement.cc).
 #pragma once
 
 #include <cstdint>
@@ -66,19 +66,7 @@ class Scenario final : Observer, HandlerObserver, PoolOwner {
         random_(seed ^ 0x5eed),
         ends_at_(kernel_.now() + from_seconds(minutes * 60)) {}
 
-  Outcome play() {
-    kernel_.observe(this);
-    handler_observer = this;
-    Process& daemon = kernel_.spawn(nullptr, Kind::kDaemon, [this] { be_daemon(); });
-    daemon.is_subreaper = true;
-    daemon.blocked = uint64_t{1} << (SIGCHLD - 1);
-    daemon_ = &daemon;
-    const Nanoseconds began = kernel_.now();
-    kernel_.run([this] { return is_over_ || !violation_.empty(); });
-    if (violation_.empty() && !is_over_) violate("nothing is left to happen");
-    tally_.minutes = to_seconds(kernel_.now() - began) / 60;
-    return {violation_, tally_};
-  }
+  Outcome play();
 
  private:
   // --- the daemon ---

@@ -19,6 +19,7 @@
 
 #include "base/system_call.h"
 #include "tests/sim/kernel.h"
+#include "worker/signals.h"
 
 namespace preforkd::sim {
 namespace {
@@ -47,7 +48,7 @@ Nanoseconds deadline_of(const timespec* relative) {
 void set_action(int number, void (*handler)(int), bool blocks_itself) {
   Process& process = *kernel->current();
   process.actions[static_cast<size_t>(number)] = {handler, blocks_itself};
-  if (handler == SIG_IGN) process.pending &= ~(uint64_t{1} << (number - 1));
+  if (handler == SIG_IGN) process.pending &= ~signal_bit(number);
 }
 
 long set_mask(int how, const uint64_t* set, uint64_t* before) {

@@ -385,8 +385,9 @@ void saturated_but_for_a_stopped_one() {
   Client next(server.address());
   expect_equal("who comes now", next.read_until_eof(), "come back later\n");
   kill(stopped, SIGCONT);
-  server.wait_for("/workers/idle", 1);
-  expect(Client(server.address()).echoes("hello\n"), "it goes on, and serves");
+  busy.half_close();
+  server.wait_for("/workers/idle", 2);
+  expect(Client(server.address()).echoes("hello\n"), "both serve again");
 }
 
 void saturated() {

@@ -136,21 +136,32 @@ void dying_as_soon_as_idle() {
   expect(Client(server.address("good")).echoes("hello\n"), "the other pool serves");
 }
 
-// In its start: a pause after each, said once; and once that it is over.
-void a_loop_of_crashes() {
+// A pool whose workers were killed, and whose others crash in their start until end() is called.
+struct LoopOfCrashes {
   TestFolder folder;
   const std::string crash = folder.file("crash");
-  Server server({PoolText{.serves = unruly("crash_while = \"" + crash + "\";"),
-                          .workers = "min = 8; max = 16;"}});
-  folder.write("crash", "");
-  for (pid_t pid : server.worker_pids()) kill(pid, SIGKILL);
-  server.wait_for("/state", "degraded");
+  Server server;
+
+  explicit LoopOfCrashes(const std::string& workers)
+      : server(
+            {PoolText{.serves = unruly("crash_while = \"" + crash + "\";"), .workers = workers}}) {
+    folder.write("crash", "");
+    for (pid_t pid : server.worker_pids()) kill(pid, SIGKILL);
+    server.wait_for("/state", "degraded");
+  }
+  void end() const { unlink(crash.c_str()); }
+};
+
+// A pause after each, said once; and once that it is over.
+void a_loop_of_crashes() {
+  LoopOfCrashes loop("min = 8; max = 16;");
+  Server& server = loop.server;
   expect_contains("reason", server.pool()["reason"], "workers died in a row");
   const uint64_t forked = server.pool()["lifetime"]["forked"];
   server.wait_until("it goes on to try", kPatience,
                     [&] { return server.pool()["lifetime"]["forked"] >= forked + 3; });
   expect(server.pool()["lifetime"]["forked"] < forked + 10, "one after the other");
-  unlink(crash.c_str());
+  loop.end();
   server.wait_for("/state", "running", "echo", 2 * kPatience);
   server.wait_for("/workers/total", 8);
   server.wait_for_log("recovered");
@@ -160,19 +171,14 @@ void a_loop_of_crashes() {
 
 // Where each worker leaves as soon as it has served, having served is what ends the pauses.
 void a_loop_of_crashes_under_load() {
-  TestFolder folder;
-  const std::string crash = folder.file("crash");
-  Server server({PoolText{.serves = unruly("crash_while = \"" + crash + "\";"),
-                          .workers = "min = 1; max = 4; connections = 1;"}});
-  folder.write("crash", "");
-  for (pid_t pid : server.worker_pids()) kill(pid, SIGKILL);
-  server.wait_for("/state", "degraded");
+  LoopOfCrashes loop("min = 1; max = 4; connections = 1;");
+  Server& server = loop.server;
   const uint64_t forked = server.pool()["lifetime"]["forked"];
   server.wait_until("the pauses are above a second", kPatience,
                     [&] { return server.pool()["lifetime"]["forked"] >= forked + 4; });
   std::vector<Client> waiting;
   for (int i = 0; i < 40; ++i) waiting.emplace_back(server.address());
-  unlink(crash.c_str());
+  loop.end();
   const Nanoseconds began = monotonic_now();
   for (Client& client : waiting) {
     pid_serving(client);

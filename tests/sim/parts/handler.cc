@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "tests/sim/parts.h"
+#include "worker/signals.h"
 
 namespace preforkd {
 namespace sim {
@@ -49,7 +50,7 @@ int serve(void*, const preforkd_connection* c) {
   auto& connection = *kernel->file<Connection>(c->fd);
   handler_observer->on_serve(connection, *kernel->current());
   if (connection.kind == Connection::Kind::kHangOn) {
-    const uint64_t term = uint64_t{1} << (SIGTERM - 1);
+    const uint64_t term = signal_bit(SIGTERM);
     kernel->set_blocked(kernel->current()->blocked | term);
   }
   if (connection.kind == Connection::Kind::kHang || connection.kind == Connection::Kind::kHangOn)
