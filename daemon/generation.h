@@ -99,6 +99,7 @@ class Generation {
   bool owns(pid_t child, pid_t session) const;
   int segment() const { return segment_.get(); }
   bool has_supervisor() const { return state_ < State::kOrphaned; }
+  bool is_supervised_by(pid_t pid) const { return has_supervisor() && child_.pid == pid; }
   bool has_dead_supervisor() const { return has_supervisor() && is_dead(); }  // not reaped yet
   bool is_preloaded() const { return preloaded_; }
   bool serves() const { return state_ <= State::kServing; }

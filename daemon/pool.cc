@@ -1,11 +1,9 @@
 #include "daemon/pool.h"
 
-#include <sys/epoll.h>
 #include <sys/wait.h>
 
 #include <algorithm>
 
-#include "base/backlog.h"
 #include "base/error.h"
 
 namespace preforkd {
@@ -56,70 +54,22 @@ void Pool::start(const std::string& trouble) {
   set_state(PoolState::kDegraded, trouble);
 }
 
-void Pool::say_listening(const Listeners& before) const {
-  for (const auto& listener : plan_.listeners)
-    if (!contains(before, listener) && listener->is_listening())
-      log_line(LogLevel::kInfo, "listening on " + listener->address());
-}
-
 // As far as is known now.
 void Pool::go_without() { plan_.goes_without = awaits_address() && plan_.has_address(); }
-
-// As the plan has them, for sockets that were there before it, too.
-void Pool::set_socket_options() {
-  for (const auto& listener : plan_.listeners) {
-    listener->set_backlog(static_cast<int>(plan_.settings.backlog));
-    try {
-      listener->set_options(plan_.settings.tcp);
-    } catch (const std::exception& e) {
-      log_line(LogLevel::kWarning, e.what());
-    }
-    if (listener->cannot_have(plan_.settings.tcp))
-      log_line(
-          LogLevel::kWarning,
-          listener->address() + " was bound otherwise: tcp.reuse_port takes a stop and a start");
-    if (listener->is_listening()) warn_of_short_queue(*listener);
-  }
-}
-
-// The kernel has its own limit, and says nothing of it.
-void Pool::warn_of_short_queue(const Listener& listener) const {
-  const PoolSettings& settings = plan_.settings;
-  const auto queue = queued_on(listener.fd());
-  const bool sheds = !settings.saturation_message.empty();
-  if (!queue || queue->limit >= (sheds ? settings.saturation_queue : settings.backlog)) return;
-  const std::string fewer =
-      std::to_string(queue->limit) + " connections may wait at " + listener.address() +
-      (listener.is_inherited() ? " (Backlog= of its unit, or net.core.somaxconn)"
-                               : " (net.core.somaxconn)");
-  if (sheds)
-    log_line(LogLevel::kWarning, "saturation.queue is " +
-                                     std::to_string(settings.saturation_queue) + ", but only " +
-                                     fewer + ": more are turned away");
-  else if (!listener.is_inherited())
-    log_line(LogLevel::kWarning,
-             "backlog is " + std::to_string(settings.backlog) + ", but only " + fewer);
-}
 
 // One that is to follow another, which serves, is on trial until it is ready: that is with `min` workers, as there may be no room
 // for more beside those of the other.
 void Pool::launch() {
   GenerationOwner& owner = *this;
-  const bool follows = in_charge() != nullptr;
-  generations_.push_back(launch_generation(
+  const bool follows = generations_.in_charge() != nullptr;
+  generations_.add(launch_generation(
       loop_, owner, paths_, plan_,
       {next_generation_, limits_, 0, log_level_, follows || plan_.waits(), capacity_}));
   ++next_generation_;
-  capacity_ = generations_.back()->capacity();
+  capacity_ = generations_.newest()->capacity();
   launched_at_ = monotonic_now();
   forget_listeners();  // what one before had asked for
   if (follows) watch_listeners();
-}
-
-// The newest one, if it has a supervisor.
-Generation* Pool::current() {
-  if (generations_.empty() || !generations_.back()->has_supervisor()) return nullptr;
-  return generations_.back().get();
 }
 
 void Pool::launch_again() {
@@ -135,9 +85,10 @@ void Pool::launch_again() {
   try {
     leave_to_next();
     launch();
-    if (!generations_.back()->is_on_trial()) leave_to_newest();
+    if (!generations_.newest()->is_on_trial()) leave_to_newest();
     // A degraded pool stays so until it is ready again; the reason is still the last thing known of it.
-    if (state_ != PoolState::kDegraded && !in_charge()) set_state(PoolState::kStarting);
+    if (state_ != PoolState::kDegraded && !generations_.in_charge())
+      set_state(PoolState::kStarting);
     owner_.on_pool_changed(plan_.settings.name);
   } catch (const std::exception& e) {
     log_line(LogLevel::kError, e.what(), Event::kPoolDegraded);
@@ -149,12 +100,8 @@ void Pool::launch_again() {
 // Reloads may be as quick, and drains as long, as they like: who is told to leave does not count. But a supervisor that
 // dies or leaves again and again may leave processes each time, which have timeouts.drain.
 bool Pool::has_room() {
-  const auto is_lost = [](const auto& g) { return g->is_lost(); };
-  if (std::count_if(generations_.begin(), generations_.end(), is_lost) < kMostLost) return true;
-  const auto oldest = std::find_if(generations_.begin(), generations_.end(), [](const auto& g) {
-    return g->is_lost() && !g->is_ended_early();
-  });
-  if (oldest != generations_.end()) (*oldest)->end_early();
+  if (generations_.count_lost() < kMostLost) return true;
+  generations_.end_oldest_lost();
   return false;
 }
 
@@ -179,8 +126,8 @@ void Pool::on_supervisor_death(uint32_t number, int status) {
   const bool is_replaced = restart_timer_.is_set();  // it had left by itself
   const std::string what =
       "supervisor of generation " + std::to_string(number) + " " + ending_text(status);
-  if (generations_.back()->number() != number || is_replaced) {
-    const Generation* dead = numbered(number);
+  if (!generations_.is_newest(number) || is_replaced) {
+    const Generation* dead = generations_.numbered(number);
     if (dead && dead->is_lost() && !is_replaced)
       log_line(LogLevel::kError, what, Event::kSupervisorDied);
     follow_who_serves();
@@ -204,55 +151,31 @@ void Pool::on_over(uint32_t number) {
   look_again_after(number);
   // Not under the hands of the one that tells.
   unread_timer_ = loop_.after(0, [this] { drop_unread(); });
-  bool any = std::any_of(generations_.begin(), generations_.end(),
-                         [](const auto& g) { return g->state() != Generation::State::kOver; });
-  if (!any && state_ == PoolState::kDraining)
+  if (generations_.are_over() && state_ == PoolState::kDraining)
     set_state(PoolState::kStopped);
   else
     owner_.on_pool_changed(plan_.settings.name);
 }
 
 void Pool::close_generation(uint32_t number, std::string base) {
-  auto closed = std::find_if(generations_.begin(), generations_.end(), [&](const auto& g) {
-    return g->number() == number && g->state() == Generation::State::kOver;
-  });
-  if (closed == generations_.end()) return;
-  generations_.erase(closed);
+  if (!generations_.close(number)) return;
   base_ = std::move(base);
   owner_.on_pool_changed(plan_.settings.name);
 }
 
 // Of those that are over, the oldest ones beyond the last kMostUnread.
 void Pool::drop_unread() {
-  const auto is_over = [](const auto& g) { return g->state() == Generation::State::kOver; };
   bool any = false;
-  while (std::count_if(generations_.begin(), generations_.end(), is_over) > kMostUnread) {
-    const auto oldest = std::find_if(generations_.begin(), generations_.end(), is_over);
-    log_line(LogLevel::kWarning, "the figures of generation " +
-                                     std::to_string((*oldest)->number()) +
+  while (const auto dropped = generations_.drop_oldest_over(kMostUnread)) {
+    log_line(LogLevel::kWarning, "the figures of generation " + std::to_string(*dropped) +
                                      " are lost: control, which could read them, is not there");
-    generations_.erase(oldest);
     any = true;
   }
   if (any) owner_.on_pool_changed(plan_.settings.name);
 }
 
-Generation* Pool::numbered(uint32_t number) {
-  for (auto& g : generations_)
-    if (g->number() == number) return g.get();
-  return nullptr;
-}
-
-Generation* Pool::supervised_by(pid_t pid) {
-  auto is_it = [pid](const Generation& g) { return g.has_supervisor() && g.supervisor() == pid; };
-  for (auto& g : generations_)
-    if (is_it(*g)) return g.get();
-  return trial_ && is_it(trial_->generation()) ? &trial_->generation() : nullptr;
-}
-
 bool Pool::owns(pid_t child, pid_t session) const {
-  return std::any_of(generations_.begin(), generations_.end(),
-                     [&](const auto& g) { return g->owns(child, session); }) ||
+  return generations_.owner_of(child, session) ||
          (trial_ && trial_->generation().owns(child, session));
 }
 
@@ -263,7 +186,8 @@ bool Pool::has_dead_supervisor() const {
 }
 
 bool Pool::child_changed(pid_t pid, int status) {
-  Generation* g = supervised_by(pid);
+  Generation* g = generations_.supervised_by(pid);
+  if (!g && trial_ && trial_->generation().is_supervised_by(pid)) g = &trial_->generation();
   if (!g) return false;
   if (WIFSTOPPED(status) || WIFCONTINUED(status))
     g->supervisor_stopped(WIFSTOPPED(status));
@@ -273,12 +197,9 @@ bool Pool::child_changed(pid_t pid, int status) {
 }
 
 bool Pool::orphan_ended(pid_t pid, pid_t session, int status) {
-  for (auto& g : generations_) {
-    if (!g->owns(pid, session)) continue;
-    g->orphan_ended(pid, status);
-    return true;
-  }
-  return false;
+  Generation* g = generations_.owner_of(pid, session);
+  if (g) g->orphan_ended(pid, status);
+  return g != nullptr;
 }
 
 std::vector<const Generation*> Pool::all_generations() const {
@@ -292,23 +213,14 @@ bool Pool::is_serving() const {
   return !finishing_ && state_ != PoolState::kDraining && state_ != PoolState::kStopped;
 }
 
-bool Pool::leavers_accept() const {
-  return std::any_of(generations_.begin(), generations_.end(),
-                     [](const auto& g) { return g->may_accept() && !g->serves(); });
-}
+bool Pool::is_settled() const { return !taking_over_ && !generations_.leavers_accept(); }
 
-bool Pool::is_settled() const { return !taking_over_ && !leavers_accept(); }
-
-bool Pool::is_over() const {
-  return !trial_ && std::all_of(generations_.begin(), generations_.end(), [](const auto& g) {
-    return g->state() == Generation::State::kOver;
-  });
-}
+bool Pool::is_over() const { return !trial_ && generations_.are_over(); }
 
 // --- what supervisors say ------------------------------------------------------------------------
 
 void Pool::on_report(uint32_t number, const Report& report) {
-  const bool newest = generations_.back()->number() == number;
+  const bool newest = generations_.is_newest(number);
   switch (report.type) {
     case ReportType::kLog:
       log_report(plan_.settings.name, report);
@@ -340,7 +252,7 @@ void Pool::on_report(uint32_t number, const Report& report) {
       on_nobody_accepts(number);
       break;
     case ReportType::kWatchListen:
-      if (Generation* g = in_charge(); g && g->number() == number) watch_listeners();
+      if (Generation* g = generations_.in_charge(); g && g->number() == number) watch_listeners();
       break;
     case ReportType::kWorkerFailed:
       look_again_after(number);
@@ -353,11 +265,11 @@ void Pool::on_report(uint32_t number, const Report& report) {
 
 // The newest has been launched while another served: it follows when it is ready, or when nobody serves any more.
 void Pool::follow_who_serves() {
-  Generation* g = current();
+  Generation* g = generations_.current();
   if (!g || g->has_dead_supervisor() || !g->serves() || !g->is_on_trial()) return;
   if (plan_.waits() || !is_serving()) return;
   const bool is_ready = g->state() == Generation::State::kServing;
-  if (!is_ready && in_charge()) return;
+  if (!is_ready && generations_.in_charge()) return;
   leave_to_newest();
   tell_to_serve(*g);
   watch_listeners();
@@ -366,7 +278,7 @@ void Pool::follow_who_serves() {
 }
 
 void Pool::on_failure(uint32_t number, const std::string& reason) {
-  const bool newest = generations_.back()->number() == number;
+  const bool newest = generations_.is_newest(number);
   log_line(LogLevel::kError, reason, newest ? Event::kPoolDegraded : Event::kNone);
   if (newest) degraded_workers_ = 0;
   if (newest && !finishing_) set_state(PoolState::kDegraded, reason);
@@ -379,63 +291,24 @@ void Pool::on_failed_launch(uint32_t number, const LaunchFailure& failure) {
 // A generation has no worker left that would accept. If nobody told it so (somebody sent its supervisor a TERM), the next
 // one takes over: at once, or as soon as the addresses are had that it waits for.
 void Pool::on_nobody_accepts(uint32_t number) {
-  Generation* g = numbered(number);
+  Generation* g = generations_.numbered(number);
   if (finishing_ || !g || !g->serves()) return;
   g->leaves_by_itself(plan_.settings.drain_timeout);
   const std::string what =
       "supervisor of generation " + std::to_string(number) + " leaves, told by somebody else";
   log_line(LogLevel::kWarning, what, Event::kSupervisorDied);
-  if (g != generations_.back().get()) return follow_who_serves();
+  if (g != generations_.newest()) return follow_who_serves();
   launch_soon(/*not_at_once=*/g->is_on_trial());
   if (state_ != PoolState::kRunning) set_state(PoolState::kDegraded, what);
 }
 
-// From here on clients are refused there. Not before the last generation that was told to leave accepts no
-// more: it may still be serving what waits.
-void Pool::give_up_dropped() {
-  if (leavers_accept()) return;
-  for (const auto& listener : dropped_) listener->give_up();
-  dropped_.clear();
-}
-
-// The newest that serves: not one that waits for an address.
-Generation* Pool::in_charge() const {
-  for (auto g = generations_.rbegin(); g != generations_.rend(); ++g)
-    if ((*g)->serves() && !(*g)->is_on_trial()) return g->get();
-  return nullptr;
-}
-
-// For who serves. One shot: the first connection on any of the sockets ends the watch. (An order that nobody has asked for
-// does no harm.)
-void Pool::watch_listeners() {
-  forget_listeners();
-  const Generation* serving = in_charge();
-  if (!serving || !is_serving()) return;
-  auto look = [this](uint32_t) {
-    forget_listeners();
-    Order readable;
-    readable.type = OrderType::kReadable;
-    if (Generation* g = in_charge()) g->order(readable);
-  };
-  watching_ = true;
-  for (const auto& listener : plan_.listeners)
-    if (listener->is_listening() && contains(serving->sockets(), listener))
-      loop_.watch(listener->fd(), EPOLLIN, look);
-}
-
 // A worker of an older generation was in the same queue for wake-ups, and may have gone with one.
 void Pool::look_again_after(uint32_t number) {
-  Generation* g = in_charge();
+  Generation* g = generations_.in_charge();
   if (!g || g->number() == number) return;
   Order look;
   look.type = OrderType::kLookAgain;
   g->order(look);
-}
-
-void Pool::forget_listeners() {
-  if (!watching_) return;
-  watching_ = false;
-  for (const auto& listener : plan_.listeners) loop_.forget(listener->fd());
 }
 
 // --- orders --------------------------------------------------------------------------------------
@@ -474,7 +347,7 @@ void Pool::set_limits(const Limits& limits, const Limits& afterwards, Nanosecond
   if (for_how_long && !(limits == afterwards)) revert_at(monotonic_now() + for_how_long);
   if (trial_) trial_->set_limits(limits);
   owner_.on_pool_changed(plan_.settings.name);
-  Generation* g = current();
+  Generation* g = generations_.current();
   Order o;
   o.type = OrderType::kLimits;
   o.limits = limits_;

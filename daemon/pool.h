@@ -28,6 +28,7 @@
 #include "base/backoff.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "daemon/generations.h"
 #include "daemon/patience.h"
 #include "daemon/trial.h"
 
@@ -131,7 +132,9 @@ class Pool final : private GenerationOwner {
   const Limits& limits() const { return limits_; }
   PoolState state() const { return state_; }
   const std::string& reason() const { return reason_; }
-  uint32_t generation() const { return generations_.empty() ? 0 : generations_.back()->number(); }
+  uint32_t generation() const {
+    return generations_.newest() ? generations_.newest()->number() : 0;
+  }
   // Whether somebody serves, as far as is known: it runs, or is degraded and has workers.
   bool has_workers() const { return state_ == PoolState::kRunning || degraded_workers_ > 0; }
   bool is_serving() const;  // neither drained nor told to
@@ -165,7 +168,6 @@ class Pool final : private GenerationOwner {
   void restart_later();
   bool has_room();
   void drop_unread();
-  Generation* in_charge() const;
   bool newest_has_what_there_is();
   void look_again_after(uint32_t generation);
   void on_failure(uint32_t generation, const std::string& reason);
@@ -173,16 +175,12 @@ class Pool final : private GenerationOwner {
   void revert_at(Nanoseconds when);
   void revert_limits();
   void leave(const Listeners& dropped);
-  bool leavers_accept() const;
   void give_up_dropped();
   void tell_to_serve(Generation& generation);
   void leave_to_next();
   void leave_to_newest();
   void newest_serves();
   void has_to_wait();
-  Generation* current();
-  Generation* numbered(uint32_t generation);
-  Generation* supervised_by(pid_t pid);
   void set_state(PoolState state, std::string reason = "");
   void limit_start();
   void log_line(LogLevel level, const std::string& text, Event event = Event::kNone) const;
@@ -198,7 +196,7 @@ class Pool final : private GenerationOwner {
   Nanoseconds revert_at_ = 0;  // if revert_timer_ is set
   EventLoop::Timer revert_timer_;
 
-  std::vector<std::unique_ptr<Generation>> generations_;  // oldest first
+  Generations generations_;
   std::unique_ptr<Trial> trial_;
   Listeners dropped_;  // who still waits there is served by the draining generations
   uint32_t next_generation_ = 1;

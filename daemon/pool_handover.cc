@@ -17,8 +17,8 @@ void Pool::promote(const Listeners& dropped, bool recycled) {
   taking_over_ = true;
   if (!waits) tell_to_serve(trial->generation());
   if (!waits || !dropped.empty()) leave(dropped);
-  generations_.push_back(trial->release());
-  Generation& g = *generations_.back();
+  generations_.add(trial->release());
+  Generation& g = *generations_.newest();
   GenerationOwner& owner = *this;
   g.belongs_to(owner);
   plan_ = trial->plan();
@@ -29,7 +29,7 @@ void Pool::promote(const Listeners& dropped, bool recycled) {
   failures_ = 0;
   if (!waits)
     newest_serves();
-  else if (!in_charge())
+  else if (!generations_.in_charge())
     has_to_wait();
   // It may have died while the others' trials went on; or all addresses are had meanwhile.
   if (!g.has_supervisor())
@@ -47,9 +47,7 @@ void Pool::abandon() {
   GenerationOwner& owner = *this;
   failed->belongs_to(owner);
   failed->drain(plan_.settings.drain_timeout, 0);
-  // Before the one that serves, which is the last.
-  generations_.insert(generations_.empty() ? generations_.end() : generations_.end() - 1,
-                      std::move(failed));
+  generations_.add_abandoned(std::move(failed));
   if (state_ == PoolState::kStopped) finishing_ = true;  // a pool that was to be added
   owner_.on_pool_changed(plan_.settings.name);
 }

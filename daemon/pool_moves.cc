@@ -35,7 +35,7 @@ void Pool::has_to_wait() {
 // Just the addresses that can be had; also if it is launched soon.
 bool Pool::newest_has_what_there_is() {
   if (restart_timer_.is_set()) return true;
-  const Generation* newest = current();
+  const Generation* newest = generations_.current();
   const Listeners wanted = plan_.sockets();
   return newest && newest->sockets().size() == wanted.size() &&
          std::all_of(wanted.begin(), wanted.end(), [newest](const auto& listener) {
@@ -51,7 +51,7 @@ void Pool::leave_to_next() {
 
 void Pool::leave_to_newest() {
   for (auto& g : generations_)
-    if (g != generations_.back() && g->serves())
+    if (g.get() != generations_.newest() && g->serves())
       g->drain(plan_.settings.drain_timeout, g->bits_of(dropped_));
 }
 
@@ -64,7 +64,7 @@ bool Pool::waits_for_others() const {
 void Pool::serve_at_last() {
   const bool went_without = std::exchange(plan_.goes_without, false);
   if (!is_serving()) return;
-  Generation* g = current();
+  Generation* g = generations_.current();
   // What waits meanwhile is in the queue.
   if (went_without || (g && !g->has_current_sockets())) {
     restart_timer_ = {};
@@ -75,7 +75,8 @@ void Pool::serve_at_last() {
     taking_over_ = false;
     return;
   }
-  if (g->state() != Generation::State::kServing && in_charge()) return;  // follow_who_serves()
+  if (g->state() != Generation::State::kServing && generations_.in_charge())
+    return;  // follow_who_serves()
   leave_to_newest();
   tell_to_serve(*g);
   watch_listeners();  // it may have asked before there was anything to see

@@ -58,7 +58,7 @@ Pool::Pool(EventLoop& loop, PoolOwner& owner, const Paths& paths, PoolPlan plan,
   for (const GenerationRecord& g : r.generations) {
     Listeners sockets;
     for (size_t i : g.sockets) sockets.push_back(all.at(i));
-    generations_.push_back(
+    generations_.add(
         std::make_unique<Generation>(loop_, self, plan_.settings.name, g, std::move(sockets),
                                      plan_.log->restore_pipe(plan_.settings.name, g.log)));
   }
@@ -76,7 +76,7 @@ void Pool::go_on() {
       g->drain_again(plan_.settings.drain_timeout, g->bits_of(dropped_));
   if (!is_serving()) return;
   watch_listeners();
-  Generation* g = current();
+  Generation* g = generations_.current();
   if (!g || !g->serves()) {  // (one that left by itself)
     restart_timer_ = loop_.after(0, [this] { launch_again(); });
     return;

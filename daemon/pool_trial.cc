@@ -6,7 +6,7 @@ namespace preforkd {
 // It begins with as many workers as there are now, so that nobody waits for them when it takes over.
 void Pool::try_out(PoolPlan plan, const Limits& limits, bool recycled,
                    Trial::OnVerdict on_verdict) {
-  const Generation* g = in_charge();
+  const Generation* g = generations_.in_charge();
   Incarnation incarnation{next_generation_++, limits, g ? g->workers() : 0,
                           log_level_,         true,   recycled ? capacity_ : 0};
   GenerationOwner& heir = *this;
@@ -16,7 +16,7 @@ void Pool::try_out(PoolPlan plan, const Limits& limits, bool recycled,
 }
 
 void Pool::count_workers(std::function<void()> then) {
-  Generation* g = in_charge();
+  Generation* g = generations_.in_charge();
   if (!g || !g->may_accept()) return then();
   Order o;
   o.type = OrderType::kPing;
