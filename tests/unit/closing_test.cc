@@ -71,6 +71,11 @@ class Closed {
   // As the supervisor would.
   void start_another() { process_ = start(pairs_, {}); }
   unit::Child& process() { return *process_; }
+  // It is through its start, in which it looks at what was lent before: it answers, that this one is no program.
+  bool runs() const {
+    return unit::eventually(
+        [&] { return closing().client_ended_before(getpid(), [] {}).has_value(); });
+  }
 
  private:
   static std::unique_ptr<unit::Child> start(const ClosingPairs& pairs,
@@ -250,6 +255,7 @@ pid_t run_program(const Closed& closed, Pair& connection, bool leaves_one = fals
 
 void a_program_that_ended() {
   Closed closed;
+  CU_ASSERT_FATAL(closed.runs());  // before anybody has ended
   Pair open, ended, gone;
   CU_ASSERT(open.sends() && ended.sends());
   shutdown(ended.client.get(), SHUT_WR);
