@@ -1,5 +1,6 @@
 #include "control/totals.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <set>
@@ -33,12 +34,13 @@ shm::Counters final_figures(const shm::Snapshot& snapshot, const PoolInfo::Gener
     const bool ended_well = well.contains(worker.pid);
     const bool of_itself = ended_well || badly.contains(worker.pid);
     if (!worker.active) {
-      ++f.retired;
+      f.retired += worker.pid != 0;
       continue;
     }
     ++(of_itself ? f.recycled : f.crashed);
     ++(ended_well ? f.served : of_itself && worker.client_ended ? f.aborted : f.failed);
   }
+  f.forked = std::max(f.forked, f.retired + f.crashed + f.timed_out + f.recycled);
   return f;
 }
 

@@ -156,7 +156,9 @@ struct Admission {
 
 struct alignas(kLine) Slot {
   // The supervisor's part: before fork, orders to this one worker, after reap.
-  Word pid;  // for show only
+  // 0: the slot was made ready, and nobody was forked yet. Written by the worker first of all, and by the supervisor after a
+  // row of forks. For show; and when all of a generation are dead, how each ended goes by it (control/totals.h).
+  Word pid;
   Word generation;
   Long forked_at;  // CLOCK_MONOTONIC
   Long end;        // the number of the connection that must end now; kEndAny: whatever it does

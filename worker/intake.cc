@@ -126,6 +126,7 @@ Intake::Intake(const IntakePlan& plan, uint32_t slot)
       acceptor_(plan.listen_sockets),
       on_trial_(seat_.is_on_trial()) {
   signalled.intake = this;
+  seat_.claim(getpid());
   // ±10 %: it asks for its replacement within the last tenth, and has a tenth more to wait for it. Of
   // fewer than 10 connections the limit is exact.
   uint64_t limit = plan.settings.connections, tenth = limit / 10;

@@ -24,6 +24,8 @@ Seat::Seat(const shm::Mapping& mapping, uint32_t slot)
       mapping_(mapping),
       bit_(uint64_t{1} << (slot % shm::kSlotsPerWord)) {}
 
+void Seat::claim(pid_t self) { slot_.pid.store(static_cast<uint32_t>(self)); }
+
 bool Seat::wait_to_start() {
   auto step = [this](shm::StartingStep s) { slot_.starting_step.store(static_cast<uint32_t>(s)); };
   step(shm::StartingStep::kWaitsForTicket);

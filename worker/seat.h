@@ -20,6 +20,8 @@
 // next client.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <string_view>
 
@@ -35,6 +37,9 @@ class Seat {
  public:
   Seat(const shm::Mapping& mapping, uint32_t slot);
 
+  // The slot is this process's. (The supervisor writes that, too, when it has forked a row of workers; one that is killed
+  // before has left those with figures that nobody could tell the owner of.)
+  void claim(pid_t self);
   // Takes a start ticket. False: a signal came first.
   bool wait_to_start();
   void started(Nanoseconds now);  // starting → idle

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/memory_file.h"
+#include "control/totals.h"
 #include "shm/doorbell.h"
 #include "shm/reader.h"
 #include "shm/tickets.h"
@@ -71,6 +72,24 @@ void slots_are_taken_from_below() {
   CU_ASSERT_EQUAL(pool.board.alive(), 64);
   CU_ASSERT_EQUAL(pool.segment().published.scan_words.load(), 1);
   CU_ASSERT_EQUAL(pool.read().figures.forked, 132);
+}
+
+// Forked and counted; forked, and it has become its program; made ready.
+void a_supervisor_killed_in_a_row_of_forks() {
+  Pool pool;
+  pool.fork_one();
+  const uint32_t forked = pool.board.prepare(kNow);
+  pool.board.prepare(kNow);
+  Seat seat(pool.mapping, forked);
+  seat.claim(501);
+  seat.started(kNow);
+  seat.begin(kNow, kPeer);
+  PoolInfo::Generation info;
+  info.ended_well = {501};
+  const Counters figures = final_figures(pool.read(), info);
+  CU_ASSERT(figures.served == 1 && figures.failed == 0);
+  CU_ASSERT(figures.recycled == 1 && figures.retired == 1 && figures.crashed == 0);
+  CU_ASSERT_EQUAL(figures.forked, 2);
 }
 
 void every_slot_can_be_taken() {
@@ -638,6 +657,7 @@ void two_writers_abort() {
 void add_scoreboard_tests() {
   static const unit::Test kTests[] = {
       {"slots are taken from below", slots_are_taken_from_below},
+      {"a supervisor killed in a row of forks", a_supervisor_killed_in_a_row_of_forks},
       {"every slot can be taken", every_slot_can_be_taken},
       {"counts each state", counts_each_state},
       {"bits of the dead do not count", bits_of_the_dead_do_not_count},
