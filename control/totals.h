@@ -12,11 +12,11 @@
 
 namespace preforkd {
 
-// The sums at the end of a generation that nobody works in any more. What its dead left behind is
-// settled: a live slot that never had a process is none; one without a connection in hand has retired. One with has crashed, and the connection has failed; but for
-// a program of which the daemon, which has reaped it, says how it has ended: that counts as if its supervisor had
-// lived (supervisor/workforce.cc). Of a supervisor that was killed in a row of forks the last ones are not in its count: all
-// that have ended were forked.
+// The sums at the end of a generation that nobody works in any more. What its dead left behind is settled:
+//   A live slot that never had a process is none. One without a connection in hand has retired.
+//   One with has crashed, and the connection has failed; but for a program of which the daemon, which has reaped it,
+//   says how it has ended: that counts as if its supervisor had lived (supervisor/workforce.cc).
+//   Of a supervisor that was killed in a row of forks the last ones are not in its count: all that have ended were forked.
 shm::Counters final_figures(const shm::Snapshot& snapshot, const PoolInfo::Generation& info);
 
 std::string pack_totals(const shm::Counters& figures);

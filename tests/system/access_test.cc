@@ -1,15 +1,14 @@
 // Who may connect: networks, connections from one source, PROXY headers; what real proxies say of a client.
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <memory>
 
 #include "base/error.h"
 #include "tests/system/conditions.h"
+#include "tests/system/diary.h"
 #include "tests/system/harness.h"
 #include "tests/system/suites.h"
 
@@ -18,41 +17,12 @@ namespace {
 
 using namespace std::string_literals;
 
-const std::string kDiary = "handler = \"@HANDLERS@/diary.so\";";
-
-std::string ask(Client& client, const std::string& order) {
-  client.send(order + "\n");
-  return client.read_line();
-}
-
 // The peer that preforkd shows for the worker that serves `client`.
 std::string shown_peer(Server& server, Client& client) {
   const pid_t pid = std::stoi(ask(client, "pid"));
   for (const Json& worker : server.workers())
     if (worker["pid"] == pid) return worker["peer"];
   throw Failure("no worker " + std::to_string(pid));
-}
-
-void expect_rejected(Server& server, const std::string& reason, int count) {
-  server.wait_for("/connections/rejected_by/" + reason, count);
-}
-void expect_logged(Server& server, const std::string& text) {
-  server.wait_until("the log has: " + text, kPatience,
-                    [&] { return server.log().find(text) != std::string::npos; });
-}
-void expect_well(Server& server, const std::string& greeting = "") {
-  Client client(server.address());
-  client.send(greeting);
-  expect(!ask(client, "pid").empty(), "it serves");
-  Json pool = server.pool();
-  expect_equal("state", pool["state"], "running");
-  expect_equal("failed", pool["connections"]["failed"], 0);
-  expect_equal("crashed", pool["lifetime"]["crashed"], 0);
-}
-
-// Clients on this machine have all of 127.0.0.0/8 to come from.
-Client from(const std::string& source, const std::string& address) {
-  return Client(address, source);
 }
 
 void networks() {
@@ -66,7 +36,7 @@ void networks() {
   }
   expect(from("127.0.5.7", server.address()).is_ended(), "127.0.5.7 is not");
   expect_rejected(server, "denied", 1);
-  expect_logged(server, "refused 127.0.5.7:");
+  server.wait_for_log("refused 127.0.5.7:");
   expect(Client(server.address("echo", 1)).is_ended(), "nor is ::1, which nobody allowed");
   expect_rejected(server, "denied", 2);
   server.wait_for("/connections/served", 3);
@@ -195,7 +165,7 @@ void per_source() {
   for (Client& client : held) ask(client, "pid");
   expect(from("127.0.0.2", server.address()).is_ended(), "a fourth is refused");
   expect_rejected(server, "per_source", 1);
-  expect_logged(server, "it has 3 connections already");
+  server.wait_for_log("it has 3 connections already");
   Client other = from("127.0.0.3", server.address());
   ask(other, "pid");
   // A place is free as soon as a client has seen its connection end, and when its worker was killed.
@@ -321,7 +291,7 @@ void bad_headers() {
     expect_rejected(server, "proxy_header", ++count);
   }
   // (Each worker says a reason once in ten seconds.)
-  expect_logged(server, "PROXY header: it ended before it was whole");
+  server.wait_for_log("PROXY header: it ended before it was whole");
   expect(from("127.0.1.1", server.address()).is_ended(), "not a trusted one, whatever it says");
   Client forged = from("127.0.1.1", server.address());
   try {
@@ -330,7 +300,7 @@ void bad_headers() {
   }
   expect(forged.is_ended(), "nor one that says that it is");
   expect_rejected(server, "untrusted", 2);
-  expect_logged(server, "not one of the trusted proxies");
+  server.wait_for_log("not one of the trusted proxies");
   expect_well(server, "PROXY UNKNOWN\r\n");
 }
 
@@ -343,7 +313,7 @@ void silent_headers() {
   server.wait_for("/workers/busy", 4);
   expect_well(server, "PROXY UNKNOWN\r\n");
   expect_rejected(server, "proxy_header", 4);
-  expect_logged(server, "PROXY header: not whole within 5 s");
+  server.wait_for_log("PROXY header: not whole within 5 s");
   for (Client& client : silent) expect(client.is_ended(), "it is closed");
   server.wait_for("/workers/busy", 0);
   expect_equal("accepted", server.pool()["connections"]["accepted"], 1);
@@ -359,210 +329,6 @@ void environment() {
        {"PROTO=TCP\n", "TCPREMOTEIP=2001:db8::1\n", "TCPREMOTEPORT=4242\n",
         "TCPLOCALIP=2001:db8::2\n", "TCPLOCALPORT=443\n", "REMOTE_ADDR=2001:db8::1\n"})
     expect(said.find(variable) != std::string::npos, variable + (" in " + said));
-}
-
-// --- saturation ----------------------------------------------------------------------------------
-
-std::vector<pid_t> shedders(Server& server) {
-  std::vector<pid_t> found;
-  for (pid_t pid : server.all_pids())
-    if (title_of(pid) == "preforkd: shedder echo") found.push_back(pid);
-  return found;
-}
-
-const std::string kTwoWorkers = "min = 2; max = 2; min_spare = 0; max_spare = 0;";
-
-// It is idle by its bit, until it is killed for it.
-void saturated_but_for_a_stopped_one() {
-  Server server(
-      {PoolText{.workers = kTwoWorkers,
-                .more = "saturation = { queue = 0; message = \"come back later\\n\"; };"}});
-  const pid_t stopped = server.worker_pids().front();
-  kill(stopped, SIGSTOP);
-  server.wait_for_log("stopped by Stopped");
-  Client busy(server.address());
-  expect(busy.echoes("hello\n"), "the other one serves");
-  Client next(server.address());
-  expect_equal("who comes now", next.read_until_eof(), "come back later\n");
-  kill(stopped, SIGCONT);
-  busy.half_close();
-  server.wait_for("/workers/idle", 2);
-  expect(Client(server.address()).echoes("hello\n"), "both serve again");
-}
-
-void saturated() {
-  Server server(
-      {PoolText{.serves = kDiary,
-                .workers = kTwoWorkers,
-                .more = "saturation = { queue = 1; message = \"come back later\\n\"; };"}});
-  const auto hold_both = [&] {
-    std::vector<Client> held;
-    for (int i = 0; i < 2; ++i) ask(held.emplace_back(server.address()), "pid");
-    server.wait_for("/workers/busy", 2);
-    return held;
-  };
-  expect_equal("while there is room nobody sheds", shedders(server).size(), size_t{0});
-  std::vector<Client> held = hold_both();
-  Client first(server.address());
-  first.send("local\n");
-  server.wait_for("/backlog/queued", 1);
-  expect(!first.has_answer(), "one may wait");
-  Client second(server.address());
-  expect_equal("the one that waited longest", first.read_until_eof(), "come back later\n");
-  expect_rejected(server, "saturated", 1);
-  expect_logged(server, "more than 1 connections wait (saturation)");
-  expect(!second.has_answer(), "the other waits on");
-  // A burst: all but one are answered.
-  std::vector<Client> burst;
-  for (int i = 0; i < 20; ++i) burst.emplace_back(server.address());
-  expect_rejected(server, "saturated", 21);
-  server.wait_for("/backlog/queued", 1);
-  // Whoever is left is served as soon as somebody is free, and nobody is turned away then.
-  held.pop_back();
-  expect_equal("the last one", ask(burst.back(), "local"), server.address());
-  burst.clear();
-  server.wait_for("/workers/busy", 1);
-  for (int i = 0; i < 30; ++i) ask(*std::make_unique<Client>(server.address()), "pid");
-  expect_equal("no more", server.pool()["connections"]["rejected"], 21);
-
-  // Killed, it is made again when it is wanted; there is one at most.
-  held.clear();
-  server.wait_for("/workers/busy", 0);
-  expect_equal("shedders", shedders(server).size(), size_t{1});
-  kill(shedders(server).at(0), SIGKILL);
-  server.wait_until("it is gone", kPatience, [&] { return shedders(server).empty(); });
-  int rejected = 21;
-  server.wait_until("another one sheds", kPatience, [&] {
-    held.clear();
-    server.wait_for("/workers/busy", 0);
-    held = hold_both();
-    return !shedders(server).empty();
-  });
-  Client third(server.address()), fourth(server.address());
-  expect_equal("again", third.read_until_eof(), "come back later\n");
-  expect_rejected(server, "saturated", rejected + 1);
-  expect_equal("shedders", shedders(server).size(), size_t{1});
-  fourth.close();
-  held.clear();
-  expect_equal("recycle", server.ctl({"recycle", "echo"}).code, 0);
-  server.wait_until("it ended with its generation", kPatience,
-                    [&] { return shedders(server).empty(); });
-  expect_equal("counters stay", server.pool()["connections"]["rejected_by"]["saturated"],
-               rejected + 1);
-  expect_well(server);
-}
-
-// While workers start there is nobody to be busy: who comes waits for them.
-void not_shed_while_starting() {
-  Server server(
-      {PoolText{.serves = unruly("start_ms = 1500;"),
-                .workers = kTwoWorkers,
-                .more = "saturation = { queue = 0; message = \"come back later\\n\"; };"}},
-      {.wait_until_ready = false});
-  server.wait_until("two are starting", kPatience,
-                    [&] { return server.pool()["workers"]["starting"] == 2; });
-  Client first(server.address());
-  expect_equal("shedders", shedders(server).size(), size_t{0});
-  expect(pid_serving(first) > 0, "it is served");
-  first.close();  // (from here on both may be busy for a moment)
-  Client second(server.address());
-  expect(pid_serving(second) > 0, "the next one, too");
-  expect_equal("rejected", server.pool()["connections"]["rejected"], 0);
-}
-
-// In a network of its own, of which the kernel lets fewer wait than the pool would.
-void live_in_a_narrow_network() {
-  if (unshare(CLONE_NEWNET) < 0) _exit(126);
-  const UniqueFd limit(open("/proc/sys/net/core/somaxconn", O_WRONLY));
-  if (write(limit.get(), "2\n", 2) != 2 || std::system("ip link set lo up") != 0) _exit(126);
-}
-
-// What is made meanwhile lives there, and stays there.
-template <class Make>
-auto in_network_of(pid_t pid, Make make) {
-  const UniqueFd ours(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
-  const UniqueFd theirs(
-      open(("/proc/" + std::to_string(pid) + "/ns/net").c_str(), O_RDONLY | O_CLOEXEC));
-  expect_equal("enter its network", setns(theirs.get(), CLONE_NEWNET), 0);
-  auto made = make();
-  expect_equal("return from it", setns(ours.get(), CLONE_NEWNET), 0);
-  return made;
-}
-
-// net.core.somaxconn is below saturation.queue, which would never be exceeded: it is said, and whoever comes when
-// no more may wait is turned away.
-void shed_by_the_kernels_limit() {
-  if (!is_root()) return skip("only root can make a network");
-  PoolText pool{.listen = "\"127.0.0.1:0\", \"unix:@DIR@/sock\"",
-                .serves = kDiary,
-                .workers = kTwoWorkers,
-                .more = "saturation = { queue = 5; message = \"come back later\\n\"; };"};
-  PoolText deep{.name = "deep", .workers = "min = 1; max = 2;", .more = "backlog = 3;"};
-  Server server({pool, deep}, {.in_child = live_in_a_narrow_network});
-  const std::string tcp = server.address("echo", 0), path = server.address("echo", 1);
-  for (const std::string& address : {tcp, path})
-    server.wait_for_log(
-        "warning: pool echo: saturation.queue is 5, but only 2 connections may "
-        "wait at " +
-        address + " (net.core.somaxconn): more are turned away");
-  server.wait_for_log("warning: pool deep: backlog is 3, but only 2 connections may wait at " +
-                      server.address("deep") + " (net.core.somaxconn)");
-  int rejected = 0;
-  for (const std::string& address : {tcp, path}) {
-    auto connect = [&] { return in_network_of(server.pid(), [&] { return Client(address); }); };
-    std::vector<Client> held, waiting;
-    for (int i = 0; i < 2; ++i) ask(held.emplace_back(connect()), "pid");
-    server.wait_for("/workers/busy", 2);
-    for (int i = 0; i < 2; ++i) waiting.push_back(connect());
-    server.wait_for("/backlog/queued", 2);
-    expect(!waiting[0].has_answer(), "as many may wait");
-    for (int i = 0; i < 4; ++i) waiting.push_back(connect());
-    for (int i = 0; i < 4; ++i)
-      expect_equal("who waited longest", waiting[i].read_until_eof(), "come back later\n");
-    rejected += 4;
-    expect_rejected(server, "saturated", rejected);
-    expect(!waiting[4].has_answer() && !waiting[5].has_answer(), "the others wait on");
-    held.clear();
-    for (int i = 4; i < 6; ++i) expect(!ask(waiting[i], "pid").empty(), "and are served");
-    waiting.clear();
-    server.wait_for("/workers/busy", 0);
-  }
-  expect_contains("the log", server.log(), "more than 2 connections wait (saturation)");
-  // A reload says it again, as long as it is so.
-  const size_t before = occurrences(server.log(), "saturation.queue is 5, but only 2");
-  pool.more = "saturation = { queue = 2; message = \"come back later\\n\"; };";
-  server.write_config(server.folder().expand(config_of({pool, deep})));
-  expect_equal("reload", server.request("POST", "/v1/reload").status, 200);
-  expect_equal("not now", occurrences(server.log(), "saturation.queue is"), before);
-}
-
-// Who would not be let in gets no answer from the shedder either.
-void shed_without_a_word() {
-  Server server(
-      {PoolText{.serves = kDiary,
-                .workers = kTwoWorkers,
-                .more = "access = { deny = [ \"127.0.0.9\" ]; }; "
-                        "saturation = { queue = 0; message = \"come back later\\n\"; };"}});
-  std::vector<Client> held;
-  for (int i = 0; i < 2; ++i) ask(held.emplace_back(server.address()), "pid");
-  expect_equal("one that is denied", from("127.0.0.9", server.address()).read_until_eof(), "");
-  expect_equal("another", Client(server.address()).read_until_eof(), "come back later\n");
-  expect_rejected(server, "denied", 1);
-  expect_rejected(server, "saturated", 1);
-}
-
-// Without a message who waits, waits.
-void not_shed() {
-  Server server({PoolText{.serves = kDiary, .workers = kTwoWorkers}});
-  std::vector<Client> clients;
-  for (int i = 0; i < 6; ++i) clients.emplace_back(server.address()).send("pid\n");
-  server.wait_for("/backlog/queued", 4);
-  expect_equal("shedders", shedders(server).size(), size_t{0});
-  for (size_t i = 0; i < clients.size(); ++i) {
-    expect(!clients[i].read_line().empty(), "each is served in turn");
-    clients[i].close();
-  }
-  expect_equal("rejected", server.pool()["connections"]["rejected"], 0);
 }
 
 // --- real proxies --------------------------------------------------------------------------------
@@ -701,12 +467,6 @@ Suite access_suite() {
            {"bad PROXY headers", bad_headers},
            {"silent PROXY headers", silent_headers},
            {"environment", environment},
-           {"saturated", saturated},
-           {"saturated but for a stopped one", saturated_but_for_a_stopped_one},
-           {"not shed while starting", not_shed_while_starting},
-           {"shed without a word", shed_without_a_word},
-           {"shed by the kernel's limit", shed_by_the_kernels_limit},
-           {"not shed", not_shed},
            {"haproxy send-proxy", haproxy_version_1},
            {"haproxy send-proxy-v2", haproxy_version_2},
            {"hitch", hitch}}};

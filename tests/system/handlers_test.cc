@@ -6,18 +6,13 @@
 
 #include "base/clock.h"
 #include "tests/system/conditions.h"
+#include "tests/system/diary.h"
 #include "tests/system/load.h"
 #include "tests/system/suites.h"
 
 namespace preforkd::system_test {
 namespace {
 
-const std::string kDiary = "handler = \"@HANDLERS@/diary.so\";";
-
-std::string ask(Client& client, const std::string& order) {
-  client.send(order + "\n");
-  return client.read_line();
-}
 pid_t pid_of(Client& client) { return std::stoi(ask(client, "pid")); }
 
 // What the listing of workers says of the one that serves `client`.
