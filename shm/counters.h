@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "shm/histogram.h"
 #include "shm/rejection.h"
@@ -44,7 +45,10 @@ struct CounterRow {
   const char* metric = nullptr;  // without _total
   const char* help = nullptr;
 };
-#define MEMBER(name) #name, offsetof(Counters, name), sizeof(Counters::name) / sizeof(uint64_t)
+// How many numbers a member is: one, or as many as its array has.
+template <class Member>
+inline constexpr size_t kNumbersOf = std::max(std::extent_v<Member>, size_t{1});
+#define MEMBER(name) #name, offsetof(Counters, name), kNumbersOf < decltype(Counters::name)>
 inline constexpr CounterRow kCounterRows[] = {
     {CounterGroup::kConnections, MEMBER(served), true, "served", "preforkd_connections_served",
      "Connections that ended well."},

@@ -79,18 +79,18 @@ void forget_world(pid_t supervisor) { all_worlds.erase(supervisor); }
 using sim::kernel;
 
 Child launch(const Launch& what) {
-  const auto& fds = what.descriptors;
+  auto descriptor = [&](SupervisorFd which) { return what.descriptors[which - kOrdersFd]; };
   auto beginning = std::make_shared<sim::Beginning>();
   beginning->args = sim::args_of(what);
-  beginning->orders = fds[kOrdersFd - kOrdersFd];
-  beginning->reports = fds[kReportsFd - kOrdersFd];
-  beginning->lists = std::make_unique<NetworkLists>(fds[kNetworksFd - kOrdersFd]);
+  beginning->orders = descriptor(kOrdersFd);
+  beginning->reports = descriptor(kReportsFd);
+  beginning->lists = std::make_unique<NetworkLists>(descriptor(kNetworksFd));
   auto made = std::make_unique<sim::World>();
   sim::World& world = *made;
-  world.settings = pool_from_json(read_document(fds[kSettingsFd - kOrdersFd]));
-  world.mapping =
-      std::make_unique<shm::Mapping>(fds[kSegmentFd - kOrdersFd], beginning->args.capacity);
-  world.listen_sockets.assign(fds.begin() + (kFirstListenFd - kOrdersFd), fds.end());
+  world.settings = pool_from_json(read_document(descriptor(kSettingsFd)));
+  world.mapping = std::make_unique<shm::Mapping>(descriptor(kSegmentFd), beginning->args.capacity);
+  const auto& all = what.descriptors;
+  world.listen_sockets.assign(all.begin() + (kFirstListenFd - kOrdersFd), all.end());
   world.generation = beginning->args.generation;
   world.is_on_trial = beginning->args.on_trial;
   world.first_workers = std::max(world.settings.limits.min, beginning->args.first_workers);
