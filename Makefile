@@ -32,7 +32,7 @@ UNREADABLE = chmod $(if $(filter asan,$(BUILD)),755,711) $@
 FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program worker/closing shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/mapping base/range_set supervisor/workforce supervisor/supervisor
 PROGRAMS := preforkd preforkd-supervisor preforkd-supervisor-static preforkd-control preforkd-log preforkctl
 MAINS    := $(wildcard */main.cc) supervisor/without_handlers.cc worker/libpreforkd.cc
-FOLDERS  := base ipc shm conf systemd worker supervisor daemon control log ctl
+FOLDERS  := base ipc shm conf systemd template worker supervisor daemon control log ctl
 HANDLERS := $(patsubst %.cc,$(OUT)/%.so,$(wildcard handlers/*.cc))
 BINDINGS := $(patsubst bindings/%,$(OUT)/%,$(wildcard bindings/*/*.p[my]))
 IMAGES   := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/images/*.cc))
@@ -112,8 +112,9 @@ $(OUT)/preforkd-supervisor-static $(OUT)/next/preforkd-supervisor-static: $(OUT)
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER_$(BUILD)) $(if $(STATIC_$(BUILD)),-static-pie) -o $@ $(FIRST) $^
 	@$(UNREADABLE)
 # For programs that accept by themselves, and what their languages need beside it.
-$(OUT)/libpreforkd.so.1 $(OUT)/next/libpreforkd.so.1: $(OUT)/worker/libpreforkd.o $(OUT)/worker.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a
-	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -shared -Wl,-soname,libpreforkd.so.1,--version-script=worker/libpreforkd.map -o $@ $(FIRST) $^
+# (What stands in the place of libc's functions is not taken from an archive: from there nothing is exported.)
+$(OUT)/libpreforkd.so.1 $(OUT)/next/libpreforkd.so.1: $(OUT)/worker/libpreforkd.o $(OUT)/template/sibling.o $(OUT)/template/preloaded.o $(OUT)/worker.a $(OUT)/template.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a worker/libpreforkd.map
+	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -shared -Wl,-soname,libpreforkd.so.1,--version-script=worker/libpreforkd.map -o $@ $(FIRST) $(filter-out %.map,$^)
 $(BINDINGS): $(OUT)/%: bindings/%
 	@install -D -m 644 $< $@
 $(OUT)/preforkd-control $(OUT)/next/preforkd-control: $(OUT)/control/main.o $(OUT)/control.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
@@ -258,7 +259,7 @@ install: all                              ## install under DESTDIR and PREFIX; a
 	install $(STRIP) -D -t $(DEST)/lib $(OUT)/libpreforkd.so.1 && ln -sf libpreforkd.so.1 $(DEST)/lib/libpreforkd.so
 	install -D -m 644 -t $(DEST)/lib/preforkd/python bindings/python/preforkd.py
 	install -D -m 644 -t $(DEST)/lib/preforkd/perl bindings/perl/Preforkd.pm
-	for n in 1 5 8; do install -D -m 644 -t $(DEST)/share/man/man$$n doc/*.$$n || exit; done
+	for n in 1 5 7 8; do install -D -m 644 -t $(DEST)/share/man/man$$n doc/*.$$n || exit; done
 	install -D -m 644 doc/preforkctl.bash $(DEST)/share/bash-completion/completions/preforkctl
 	install -D -m 644 -t $(DEST)/share/doc/preforkd README.md LICENSE doc/SHM.md doc/RELIABILITY.md doc/SECURITY.md CHANGES.md doc/haproxy.cfg doc/hitch.conf systemd/pool-users.conf
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' worker/preforkd.pc.in | install -D -m 644 /dev/stdin $(DEST)/lib/pkgconfig/preforkd.pc

@@ -21,6 +21,7 @@ enum class Event : uint32_t {
   kDrainForced,
   kAtMax,
   kForkRefused,
+  kTemplateDied,
   // What the daemon sees itself.
   kPoolReady,
   kPoolDegraded,
@@ -49,6 +50,7 @@ inline constexpr struct {
     {Event::kDrainForced, "f4fd868a15b84972b9ce38474bce1b77"},
     {Event::kAtMax, "aa411123f06f4316a39405101f267d45"},
     {Event::kForkRefused, "3fa82381d0a94dac9c44e5a259dc62d0"},
+    {Event::kTemplateDied, "7e92eb8888414b04b6b81e6512df310c"},
     {Event::kPoolReady, "e1c0dfb4518e4a2298c24bf4ce1f488d"},
     {Event::kPoolDegraded, "d86831429a4645d3910c440d2bb70a1e"},
     {Event::kPoolRecovered, "88ad033ab8bf45d48bacf2a5ffdd9033"},
@@ -76,7 +78,7 @@ static_assert([] {
 
 // What a supervisor says is not trusted: any number may come, and it shall not speak for the daemon.
 constexpr Event event_of_supervisor(Event said) {
-  return said <= Event::kForkRefused ? said : Event::kNone;
+  return said <= Event::kTemplateDied ? said : Event::kNone;
 }
 
 }  // namespace preforkd

@@ -19,6 +19,8 @@ inline constexpr std::string_view kProgramVariables[] = {
 // Besides, of a program that accepts by itself (worker/serving_program.h).
 inline constexpr const char* kLibraryVariable = "PREFORKD_LIBRARY";
 inline constexpr const char* kWorkerVariable = "PREFORKD_WORKER";
+// Of the dynamic linker's (ld.so(8)): what is loaded before a program's own. A template has the library there.
+inline constexpr const char* kPreloadVariable = "LD_PRELOAD";
 
 constexpr bool is_program_variable(std::string_view name) {
   return std::find(std::begin(kProgramVariables), std::end(kProgramVariables), name) !=

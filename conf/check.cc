@@ -42,6 +42,12 @@ void check_server(const PoolSettings& pool, const KeyLines& lines, Problems& pro
                  "program: " + quote(pool.program[0]) + ": expected an absolute path");
   if (!program && lines.has("success") && pool.success != PoolSettings().success)
     problems.add(lines.of("success"), "success: is for a pool with a program");
+  if (pool.preload && !serve)
+    problems.add(lines.of("preload"),
+                 handler
+                     ? "preload: is for a pool with serve; a handler has its own preload, and is "
+                       "forked from in any case"
+                     : "preload: is for a pool with serve");
   if (!pool.serve.empty() && pool.serve[0].empty())
     problems.add(lines.of("serve[0]"), "serve: \"\": expected a program");
 }

@@ -139,6 +139,8 @@ constexpr Key kKeys[] = {
    "exit statuses with which program has served its connection"},
   {kPool, kStrings, "serve", &Pool::serve, kAlternative, 1, kMaxArguments, fine,
    "a program that accepts by itself"},
+  {kPool, kBoolean, "preload", &Pool::preload, kOptional, 0, 0, fine,
+   "serve is started once, and forked where it waits for its first client"},
   {kPool, kGroup, "settings", &Pool::settings, kOptional, 0, 0, fine,
    "the handler's own settings, whatever it understands"},
   {kPool, kString, "user", &Pool::user, kOptional, 0, 0, fine,

@@ -42,7 +42,8 @@ struct PoolSettings {
   std::string handler;               // a name or a path
   std::vector<std::string> program;  // the path, then its arguments
   std::vector<std::string>
-      serve;  // a program that accepts by itself: a name or a path, then its arguments
+      serve;             // a program that accepts by itself: a name or a path, then its arguments
+  bool preload = false;  // it is started once, and forked where it waits for its first client
   std::vector<uint32_t> success = {
       0};                       // exit statuses with which `program` has served its connection
   std::string settings = "{}";  // the handler's own settings, as a JSON object

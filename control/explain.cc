@@ -62,16 +62,26 @@ std::string refused(const DecisionView& d) {
          number(d.queued) + " queued); it tries again";
 }
 
+std::string without_template(const DecisionView& d) {
+  return "waits before it grows: its program has not come to where it can be forked (" +
+         workers(staying(d)) + " now, " + number(d.queued) + " queued)";
+}
+
 constexpr struct {
   Action action;
   Reason reason;
   std::string (*sentence)(const DecisionView&);
 } kSentences[] = {
-    {Action::kGrow, Reason::kBelowMin, below_min}, {Action::kGrow, Reason::kDemand, demand},
-    {Action::kGrow, Reason::kRecycle, recycling},  {Action::kGrow, Reason::kBreaker, on_trial},
-    {Action::kShrink, Reason::kSurplus, surplus},  {Action::kShrink, Reason::kAboveMax, above_max},
-    {Action::kHold, Reason::kAtMax, at_max},       {Action::kHold, Reason::kBreaker, died},
+    {Action::kGrow, Reason::kBelowMin, below_min},
+    {Action::kGrow, Reason::kDemand, demand},
+    {Action::kGrow, Reason::kRecycle, recycling},
+    {Action::kGrow, Reason::kBreaker, on_trial},
+    {Action::kShrink, Reason::kSurplus, surplus},
+    {Action::kShrink, Reason::kAboveMax, above_max},
+    {Action::kHold, Reason::kAtMax, at_max},
+    {Action::kHold, Reason::kBreaker, died},
     {Action::kHold, Reason::kForkFailed, refused},
+    {Action::kHold, Reason::kNoTemplate, without_template},
 };
 
 }  // namespace

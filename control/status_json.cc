@@ -45,6 +45,18 @@ Json generations(const PoolInfo& info) {
   return list;
 }
 
+// Of the newest generation; null: its workers are not forked from one.
+Json template_object(const Reading& reading) {
+  constexpr const char* kStates[] = {nullptr, "none", "starting", "standing"};
+  const auto view =
+      reading.living.empty() ? shm::TemplateView{} : reading.living.back().template_view;
+  const auto state = static_cast<uint32_t>(view.state);
+  if (state == 0 || state >= std::size(kStates)) return nullptr;
+  return {{"pid", view.pid ? Json(view.pid) : Json(nullptr)},
+          {"state", kStates[state]},
+          {"state_seconds", age(reading.at, view.since)}};
+}
+
 Json limits_object(const Limits& limits) {
   Json object = Json::object();
   for (const LimitRow& row : kLimitRows)
@@ -87,6 +99,7 @@ Json pool_object(const PoolView& pool) {
         {"idle", pool.idle},
         {"busy", pool.busy},
         {"retiring", pool.retiring}}},
+      {"template", template_object(pool.reading)},
       {"limits", limits_object(info.limits)},
       {"capacity", info.capacity},
       {"backlog", {{"queued", pool.backlog.queued}, {"limit", pool.backlog.limit}}},

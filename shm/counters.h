@@ -22,10 +22,11 @@ struct CountersOf {
   Number served{}, failed{}, aborted{};  // connections; shm/outcome.h
   Number rejected[kRejections]{};        // connections; by shm/rejection.h
   Number forked{}, retired{}, crashed{}, timed_out{},
-      recycled{};         // workers; timed_out: ended by us
-  Number busy_ns{};       // time spent serving
-  Number worker_ns{};     // time existed
-  Number at_max_ns{};     // time the pool had `max` workers, up to at_max_since
+      recycled{};                        // workers; timed_out: ended by us
+  Number templates{}, templates_lost{};  // of `preload`: started; died, or ended by us while wanted
+  Number busy_ns{};                      // time spent serving
+  Number worker_ns{};                    // time existed
+  Number at_max_ns{};                    // time the pool had `max` workers, up to at_max_since
   Number at_max_since{};  // CLOCK_MONOTONIC; 0: it has not now. No counter: it has no row
   Number max_us{};        // longest service time
   Number histogram[kHistogramBuckets]{};  // of service times; shm/histogram.h
@@ -66,6 +67,10 @@ inline constexpr CounterRow kCounterRows[] = {
      "Workers ended by timeouts.start, timeouts.connection or timeouts.drain."},
     {CounterGroup::kWorkers, MEMBER(recycled), true, "recycled", "preforkd_workers_recycled",
      "Workers replaced after they had served their connections."},
+    {CounterGroup::kWorkers, MEMBER(templates), true, "templates", "preforkd_templates_started",
+     "Programs started to be forked from (preload)."},
+    {CounterGroup::kWorkers, MEMBER(templates_lost), true, "templates_lost",
+     "preforkd_templates_lost", "Of those, how many died or were ended while they were needed."},
     {CounterGroup::kTimes, MEMBER(at_max_ns), true, "seconds_at_max", "preforkd_at_max_seconds",
      "Time that the pool was as big as max."},
     {CounterGroup::kTimes, MEMBER(busy_ns), true, "busy_seconds", "preforkd_busy_seconds",

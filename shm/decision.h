@@ -23,6 +23,7 @@ enum class Reason : uint32_t {
   kRecycle,     // replacements for workers that have served their connections
   kBreaker,     // workers died one after the other: one at a time, after a pause
   kForkFailed,  // the system refused a process: again after a pause
+  kNoTemplate,  // there is none to fork from: when it has come to its point (preload)
 };
 
 constexpr const char* action_name(Action a) {
@@ -32,10 +33,11 @@ constexpr const char* action_name(Action a) {
 }
 
 constexpr const char* reason_name(Reason r) {
-  constexpr const char* kNames[] = {"none",      "below_min", "demand",  "at_max",     "surplus",
-                                    "above_max", "recycle",   "breaker", "fork_failed"};
+  constexpr const char* kNames[] = {"none",        "below_min",  "demand",  "at_max",
+                                    "surplus",     "above_max",  "recycle", "breaker",
+                                    "fork_failed", "no_template"};
   auto i = static_cast<uint32_t>(r);
-  return i < 9 ? kNames[i] : "invalid";
+  return i < 10 ? kNames[i] : "invalid";
 }
 
 }  // namespace preforkd

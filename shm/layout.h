@@ -83,8 +83,13 @@ struct alignas(kLine) Published {
   // 0; or there are `max` workers and none of them is starting: 1, + 1 for each that is idle by its bit but stopped. So
   // nobody can take a connection if fewer than this are idle. (Kept for the shedder.)
   Word at_max;
-  uint8_t reserved[88];
+  // Of a pool with `preload`; else 0. For show.
+  Word template_pid;    // 0: there is none just now
+  Word template_state;  // TemplateState
+  Long template_since;  // CLOCK_MONOTONIC of the last change of either
+  uint8_t reserved[72];
 };
+enum class TemplateState : uint32_t { kNotUsed = 0, kNone, kStarting, kStanding };
 enum Leaving : uint32_t {
   kStay = 0,
   kDrain = 1,  // this generation drains: a worker leaves at its next wait, or when it is done

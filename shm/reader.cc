@@ -104,6 +104,9 @@ std::optional<Snapshot> SegmentReader::read(Nanoseconds now) const {
     s.capacity = h.capacity;
     s.peak_busy = value(head->shared.peak_busy);
     s.queued = value(head->gone.queued);
+    const Published& p = head->published;
+    s.template_view = {static_cast<TemplateState>(value(p.template_state)), value(p.template_pid),
+                       value(p.template_since)};
     take_totals(s.figures, head->gone.totals[edition_number(edition) % 2], now);
     for (size_t i = 0; i < kRejections; ++i)
       s.figures.rejected[i] += value(head->shared.turned_away[i]);

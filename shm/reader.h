@@ -17,6 +17,7 @@
 #include "base/limits.h"
 #include "shm/counters.h"
 #include "shm/decision.h"
+#include "shm/layout.h"
 #include "shm/note.h"
 #include "shm/peer.h"
 #include "shm/worker_state.h"
@@ -45,8 +46,16 @@ struct DecisionView {
   Limits limits{};  // those in workers
 };
 
+// What new workers are forked from, where they are (preload).
+struct TemplateView {
+  TemplateState state = TemplateState::kNotUsed;
+  uint32_t pid = 0;  // 0: there is none just now
+  Nanoseconds since = 0;
+};
+
 struct Snapshot {
   uint32_t generation = 0, capacity = 0;
+  TemplateView template_view;
   Counters figures;
   std::vector<WorkerView> workers;  // live slots only, by slot
   uint32_t starting = 0, idle = 0, busy = 0, retiring = 0, active = 0;

@@ -293,6 +293,16 @@ void Scoreboard::record(Action action, Reason reason, uint32_t count, const Coun
   d.sequence.store(next_decision_++, std::memory_order_release);
 }
 
+void Scoreboard::count_template() {
+  sums_.templates += 1;
+  publish_sums(0);
+}
+
+void Scoreboard::count_lost_template() {
+  sums_.templates_lost += 1;
+  publish_sums(0);
+}
+
 void Scoreboard::set_at_max(bool at_max, Nanoseconds now) {
   const uint64_t since = sums_.at_max_since;
   if (at_max == (since != 0)) return;

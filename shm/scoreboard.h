@@ -101,6 +101,8 @@ class Scoreboard {
               uint32_t peak, const Limits& limits, uint32_t patience, Nanoseconds now);
   void set_queued(uint32_t queued) { segment().gone.queued.store(queued); }
   void set_at_max(bool at_max, Nanoseconds now);
+  void count_template();
+  void count_lost_template();
 
  private:
   void add_up(const Slot& slot, const Last& last, Outcome in_hand, Nanoseconds now);

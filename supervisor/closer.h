@@ -59,6 +59,7 @@ class Closer {
   void stop();
   // Called for each child that has changed: whether it was this one.
   bool was(pid_t changed, int status);
+  bool is(pid_t pid) const { return pid_ != 0 && pid == pid_; }
 
  private:
   bool is_wanted() const;

@@ -96,7 +96,8 @@ ServingWorker as_serving_worker(const SupervisorArgs& args, int closer) {
           .listen_sockets = args.listen_sockets,
           .log_level = static_cast<int>(args.log_level),
           .library = fcntl(kLibraryFd, F_GETFD) < 0 ? -1 : kLibraryFd,
-          .closer = closer};
+          .closer = closer,
+          .orders = -1};
 }
 
 // An object that is never destroyed, whichever way the process ends.

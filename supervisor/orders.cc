@@ -36,6 +36,7 @@ void Supervisor::obey(const Order& order, Nanoseconds now) {
     case OrderType::kStop:
       drain_.end();
       shedder_.stop();
+      workforce_.the_template().stop();
       workforce_.deadlines().end_all(now);
       break;
     case OrderType::kReadable:
@@ -68,7 +69,9 @@ bool Supervisor::tell_progress(Nanoseconds now, WakeTime& wake) {
   bool is_ready = false;
   if (!reporter_.has_told_ready() && drain_.is_serving() && serve >= in_force().min)
     is_ready = reporter_.tell_ready(now, wake);
-  reporter_.tell_trouble(restraint_.trouble(deaths_.last(), now), serve, now, wake);
+  std::string trouble = restraint_.trouble(deaths_.last(), now);
+  if (trouble.empty()) trouble = workforce_.the_template().trouble();
+  reporter_.tell_trouble(trouble, serve, now, wake);
   if (restraint_.paced_until > now) wake.by(restraint_.paced_until);
   // Who is busy, or looks at the queue a last time, takes what waits before leaving.
   const bool accepts = counts.idle + counts.starting > 0 || !queue_is_finished(now, wake);

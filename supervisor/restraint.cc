@@ -27,6 +27,11 @@ Verdict restrain(Verdict verdict, Restraint& restraint, const Restrained& pool, 
                  uint32_t jitter) {
   if (pool.on_trial && verdict.action == Action::kShrink) verdict.action = Action::kNone;
   if (verdict.action != Action::kGrow) return verdict;
+  if (pool.source != Restrained::Source::kFree) {  // who tells of its end, or of another
+    verdict.action = pool.source == Restrained::Source::kNone ? Action::kHold : Action::kNone;
+    if (verdict.action == Action::kHold) verdict.reason = Reason::kNoTemplate;
+    return verdict;
+  }
   Breaker& breaker = restraint.breaker;
   const bool is_paced = breaker.pace(pool.max, now) > 0;
   if (is_paced) restraint.paced_until = now + Restraint::kCalm;

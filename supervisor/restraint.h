@@ -32,10 +32,12 @@ struct Restraint {
 struct Restrained {
   uint32_t max = 0;       // workers
   bool on_trial = false;  // it serves nobody yet
+  // Of `preload`: whether there is a template that takes an order now, or will take one as soon as it is done.
+  enum class Source { kFree, kAtWork, kNone } source = Source::kFree;
 };
 
-// What of `verdict` is to be done now: growth not at all, or by one worker, if the last ones did no good; nobody is let go
-// on trial. What is to be forked is written down in `restraint`. Where something is put off, `wake_at` is when to look again.
+// What of `verdict` is to be done now: growth not at all, or by one worker, if the last ones did no good, and not without
+// somebody to fork from; nobody is let go on trial. What is to be forked is written down in `restraint`. Where something is put off, `wake_at` is when to look again.
 Verdict restrain(Verdict verdict, Restraint& restraint, const Restrained& pool, Nanoseconds now,
                  uint32_t jitter);
 

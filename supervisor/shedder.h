@@ -45,6 +45,7 @@ class Shedder {
   void stop();
   // Called for each child that was reaped, or has changed otherwise: whether it was this one.
   bool was(pid_t changed, int status);
+  bool is(pid_t pid) const { return pid_ != 0 && pid == pid_; }
 
  private:
   [[noreturn]] void shed() const;

@@ -59,6 +59,7 @@ Supervisor::Supervisor(const WorkerPlan& plan, shm::Scoreboard& board, DaemonEnd
           [this](pid_t pid, int status) {
             if (!closer_.was(pid, status)) shedder_.was(pid, status);
           },
+          [this](pid_t pid) { return closer_.is(pid) || shedder_.is(pid); },
           [this](pid_t pid, bool in_question) { return closer_.program_ended(pid, in_question); }),
       shedder_(plan,
                [this, &daemon] {
@@ -111,6 +112,7 @@ Supervisor::Next Supervisor::turn(Nanoseconds now, WakeTime& wake) {
   if (signalled.term && drain_.is_serving()) begin_drain(plan_.settings.drain_timeout, 0, now);
   bool did_something = obey_daemon(now);
   did_something |= reap_workers(now, wake);
+  did_something |= look_at_template(now, wake);
   wake.by(closer_.look(now));
   if (nobody_is_left(now, wake)) return Next::kExit;
   wake.by(workforce_.deadlines().end_overdue(now));
@@ -178,12 +180,31 @@ void Supervisor::look_for_proof(Nanoseconds now, WakeTime& wake) {
     wake.by(proven_at);
 }
 
+// --- the template --------------------------------------------------------------------------------
+
+// True: an order is over.
+bool Supervisor::look_at_template(Nanoseconds now, WakeTime& wake) {
+  wake.by(workforce_.the_template().look(now));
+  const auto made = workforce_.take_over_newborns(now);
+  if (made) note_forked(made->error, now, wake);
+  return made.has_value();
+}
+
+Restrained::Source Supervisor::source() {
+  const Template& the_template = workforce_.the_template();
+  if (!the_template.is_configured() || the_template.is_free()) return Restrained::Source::kFree;
+  return the_template.is_standing() ? Restrained::Source::kAtWork : Restrained::Source::kNone;
+}
+
 // --- the end -------------------------------------------------------------------------------------
 
 void Supervisor::begin_drain(Nanoseconds timeout, uint64_t finish, Nanoseconds now) {
   drain_.begin(timeout, finish, now);
   shedder_.stop();
-  if (!finish) workforce_.release_all_starters();
+  if (!finish) {
+    workforce_.the_template().stop();
+    workforce_.release_all_starters();
+  }
   workforce_.nudge_all();
 }
 
@@ -191,7 +212,9 @@ void Supervisor::begin_drain(Nanoseconds timeout, uint64_t finish, Nanoseconds n
 bool Supervisor::nobody_is_left(Nanoseconds now, WakeTime& wake) {
   if (board_.alive() > 0 || drain_.is_serving()) return false;
   if (drain_.is_draining() && !queue_is_finished(now, wake)) return false;
+  workforce_.the_template().stop();
   wake.by(now + kLookForCloser);
+  if (!workforce_.the_template().has_left(now)) return false;
   return closer_.has_left(now, drain_.is_draining() ? drain_.until() : now);
 }
 
@@ -199,7 +222,10 @@ bool Supervisor::nobody_is_left(Nanoseconds now, WakeTime& wake) {
 bool Supervisor::queue_is_finished(Nanoseconds now, WakeTime& wake) {
   const bool was_finished = drain_.finish() == 0;
   const bool is_finished = drain_.queue_is_finished(now, wake);
-  if (is_finished && !was_finished) workforce_.release_all_starters();
+  if (is_finished && !was_finished) {
+    workforce_.the_template().stop();
+    workforce_.release_all_starters();
+  }
   return is_finished;
 }
 
@@ -239,7 +265,8 @@ bool Supervisor::fork_for_queue(Nanoseconds now, WakeTime& wake) {
   wanted.count = std::min(view.queued - takers, limits_.now.max - board_.alive());
   wanted.peak = board_.peak();
   wanted.memory = scaler_;
-  const Verdict verdict = restrain(wanted, restraint_, {limits_.now.max, false}, now, jitter());
+  const Verdict verdict =
+      restrain(wanted, restraint_, {limits_.now.max, false, source()}, now, jitter());
   wake.by(verdict.wake_at);
   if (verdict.action != Action::kGrow) return false;
   decisions_.record(verdict, view, counts, limits_.now, now);
@@ -263,7 +290,7 @@ bool Supervisor::resize(Nanoseconds now, WakeTime& wake) {
     board_.take_peak();
     workforce_.take_back_tickets();
   }
-  verdict = restrain(verdict, restraint_, {limits_.now.max, on_trial_}, now, jitter());
+  verdict = restrain(verdict, restraint_, {limits_.now.max, on_trial_, source()}, now, jitter());
   wake.by(verdict.wake_at);
   const bool was_above_max = decisions_.last_reason() == Reason::kAboveMax;
   if (was_above_max && verdict.reason != Reason::kAboveMax) workforce_.take_back_tickets();
@@ -308,20 +335,23 @@ bool Supervisor::act(const Verdict& verdict, const Observed& seen, Nanoseconds n
   }
 }
 
-// If a process cannot be had the pool goes on with the workers that it has, and tries again: said once, until it works.
 bool Supervisor::grow(const Verdict& verdict, Nanoseconds now, WakeTime& wake) {
   workforce_.take_back_tickets();
   const Workforce::Forked forked = workforce_.fork(verdict.count, now);
   turns_.has_forked = true;
-  if (forked.error && restraint_.fork_failures == 0)
-    log_error("fork: " + std::string(std::strerror(forked.error)) + ": going on with " +
+  if (!plan_.preloads()) note_forked(forked.error, now, wake);  // of an order it is known later
+  return forked.count > 0;
+}
+
+// If a process cannot be had the pool goes on with the workers that it has, and tries again: said once, until it works.
+void Supervisor::note_forked(int error, Nanoseconds now, WakeTime& wake) {
+  if (error && restraint_.fork_failures == 0)
+    log_error("fork: " + std::string(std::strerror(error)) + ": going on with " +
                   std::to_string(board_.alive()) + " workers, trying again",
               Event::kForkRefused);
-  if (!forked.error && restraint_.fork_failures > 0)
-    log_notice("fork: processes are to be had again");
-  restraint_ = restraint_.after_fork(forked.error, now);
-  if (forked.error) wake.by(restraint_.fork_retry_at);
-  return forked.count > 0;
+  if (!error && restraint_.fork_failures > 0) log_notice("fork: processes are to be had again");
+  restraint_ = restraint_.after_fork(error, now);
+  if (error) wake.by(restraint_.fork_retry_at);
 }
 
 // Those who have served their connections go when the pool does without them, their replacements being
@@ -378,6 +408,7 @@ void Supervisor::shed_load(Nanoseconds now, WakeTime& wake) {
 // Nobody is there to take a connection, and there is room to fork one: the daemon watches the socket.
 void Supervisor::watch_queue(Nanoseconds now, WakeTime& wake) {
   if (queue_.asked_daemon || queue_.has_takers || is_full()) return;
+  if (source() != Restrained::Source::kFree) return;  // that it is tells us
   if (now < restraint_.may_fork_at()) return wake.by(restraint_.may_fork_at());
   queue_.asked_daemon = reporter_.say(ReportType::kWatchListen);
   if (!queue_.asked_daemon) wake.by(now + DaemonReporter::kSayAgain);

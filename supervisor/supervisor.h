@@ -61,6 +61,8 @@ class Supervisor {
   void obey(const Order& order, Nanoseconds now);
   void begin_drain(Nanoseconds timeout, uint64_t finish, Nanoseconds now);
   bool reap_workers(Nanoseconds now, WakeTime& wake);
+  bool look_at_template(Nanoseconds now, WakeTime& wake);
+  void note_forked(int error, Nanoseconds now, WakeTime& wake);
   void nudge_for_queue(bool at_once, Nanoseconds now, WakeTime& wake);
   void look_for_proof(Nanoseconds now, WakeTime& wake);
   bool nobody_is_left(Nanoseconds now, WakeTime& wake);
@@ -80,6 +82,7 @@ class Supervisor {
   bool tell_progress(Nanoseconds now, WakeTime& wake);
   void watch_queue(Nanoseconds now, WakeTime& wake);
   Limits in_force() const;
+  Restrained::Source source();
   uint32_t queued(uint64_t which = Acceptor::kAll) const;
   bool is_full() const { return board_.alive() >= limits_.now.max; }
 

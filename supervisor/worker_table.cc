@@ -60,6 +60,7 @@ void WorkerTable::note_stopped(uint32_t slot, Nanoseconds at) {
 // A program may have children: they are ended with it. It leads its group from its first moments on.
 void WorkerTable::signal(uint32_t slot, int number) const {
   const pid_t pid = records_[slot].pid;
+  if (pid == 0) return;  // ordered, and not taken over yet
   if (leads_group_ && (number == SIGTERM || number == SIGKILL) && kill(-pid, number) == 0) return;
   kill(pid, number);
 }

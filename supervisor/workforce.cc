@@ -63,18 +63,22 @@ std::string death_text(int status, const shm::Scoreboard::Last& last,
 Workforce::Workforce(const WorkerPlan& plan, shm::Scoreboard& board,
                      const std::array<int, 4>& supervisors_own,
                      std::function<void(pid_t, int status)> note_other,
+                     std::function<bool(pid_t)> is_other,
                      std::function<bool(pid_t, bool in_question)> program_ended)
     : plan_(plan),
       board_(board),
       supervisors_own_(supervisors_own),
       note_other_(std::move(note_other)),
+      is_other_(std::move(is_other)),
       program_ended_(std::move(program_ended)),
-      table_(board.capacity(), plan.leads_group()) {}
+      table_(board.capacity(), plan.leads_group()),
+      template_(plan, board, table_.standstills, [this] { close_supervisors_own(); }) {}
 
 // --- fork ----------------------------------------------------------------------------------------
 
 Workforce::Forked Workforce::fork(uint32_t count, Nanoseconds now) {
   count = std::min(count, board_.capacity() - board_.alive());
+  if (plan_.preloads()) return order(count, now);
   Forked result;
   const AllSignalsBlocked over_the_fork;
   // From here on the stack begins a page: parent and child then write to one, and not to two (each is copied for
@@ -112,11 +116,59 @@ void Workforce::note_forked(uint32_t slot, pid_t pid, Nanoseconds now) {
   table_.add(slot, pid, now, max_age ? now + jittered(max_age, pid) : kNever);
 }
 
+// Each counts as a worker that starts, until the order is over and it is not there.
+Workforce::Forked Workforce::order(uint32_t count, Nanoseconds now) {
+  Forked result;
+  if (!template_.is_free()) return result;
+  std::vector<uint32_t> slots(std::min(count, TemplateOrder::kMostSlots));
+  for (uint32_t& slot : slots) slot = board_.prepare(now);
+  if (template_.order(slots, now))
+    result.count = static_cast<uint32_t>(slots.size());
+  else
+    for (size_t i = slots.size(); i-- > 0;) board_.fork_failed(slots[i]);
+  return result;
+}
+
+std::optional<Workforce::Forked> Workforce::take_over_newborns(Nanoseconds now) {
+  if (!template_.is_at_work()) return std::nullopt;
+  Forked result;
+  result.count = take_over(0, now);
+  if (!template_.is_order_over()) return std::nullopt;
+  for (uint32_t slot : template_.awaited()) board_.fork_failed(slot);
+  result.error = template_.close_order();
+  return result;
+}
+
+// `reaped`: a child of ours just now; 0: none.
+uint32_t Workforce::take_over(pid_t reaped, Nanoseconds now) {
+  uint32_t count = 0;
+  for (uint32_t slot : std::vector(template_.awaited())) {
+    const auto pid = static_cast<pid_t>(board_.slot(slot).pid.load());
+    if (!is_newborn(pid, reaped)) continue;
+    note_forked(slot, pid, now);
+    template_.note_found(slot);
+    ++count;
+  }
+  return count;
+}
+
+// What a slot says anybody may have written: it is a child of this process, and nothing else to it.
+bool Workforce::is_newborn(pid_t pid, pid_t reaped) const {
+  if (pid <= 0 || pid == template_.pid() || table_.slot_of(pid) || is_other_(pid)) return false;
+  if (pid == reaped) return true;
+  siginfo_t info{};
+  return waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
+// Closed, and not forgotten: the objects' pages would be copied. Only the supervisor speaks with the daemon.
+void Workforce::close_supervisors_own() const {
+  for (int fd : supervisors_own_) system_call(SYS_close, fd);
+}
+
 void Workforce::be_worker(uint32_t slot) {
   int status = static_cast<int>(ExitCode::kInternal);
   try {
-    // Closed, and not forgotten: the objects' pages would be copied. Only the supervisor speaks with the daemon.
-    for (int fd : supervisors_own_) system_call(SYS_close, fd);
+    close_supervisors_own();
     status = Worker(plan_, slot).run();
   } catch (const std::exception& e) {
     log_error(e.what());
@@ -127,15 +179,17 @@ void Workforce::be_worker(uint32_t slot) {
 // --- reap ----------------------------------------------------------------------------------------
 
 std::optional<Workforce::Death> Workforce::reap(Nanoseconds now, int& others) {
+  if (plan_.preloads()) template_.look_for_end();
   while (others > 0) {
     int status = 0;
     rusage usage{};
     const pid_t pid = wait4(-1, &status, WNOHANG | WUNTRACED | WCONTINUED, &usage);
     if (pid < 0 && errno == EINTR) continue;
     if (pid <= 0) return std::nullopt;
-    const auto slot = table_.slot_of(pid);
+    auto slot = table_.slot_of(pid);
+    if (!slot && plan_.preloads() && take_over(pid, now) > 0) slot = table_.slot_of(pid);
     if (!slot) {  // or a child that a handler's preload left behind
-      note_other_(pid, status);
+      if (!template_.was(pid, status, now)) note_other_(pid, status);
       --others;
     } else if (WIFSTOPPED(status)) {
       table_.note_stopped(*slot, now);

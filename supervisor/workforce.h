@@ -9,9 +9,11 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "shm/scoreboard.h"
 #include "supervisor/breaker.h"
+#include "supervisor/template.h"
 #include "supervisor/worker_deadlines.h"
 #include "supervisor/worker_recycling.h"
 #include "supervisor/worker_table.h"
@@ -23,19 +25,21 @@ class Workforce {
  public:
   // `supervisors_own` are descriptors that its workers close: two lead to the daemon, two from them to the closer.
   // `note_other` is told of each child that was reaped, or stopped, and is no worker: what else the supervisor has
-  // forked. `program_ended` is told of each program, and asked whether its client had ended the connection.
+  // forked. `is_other`: whether it has. `program_ended` is told of each program, and asked whether its client had ended the connection.
   Workforce(const WorkerPlan& plan, shm::Scoreboard& board,
             const std::array<int, 4>& supervisors_own,
-            std::function<void(pid_t, int status)> note_other,
+            std::function<void(pid_t, int status)> note_other, std::function<bool(pid_t)> is_other,
             std::function<bool(pid_t, bool in_question)> program_ended);
 
   // --- fork ---
-  // Forks up to `count`; returns how many, and the errno that stopped it (0: none).
+  // Forks up to `count`; returns how many, and the errno that stopped it (0: none). Of a template so many are ordered.
   struct Forked {
     uint32_t count = 0;
     int error = 0;
   };
   [[gnu::hot]] Forked fork(uint32_t count, Nanoseconds now);  // (hot: beside what its child runs)
+  // Of whoever a template has made by now: workers of ours. What has come of an order that is over, if one is.
+  std::optional<Forked> take_over_newborns(Nanoseconds now);
 
   // --- reap ---
   struct Death {
@@ -70,14 +74,19 @@ class Workforce {
   // has been alive; kNever: there is nobody. As it says itself.
   Nanoseconds able_since(Nanoseconds from) const;
 
+  Template& the_template() { return template_; }
   WorkerTable& table() { return table_; }
   WorkerDeadlines& deadlines() { return deadlines_; }
   WorkerRecycling& recycling() { return recycling_; }
 
  private:
   [[gnu::hot, gnu::noinline]] uint32_t fork_some(uint32_t wanted, Nanoseconds now, int& error);
+  Forked order(uint32_t count, Nanoseconds now);
+  uint32_t take_over(pid_t reaped, Nanoseconds now);
+  bool is_newborn(pid_t pid, pid_t reaped) const;
   void note_forked(uint32_t slot, pid_t pid, Nanoseconds now);
   [[noreturn, gnu::hot]] void be_worker(uint32_t slot);
+  void close_supervisors_own() const;
   Death bury(uint32_t slot, int status, const rusage& usage, Nanoseconds now);
   void pass_on_start_ticket(uint32_t slot) const;
   void look_at_client(uint32_t slot, pid_t pid, int status) const;
@@ -91,8 +100,10 @@ class Workforce {
   shm::Scoreboard& board_;
   const std::array<int, 4> supervisors_own_;
   std::function<void(pid_t, int status)> note_other_;
+  std::function<bool(pid_t)> is_other_;
   std::function<bool(pid_t, bool in_question)> program_ended_;
   WorkerTable table_;
+  Template template_;
   WorkerDeadlines deadlines_{plan_, board_, table_};
   WorkerRecycling recycling_{plan_, board_, table_};
   uint32_t asked_ = 0;  // retire tickets that are out, as far as we know

@@ -8,14 +8,19 @@
 #include <cerrno>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/document.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/program_environment.h"
 #include "conf/pool_json.h"
+#include "template/point.h"
+#include "template/preloaded.h"
 #include "worker/client_end.h"
 #include "worker/closing.h"
 #include "worker/host.h"
@@ -35,7 +40,13 @@ struct NotAWorker : std::runtime_error {
 // What the structure had when serve.h was made: programs that were compiled then have room for no more.
 constexpr size_t kDescribed = 48;
 
-// The worker that this process was started as.
+using AfterFork = std::pair<void (*)(void*), void*>;
+std::vector<AfterFork>& after_fork() {
+  static auto* const functions = new std::vector<AfterFork>;
+  return *functions;
+}
+
+// The worker that this process was started as, or the template that it was.
 class Self {
  public:
   explicit Self(const ServingWorker& worker)
@@ -45,8 +56,11 @@ class Self {
         listen_sockets_(numbers(worker)),
         plan_{settings_, mapping_, listen_sockets_, worker.supervisor,
               GateRules(settings_, lists_)},
-        intake_(plan_, worker.slot),
         closing_(worker.closer) {
+    if (worker.orders < 0)
+      intake_.emplace(plan_, worker.slot);
+    else
+      make_fork_point(worker);
     for (int fd : listen_sockets_)
       if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) throw SysError("listen socket", errno);
     if (worker.closer >= 0) fcntl(worker.closer, F_SETFD, FD_CLOEXEC);
@@ -61,21 +75,18 @@ class Self {
   bool accept(preforkd_connection& described) {
     // The parent-death signal is a thread's own, and the main thread has one from before the exec.
     if (gettid() != pid_) throw NotAWorker("preforkd_accept() is for the main thread");
-    if (!is_started_) {
-      intake_.install_signals();
-      intake_.started();
-      is_started_ = true;
-    }
+    if (!is_started_) start();
     done(true);
     if (is_over_) return false;
-    auto accepted = intake_.next();
+    auto accepted = intake_->next();
     is_over_ = !accepted;
     if (is_over_) return false;
     connection_ = std::move(*accepted);
-    intake_.begin(connection_);
+    intake_->begin(connection_);
     is_in_hand_ = true;
+    if (fork_point_) set_timers();
     static_assert(sizeof described == kDescribed, "it would be written past its end: see serve.h");
-    described = intake_.describe(connection_);
+    described = intake_->describe(connection_);
     described.fd = fd_ = connection_.fd.release();  // the caller's
     cookie_ = cookie_of(fd_);
     return true;
@@ -84,11 +95,16 @@ class Self {
     if (!is_in_hand_) return;
     const bool open = is_still_open();
     const ClientEnd end = served || !open ? ClientEnd::kNot : client_end(fd_);
-    intake_.done(outcome_of(served, end));
+    intake_->done(outcome_of(served, end));
     is_in_hand_ = false;
     if (open && end != ClientEnd::kGone) closing_.end(fd_);
     peer_.clear();
     local_.clear();
+  }
+
+  void recycle() {
+    is_worn_ = true;  // of a template: each of its workers will be
+    host_functions().recycle();
   }
 
   const PoolSettings& settings() const { return settings_; }
@@ -119,19 +135,48 @@ class Self {
     return text.c_str();
   }
 
-  const pid_t pid_ = getpid();
+  void make_fork_point(const ServingWorker& worker) {
+    if (fcntl(worker.orders, F_SETFD, FD_CLOEXEC) < 0) throw SysError("orders", errno);
+    std::vector<int> ours = listen_sockets_;
+    ours.insert(ours.end(), {worker.orders, worker.closer});
+    fork_point_.emplace(worker.orders, worker.supervisor, mapping_, ours);
+  }
+
+  // A template stays in here; who comes out is a worker.
+  void start() {
+    if (fork_point_) {
+      const uint32_t slot = fork_point_->stand();
+      pid_ = getpid();
+      intake_.emplace(plan_, slot);
+    }
+    intake_->install_signals();
+    if (is_worn_) intake_->recycle();
+    is_started_ = true;
+    // (One that is to leave before it has begun: next() finds the same.)
+    if (fork_point_ && !intake_->wait_to_start()) return;
+    for (const auto& [function, argument] : after_fork()) function(argument);
+    intake_->started();
+  }
+
+  void set_timers() {
+    fork_point_->set_timers();
+    fork_point_.reset();
+  }
+
+  pid_t pid_ = getpid();
   const PoolSettings settings_;
   const shm::Mapping mapping_;
   const NetworkLists lists_;
   const std::vector<int> listen_sockets_;
   const IntakePlan plan_;
-  Intake intake_;
+  std::optional<ForkPoint> fork_point_;  // of a template; of a worker until its first connection
+  std::optional<Intake> intake_;         // of a worker
   const Closing closing_;
   Accepted connection_;
   int fd_ = -1;          // the connection in hand; the caller's
   uint64_t cookie_ = 0;  // of that
   std::string peer_, local_;
-  bool is_started_ = false, is_in_hand_ = false, is_over_ = false;
+  bool is_started_ = false, is_in_hand_ = false, is_over_ = false, is_worn_ = false;
 };
 
 std::string last_error;
@@ -194,6 +239,15 @@ Self* try_self() {  // null, and why in errno and last_error
   }
 }
 
+// Before the program's own code. In a template the linker has loaded this object by $LD_PRELOAD.
+[[gnu::constructor]] void begin() {
+  const char *text = std::getenv(kWorkerVariable), *library = std::getenv(kLibraryVariable);
+  const auto worker = text && library ? ServingWorker::from_text(text) : std::nullopt;
+  if (worker && worker->layout == shm::kLayoutVersion && worker->orders >= 0 &&
+      worker->pid == getpid())
+    stay_preloaded(library);
+}
+
 }  // namespace
 }  // namespace preforkd
 
@@ -232,11 +286,23 @@ PREFORKD_EXPORT void preforkd_extend(uint32_t milliseconds) {
 }
 PREFORKD_EXPORT void preforkd_recycle() {
   if (const auto* other = other_library()) return other->recycle();
-  if (try_self()) host_functions().recycle();
+  if (Self* worker = try_self()) worker->recycle();
 }
 PREFORKD_EXPORT void preforkd_log(int level, const char* text) {
   if (const auto* other = other_library()) return other->log(level, text);
   host_functions().log(level, text);
+}
+
+PREFORKD_EXPORT int preforkd_after_fork(void (*function)(void*), void* argument) {
+  if (const auto* other = other_library())
+    return other->after_fork ? other->after_fork(function, argument) : (errno = ENOSYS, -1);
+  try {
+    after_fork().emplace_back(function, argument);
+    return 0;
+  } catch (...) {
+    note_error();
+    return -1;
+  }
 }
 
 PREFORKD_EXPORT const char* preforkd_peer() {

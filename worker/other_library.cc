@@ -36,6 +36,7 @@ std::optional<LibraryFunctions> find_other() {
       look_up(library, "preforkd_pool", f.pool) &&
       look_up(library, "preforkd_settings", f.settings) &&
       look_up(library, "preforkd_error", f.error);
+  look_up(library, "preforkd_after_fork", f.after_fork);
   return has_all ? std::optional(f) : std::nullopt;
 }
 

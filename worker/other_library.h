@@ -20,6 +20,7 @@ struct LibraryFunctions {
   decltype(&preforkd_pool) pool;
   decltype(&preforkd_settings) settings;
   decltype(&preforkd_error) error;
+  decltype(&preforkd_after_fork) after_fork;  // null: of a version without
 };
 
 // Looked for once, by the first call. Null: this library is the right one, or there is no other that has all of these (its

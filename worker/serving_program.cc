@@ -39,22 +39,22 @@ std::string search_path(const char* name, const std::string& folder) {
 
 std::string ServingWorker::to_text() const {
   std::string text;
-  for (int64_t number :
-       {int64_t{layout}, int64_t{pid}, int64_t{supervisor}, int64_t{slot}, int64_t{capacity},
-        int64_t{segment}, int64_t{settings}, int64_t{networks}, int64_t{first_listen},
-        int64_t{listen_sockets}, int64_t{log_level}, int64_t{library}, int64_t{closer}})
+  for (int64_t number : {int64_t{layout}, int64_t{pid}, int64_t{supervisor}, int64_t{slot},
+                         int64_t{capacity}, int64_t{segment}, int64_t{settings}, int64_t{networks},
+                         int64_t{first_listen}, int64_t{listen_sockets}, int64_t{log_level},
+                         int64_t{library}, int64_t{closer}, int64_t{orders}})
     text += (text.empty() ? "" : " ") + std::to_string(number);
   return text;
 }
 
 std::optional<ServingWorker> ServingWorker::from_text(const char* text) {
   ServingWorker w{};
-  const int read =
-      std::sscanf(text, "%u %d %d %u %u %d %d %d %d %u %d %d %d", &w.layout, &w.pid, &w.supervisor,
-                  &w.slot, &w.capacity, &w.segment, &w.settings, &w.networks, &w.first_listen,
-                  &w.listen_sockets, &w.log_level, &w.library, &w.closer);
+  const int read = std::sscanf(text, "%u %d %d %u %u %d %d %d %d %u %d %d %d %d", &w.layout, &w.pid,
+                               &w.supervisor, &w.slot, &w.capacity, &w.segment, &w.settings,
+                               &w.networks, &w.first_listen, &w.listen_sockets, &w.log_level,
+                               &w.library, &w.closer, &w.orders);
   if (read >= 1 && w.layout != shm::kLayoutVersion) return w;
-  if (read != 13 || w.slot >= w.capacity) return std::nullopt;
+  if (read != 14 || w.slot >= w.capacity) return std::nullopt;
   return w;
 }
 
@@ -74,6 +74,7 @@ std::string find_program(const std::string& name) {
 ServingProgram::ServingProgram(const std::vector<std::string>& argv, const std::string& folder,
                                const std::string& library, const ServingWorker& worker)
     : file_(find_program(argv[0])),
+      library_(worker.library < 0 ? library : "/proc/self/fd/" + std::to_string(worker.library)),
       argv_(argv),
       environment_(environment_of_programs()),
       worker_(worker) {
@@ -81,9 +82,7 @@ ServingProgram::ServingProgram(const std::vector<std::string>& argv, const std::
     const std::string name = entry.substr(0, entry.find('='));
     return is_serving_variable(name) || name == "PYTHONPATH" || name == "PERL5LIB";
   });
-  environment_.push_back(
-      variable(kLibraryVariable,
-               worker.library < 0 ? library : "/proc/self/fd/" + std::to_string(worker.library)));
+  environment_.push_back(variable(kLibraryVariable, library_));
   environment_.push_back(search_path("PYTHONPATH", folder + "/python"));
   environment_.push_back(search_path("PERL5LIB", folder + "/perl"));
 }
@@ -91,8 +90,26 @@ ServingProgram::ServingProgram(const std::vector<std::string>& argv, const std::
 std::string ServingProgram::become(uint32_t slot) const {
   ServingWorker worker = worker_;
   worker.slot = slot;
-  worker.pid = getpid();
+  worker.orders = -1;
+  return become(worker, environment_);
+}
+
+std::string ServingProgram::become_template(int orders) const {
+  ServingWorker worker = worker_;
+  worker.orders = orders;
+  fcntl(orders, F_SETFD, 0);
   std::vector<std::string> environment = environment_;
+  std::erase_if(environment, [](const std::string& entry) {
+    return entry.starts_with(std::string(kPreloadVariable) + "=");
+  });
+  environment.push_back(search_path(kPreloadVariable, library_));
+  return become(worker, environment);
+}
+
+std::string ServingProgram::become(const ServingWorker& as,
+                                   std::vector<std::string> environment) const {
+  ServingWorker worker = as;
+  worker.pid = getpid();
   environment.push_back(variable(kWorkerVariable, worker.to_text()));
 
   const int last_listen = worker.first_listen + static_cast<int>(worker.listen_sockets) - 1;

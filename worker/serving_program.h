@@ -6,12 +6,15 @@
 // lists of networks, its listen sockets and the way to the closer stay open under the numbers that they have; and one
 // variable says what they are:
 //
-//   PREFORKD_WORKER=LAYOUT PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS NETWORKS FIRST_LISTEN LISTEN_SOCKETS LOG_LEVEL LIBRARY CLOSER
+//   PREFORKD_WORKER=LAYOUT PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS NETWORKS FIRST_LISTEN LISTEN_SOCKETS LOG_LEVEL LIBRARY CLOSER ORDERS
 //
 // A second one, PREFORKD_LIBRARY, says what to load: libpreforkd of the supervisor's own version, in memory that nobody
 // can change, by the descriptor LIBRARY (closed by the first call that needs to be a worker; -1: there is none, and it
 // is a path). A program that is linked with libpreforkd has another of its own, maybe of another version: LAYOUT comes
 // first, and whoever finds another than its own there reads no further.
+//
+// A template (template/point.h) is no worker, and becomes none: ORDERS is its way to the supervisor, SLOT means nothing, and
+// it has the library preloaded (LD_PRELOAD).
 //
 // (numbers; PID is the worker's own: a child that inherits the variable is told that it is another process). A program
 // can do to the segment whatever a handler can, and no more.
@@ -37,6 +40,7 @@ struct ServingWorker {
   int log_level;
   int library;
   int closer;  // worker/closing.h; -1: there is none
+  int orders;  // of a template; -1: it is a worker
 
   std::string to_text() const;
   // Of another layout than this library's: that alone can be relied on. Nothing: it is none.
@@ -50,16 +54,21 @@ std::string find_program(const std::string& name);
 // Everything that can be made before the fork.
 class ServingProgram {
  public:
-  // Of `worker` all but pid and slot. The bindings are looked for in `folder`, the supervisor's own; `library` is used
+  // Of `worker` all but pid, slot and orders. The bindings are looked for in `folder`, the supervisor's own; `library` is used
   // for want of its descriptor.
   ServingProgram(const std::vector<std::string>& argv, const std::string& folder,
                  const std::string& library, const ServingWorker& worker);
 
-  // Returns only if it cannot be executed: with the reason.
+  // Both return only if it cannot be executed: with the reason.
   std::string become(uint32_t slot) const;
+  // `orders`: the template's end of its way to the supervisor.
+  std::string become_template(int orders) const;
 
  private:
+  std::string become(const ServingWorker& worker, std::vector<std::string> environment) const;
+
   std::string file_;
+  std::string library_;  // to be loaded by this path
   std::vector<std::string> argv_, environment_;
   ServingWorker worker_;
 };

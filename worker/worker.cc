@@ -14,18 +14,22 @@
 
 namespace preforkd {
 
-Worker::Worker(const WorkerPlan& plan, uint32_t slot)
-    : plan_(plan), slot_(slot), intake_(plan, slot) {
-  set_process_title(plan.title, plan.comm);
+void become_own_process(const WorkerPlan& plan) {
   if (!plan.program())  // which resets them all when it is executed
     for (int number : {SIGCHLD, SIGIO, SIGHUP, SIGINT, SIGQUIT}) set_to_default(number);
-  // While it waits for a start ticket, or runs `start`, TERM ends it.
-  intake_.take_over_signals(plan.has_start() ? SIGTERM : 0);
   // The supervisor is not dumpable; a worker may be, so that a handler's crash leaves a core.
   system_call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
   if (plan.has_other_nofile) system_call(SYS_prlimit64, 0, RLIMIT_NOFILE, &plan.nofile, 0);
   if (plan.is_limited) live_within(plan.settings.process);
   if (plan.leads_group()) system_call(SYS_setpgid, 0, 0);
+}
+
+Worker::Worker(const WorkerPlan& plan, uint32_t slot)
+    : plan_(plan), slot_(slot), intake_(plan, slot) {
+  set_process_title(plan.title, plan.comm);
+  // While it waits for a start ticket, or runs `start`, TERM ends it.
+  intake_.take_over_signals(plan.has_start() ? SIGTERM : 0);
+  become_own_process(plan);
 }
 
 int Worker::run() {

@@ -35,6 +35,7 @@ struct WorkerPlan : IntakePlan {
   const HandlerLibrary* handler() const { return as<HandlerLibrary>(); }
   const Program* program() const { return as<Program>(); }
   const ServingProgram* serving() const { return as<ServingProgram>(); }
+  bool preloads() const { return settings.preload; }
   bool has_start() const { return serving() || (handler() && handler()->has_start()); }
   // Programs have children, which are ended with them.
   bool leads_group() const { return !handler(); }
@@ -46,6 +47,9 @@ struct WorkerPlan : IntakePlan {
     return one ? *one : nullptr;
   }
 };
+
+// In a forked child that is to be a worker, or a template: what of the supervisor's it has not.
+void become_own_process(const WorkerPlan& plan);
 
 class Worker {
  public:

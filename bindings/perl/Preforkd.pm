@@ -20,6 +20,7 @@ my $loaded;                            # whether libpreforkd is
 my $in_hand;                           # the connection that is not over
 my $filled = Preforkd::Filled->new;    # by each preforkd_accept
 my ($pool, $settings);
+my (@after_fork, $call_after_fork);    # what is called in each worker
 
 sub _load {
     return if $loaded;
@@ -37,10 +38,12 @@ sub _load {
         [pool     => []                  => 'string'],
         [settings => []                  => 'string'],
         [error    => []                  => 'string'],
+        [after_fork => ['(opaque)->void', 'opaque'] => 'int'],
     ) {
         my ($name, $arguments, $result) = @$_;
         $ffi->attach(["preforkd_$name" => "_c_$name"] => $arguments => $result);
     }
+    $call_after_fork = $ffi->closure(\&_call_after_fork);
     $loaded = 1;
 }
 sub _can_load { $loaded or eval { _load(); 1 } }
@@ -69,6 +72,19 @@ sub log {
     my (undef, $text, $level) = @_;
     return print STDERR _line($text), "\n" if !_can_load();
     _c_log($level // 6, _octets($text));
+}
+
+sub after_fork {
+    my $function = pop;
+    push @after_fork, $function;
+    _c_after_fork($call_after_fork, undef) if @after_fork == 1 && _can_load();
+}
+
+sub _call_after_fork {
+    return if eval { $_->() for @after_fork; 1 };
+    print STDERR _line($@), "\n";
+    require POSIX;
+    POSIX::_exit(1);
 }
 
 sub recycle { _c_recycle() if _can_load() }
@@ -225,6 +241,13 @@ The pool's name, and its C<settings> as a reference to a hash.
 =head2 Preforkd->log($text, $level)
 
 One line for preforkd's log; the level is syslog's: 3 error, 4 warning, 6 info (the default), 7 debug.
+
+=head2 Preforkd->after_fork(sub { ... })
+
+Calls the function in each worker before its first connection. With C<preload = true> preforkd starts the program once, and
+forks it where it waits for its first connection: what workers must not share (a connection to a database, random numbers
+taken before) is made here. Without C<preload> it is called all the same. When it dies, the worker ends before it has
+served anybody. For the time before the first C<next>.
 
 =head2 Preforkd->recycle
 

@@ -30,7 +30,7 @@ import socket
 import sys
 import traceback
 
-__all__ = ["Connection", "connections", "log", "recycle", "serve"]
+__all__ = ["Connection", "after_fork", "connections", "log", "recycle", "serve"]
 
 
 class _Connection(ctypes.Structure):
@@ -48,11 +48,13 @@ class _Connection(ctypes.Structure):
     ]
 
 
+_Function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _filled = _Connection()  # by each preforkd_accept
 _filled_in_place = ctypes.byref(_filled)
 _family_at = ctypes.c_ushort.from_address
 _in_hand = None  # the Connection that is not over
 _loaded = None
+_after_fork = []  # what is called in each worker
 
 
 def _library():
@@ -73,6 +75,7 @@ def _library():
             (library, "pool", ctypes.c_char_p, []),
             (library, "settings", ctypes.c_char_p, []),
             (library, "error", ctypes.c_char_p, []),
+            (library, "after_fork", ctypes.c_int, [_Function, ctypes.c_void_p]),
         ):
             function = whose["preforkd_" + name]
             function.restype, function.argtypes = result, arguments
@@ -262,6 +265,34 @@ def recycle():
         _library().recycle()
     except OSError:
         pass
+
+
+def after_fork(function):
+    """Calls function() in each worker before its first connection; can be used as a decorator.
+
+    With `preload = true` preforkd starts the program once, and forks it where it waits for its first connection: what
+    workers must not share (a connection to a database, random numbers) is made here. Without `preload` it is called all the
+    same. An exception that leaves the function ends the worker before it has served anybody. For the time before the first
+    connection is asked for.
+    """
+    _after_fork.append(function)
+    if len(_after_fork) == 1:
+        try:
+            _library().after_fork(_call_after_fork, None)
+        except OSError:  # not started by preforkd
+            pass
+    return function
+
+
+@_Function
+def _call_after_fork(_):
+    try:
+        for function in _after_fork:
+            function()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _peer_text():

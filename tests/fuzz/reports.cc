@@ -21,7 +21,7 @@ class Owner final : public GenerationOwner {
   void on_report(uint32_t generation, const Report& report) override {
     must(generation == 1, "the generation that it is");
     must(report.text[sizeof report.text - 1] == '\0', "a text ends");
-    must(report.event <= Event::kForkRefused, "a supervisor's event");
+    must(report.event <= Event::kTemplateDied, "a supervisor's event");
     must(report.type != ReportType::kAck, "acknowledgements are the generation's own business");
   }
   void on_failed_launch(uint32_t, const LaunchFailure&) override {

@@ -14,11 +14,25 @@ namespace {
 
 const std::string kProgram = "@HANDLERS@/../programs/serving";
 
+bool are_preloaded = false;  // the tests of now: forked from a template
+
 PoolText serving(const std::string& workers, const std::string& timeouts = "",
                  const std::string& argument = "") {
   return {.serves = "serve = [ \"" + kProgram + "\", \"" + argument + "\" ];",
           .workers = workers,
-          .timeouts = timeouts};
+          .timeouts = timeouts,
+          .more = are_preloaded ? "preload = true;" : ""};
+}
+template <void (*kTest)()>
+void preloaded() {
+  are_preloaded = true;
+  try {
+    kTest();
+  } catch (...) {
+    are_preloaded = false;
+    throw;
+  }
+  are_preloaded = false;
 }
 const std::string kOne = "min = 1; max = 1; min_spare = 0; max_spare = 0;";
 
@@ -30,7 +44,7 @@ pid_t pid_of(Client& client) { return static_cast<pid_t>(std::stol(ask(client, "
 
 void what_it_is_told() {
   PoolText pool = serving(kOne);
-  pool.more = "settings = { greeting = \"hello\"; };";
+  pool.more += "settings = { greeting = \"hello\"; };";
   Server server({pool});
   Client client(server.address());
   expect_equal("number", ask(client, "number"), "1");
@@ -229,7 +243,7 @@ void its_supervisor_dies() {
 
 void refused_ones() {
   PoolText pool = serving(kOne);
-  pool.more = "per_source = 1; access = { deny = [ \"127.0.0.7\" ]; };";
+  pool.more += "per_source = 1; access = { deny = [ \"127.0.0.7\" ]; };";
   pool.workers = "min = 2; max = 2; min_spare = 0; max_spare = 0;";
   Server server({pool});
   Client first(server.address());
@@ -279,7 +293,18 @@ Suite libpreforkd_suite() {
            {"new generations", new_generations},
            {"its supervisor dies", its_supervisor_dies},
            {"refused ones", refused_ones},
-           {"found in PATH", found_in_path}}};
+           {"found in PATH", found_in_path},
+           {"preloaded: what it is told", preloaded<what_it_is_told>},
+           {"preloaded: counted", preloaded<counted>},
+           {"preloaded: leaves when it likes", preloaded<leaves_when_it_likes>},
+           {"preloaded: dies in the midst", preloaded<dies_in_the_midst>},
+           {"preloaded: a stuck one", preloaded<a_stuck_one>},
+           {"preloaded: told to leave", preloaded<told_to_leave>},
+           {"preloaded: asks between connections", preloaded<asks_between_connections>},
+           {"preloaded: asks before the first", preloaded<asks_before_the_first>},
+           {"preloaded: new generations", preloaded<new_generations>},
+           {"preloaded: its supervisor dies", preloaded<its_supervisor_dies>},
+           {"preloaded: refused ones", preloaded<refused_ones>}}};
 }
 
 }  // namespace preforkd::system_test

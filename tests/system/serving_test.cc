@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -32,12 +33,27 @@ std::string source(const std::string& name) {
 std::string example(const std::string& name) {
   return scripts().write(std::filesystem::path(name).filename(), source("examples/" + name));
 }
+bool are_preloaded = false;  // the programs of this test: forked from a template
+
 PoolText serving(const std::string& name, const std::string& interpreter, const std::string& script,
                  const std::string& settings = "", const std::string& workers = kOneWorker) {
   return {.name = name,
           .serves = "serve = [ \"" + interpreter + "\", \"" + script + "\" ]; settings = { " +
                     settings + " };",
-          .workers = workers};
+          .workers = workers,
+          .more = are_preloaded ? "preload = true;" : ""};
+}
+
+template <class Test>
+void preloaded(Test test) {
+  are_preloaded = true;
+  try {
+    test();
+  } catch (...) {
+    are_preloaded = false;
+    throw;
+  }
+  are_preloaded = false;
 }
 
 // A library with the sanitizers in it is no use to an interpreter without.
@@ -313,6 +329,63 @@ void speak(void (*about)(const Language&)) {
   about(perl());
 }
 
+// --- preload
+
+// Each worker has numbers of its own, and was told that it was forked; what the program has made it has made once.
+void shared_and_own() {
+  if (cannot_run()) return;
+  const std::string counts = "min = 3; max = 3; min_spare = 0; max_spare = 0;";
+  const std::string in_python = scripts().write("own.py", R"(import os, random, threading
+import preforkd
+random.random()
+made, told, hooked = os.getpid(), [], []
+os.register_at_fork(after_in_child=lambda: told.append(os.getpid()))
+@preforkd.after_fork
+def connect():
+    hooked.append(os.getpid())
+def answer(connection):
+    for line in connection.makefile("rb"):
+        mine = os.getpid()
+        alone = threading.current_thread() is threading.main_thread()
+        same = told == [mine] and hooked == [mine] and made != mine and alone
+        connection.sendall(b"%d %d %s\n" % (made, mine, repr((same, random.random())).encode()))
+preforkd.serve(answer)
+)");
+  const std::string in_perl = scripts().write("own.pl", R"(use strict;
+use warnings;
+use Preforkd;
+rand;
+my $made = $$;
+my @hooked;
+Preforkd->after_fork(sub { push @hooked, $$ });
+Preforkd->serve(sub {
+    my $handle = $_[0]->handle;
+    while (<$handle>) {
+        my $same = "@hooked" eq "$$" && $made != $$ ? 'True' : 'False';
+        print $handle "$made $$ ($same, ", rand, ")\n";
+    }
+});
+)");
+  for (const auto& [interpreter, script] : {std::pair{"python3", in_python}, {"perl", in_perl}}) {
+    Server server({serving("echo", interpreter, script, "", counts)});
+    std::vector<Client> clients;
+    std::set<std::string> made, workers, numbers;
+    for (int i = 0; i < 3; ++i) clients.emplace_back(server.address());
+    for (Client& client : clients) {
+      std::istringstream answer(ask(client, "?"));
+      std::string program, worker, hooks, number;
+      answer >> program >> worker >> hooks >> number;
+      made.insert(program);
+      workers.insert(worker);
+      numbers.insert(number);
+      expect_equal(std::string(interpreter) + ": told that it was forked", hooks, "(True,");
+    }
+    expect_equal(std::string(interpreter) + ": programs", made.size(), 1u);
+    expect_equal(std::string(interpreter) + ": workers", workers.size(), 3u);
+    expect_equal(std::string(interpreter) + ": random numbers", numbers.size(), 3u);
+  }
+}
+
 // A program can be imported by its tests, but has no connections there.
 void outside_of_preforkd() {
   if (cannot_run()) return;
@@ -506,6 +579,7 @@ void finger() {
             "To \x1b[31mpaint\xc2\x9b it r\xc3\xa9"
             "d\x07\r\n\tsoon\n");
   ann.write(".project", "a wall\nand more\n");
+  std::filesystem::remove(bob.path() + "/.plan");  // of the test before
   std::filesystem::create_symlink(scripts().write("secret", "a secret\n"), bob.path() + "/.plan");
   const std::string own = std::to_string(getuid());
   const std::string passwd =
@@ -634,21 +708,29 @@ void under_load() {
 }  // namespace
 
 Suite serving_suite() {
-  return {"serving",
-          {{"README.md", readme},
-           {"what is around a connection", [] { speak(surroundings); }},
-           {"on a Unix socket", [] { speak(on_a_unix_socket); }},
-           {"buffered in Python", buffered_in_python},
-           {"throws", [] { speak(throws); }},
-           {"closes it itself", [] { speak(closes_it_itself); }},
-           {"breaks at the end", [] { speak(breaks_at_the_end); }},
-           {"extends", [] { speak(extends); }},
-           {"recycles", [] { speak(recycles); }},
-           {"outside of preforkd", outside_of_preforkd},
-           {"JSON-RPC", jsonrpc},
-           {"JSON-RPC takes too long", jsonrpc_takes_too_long},
-           {"finger", finger},
-           {"under load, while limits are moved", under_load}}};
+  return {
+      "serving",
+      {{"README.md", readme},
+       {"what is around a connection", [] { speak(surroundings); }},
+       {"on a Unix socket", [] { speak(on_a_unix_socket); }},
+       {"buffered in Python", buffered_in_python},
+       {"throws", [] { speak(throws); }},
+       {"closes it itself", [] { speak(closes_it_itself); }},
+       {"breaks at the end", [] { speak(breaks_at_the_end); }},
+       {"extends", [] { speak(extends); }},
+       {"recycles", [] { speak(recycles); }},
+       {"outside of preforkd", outside_of_preforkd},
+       {"JSON-RPC", jsonrpc},
+       {"JSON-RPC takes too long", jsonrpc_takes_too_long},
+       {"finger", finger},
+       {"under load, while limits are moved", under_load},
+       {"preloaded: what is shared, and what is not", [] { preloaded(shared_and_own); }},
+       {"preloaded: what is around a connection", [] { preloaded([] { speak(surroundings); }); }},
+       {"preloaded: throws", [] { preloaded([] { speak(throws); }); }},
+       {"preloaded: recycles", [] { preloaded([] { speak(recycles); }); }},
+       {"preloaded: JSON-RPC", [] { preloaded(jsonrpc); }},
+       {"preloaded: finger", [] { preloaded(finger); }},
+       {"preloaded: under load, while limits are moved", [] { preloaded(under_load); }}}};
 }
 
 }  // namespace preforkd::system_test

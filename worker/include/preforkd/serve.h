@@ -56,6 +56,16 @@ extern "C" {
  * EBADF and the like: the program has closed descriptors of preforkd's. */
 int preforkd_accept(struct preforkd_connection* connection);
 
+/* With `preload = true` preforkd starts the program once, as a template, and forks it in its first preforkd_accept(): that call
+ * returns in each worker, and never in the template. What the program has loaded and opened until then it has once for all;
+ * preforkd-preload(7) says what workers share, and what to do about it.
+ *
+ * `function` is called with `argument` in each worker before its first connection (after it was forked, or started without
+ * `preload`; it may take `timeouts.start`), in the order in which they were given: to open a connection of its own to a
+ * database, or to take random numbers anew. For the time before the first preforkd_accept(). 0; -1 and errno if it cannot be
+ * noted. */
+int preforkd_after_fork(void (*function)(void* argument), void* argument);
+
 /* The connection in hand is over; `served`: 0 counts it as failed, or as aborted if the client had ended it (see `serve` in
  * preforkd/handler.h); anything else as served. Nothing can be written to it from then on: the client is told of the end,
  * whoever else has a copy of the descriptor. Call it before the descriptor is closed: then a client that has seen the
