@@ -132,8 +132,9 @@ $(OUT)/tests/system/handlers/pidfds.so $(OUT)/tests/system/handlers/hostile.so $
 # preforkd itself, but for one function.
 $(IMAGES): %: %.o $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -Wl,--wrap=_ZN8preforkd13ServiceStatus13feed_watchdogEv -o $@ $^ -lconfig++ -lsystemd
+# (libc first: who calls nothing but exec() does not need the library for that.)
 $(OUT)/tests/system/programs/%: $(OUT)/tests/system/programs/%.o $(OUT)/libpreforkd.so.1
-	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -Wl,-rpath,$(CURDIR)/$(OUT)
+	$(CXX) $(ALL_CXXFLAGS) -o $@ $< -l:libc.so.6 $(OUT)/libpreforkd.so.1 -Wl,-rpath,$(CURDIR)/$(OUT)
 $(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/ctl.a $(OUT)/control.a $(OUT)/daemon.a $(OUT)/supervisor.a $(OUT)/log.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lconfig++ -lsystemd -lmicrohttpd -ldl -pthread
 $(OUT)/threads: $(patsubst %,$(OUT)/%.o,tests/unit/main tests/unit/shm_threads_test worker/seat control/tick_bell) $(OUT)/shm.a $(OUT)/base.a

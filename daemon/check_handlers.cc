@@ -6,6 +6,7 @@
 #include "base/document.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "conf/network_lists.h"
 #include "conf/pool_json.h"
 #include "daemon/launch.h"
 #include "daemon/loader.h"
@@ -21,14 +22,18 @@ namespace {
 void log_lines(const std::string& pool, std::string_view text) {
   while (!text.empty()) {
     const size_t end = std::min(text.find('\n'), text.size());
-    log({LogLevel::kInfo, pool, 0, text.substr(0, end)});
+    LogLine line{LogLevel::kInfo, pool, 0, text.substr(0, end)};
+    own_line_from(line.text, line);
+    line.pool = pool;
+    log(line);
     text.remove_prefix(std::min(end + 1, text.size()));
   }
 }
 
 // What `preforkd-supervisor --check` says of one pool; "" if it has nothing to say. Throws SettingError.
+// `tries`: a program that is to be forked from is.
 std::string trouble_of(const Paths& paths, const PoolSettings& settings,
-                       const std::optional<EffectiveUser>& user) {
+                       const std::optional<EffectiveUser>& user, bool tries) {
   if (!user) return "";  // reported already, on the line of `user` or `group`
   const PoolSettings pool = settings_for_supervisor(paths, settings);
   UniqueFd document = make_document(pool_to_json(pool));
@@ -38,28 +43,44 @@ std::string trouble_of(const Paths& paths, const PoolSettings& settings,
   what.image = program->to_execute();
   SupervisorArgs args;
   args.check = true;
-  what.argv = args.to_argv("preforkd: check " + pool.name, protocol_option(shm::kLayoutVersion));
   what.descriptors = {-1, -1, document.get(), -1, kTrustedFile};
+  int seconds = kCheckSeconds;
+  shm::SegmentFds segment;
+  UniqueFd networks;
+  if (tries && pool.preload) {
+    segment = shm::create_segment(shm::kMinCapacity);
+    networks = make_network_lists(settings);
+    args.try_out = true;
+    args.capacity = shm::kMinCapacity;
+    args.listen_sockets = 1;
+    args.folder = paths.libexec;
+    args.library = paths.library->path();
+    paths.library->make_copy();
+    what.descriptors = {
+        -1, -1, document.get(), segment.read_write.get(), paths.library->copy(), networks.get()};
+    seconds += static_cast<int>(to_seconds(pool.start_timeout));
+  }
+  what.argv = args.to_argv("preforkd: check " + pool.name, protocol_option(shm::kLayoutVersion));
   what.trusted_file = file_of_handler(pool);
   what.user = *user;
   what.keeps_signals_within = true;
   what.process = pool.process;
-  Finished finished = launch_and_wait(what, kCheckSeconds);
+  Finished finished = launch_and_wait(what, seconds);
   log_lines(pool.name, finished.errors);
   if (finished.status == 0) return "";
   if (WIFEXITED(finished.status) && WEXITSTATUS(finished.status) == kSpeaksAnother)
     return what.executable + " " + ending_text(finished.status);
   std::string said = finished.output.substr(0, finished.output.find('\n'));
   if (!said.empty()) return said;
-  return "load " + pool.handler + ": the check died of it (wait status " +
-         std::to_string(finished.status) + ")";
+  return (tries && pool.preload ? "try " : "load ") + pool.server_file() +
+         ": the check died of it (wait status " + std::to_string(finished.status) + ")";
 }
 
 }  // namespace
 
 std::vector<std::string> check_handlers(const Paths& paths, const LoadedSettings& loaded,
                                         const std::vector<PoolSettings>& running,
-                                        const OnStep& on_step) {
+                                        const OnStep& on_step, bool tries) {
   std::vector<std::string> troubles(loaded.users.size());
   for (size_t i = 0; i < loaded.users.size(); ++i) {
     const PoolSettings& pool = loaded.settings.pools[i];
@@ -69,7 +90,7 @@ std::vector<std::string> check_handlers(const Paths& paths, const LoadedSettings
     std::string trouble;
     if (on_step) on_step("check the " + key + " of pool " + pool.name);
     try {
-      trouble = trouble_of(paths, pool, loaded.users[i]);
+      trouble = trouble_of(paths, pool, loaded.users[i], tries);
     } catch (const SettingError& e) {
       troubles[i] = loaded.where(i, e.key()) + ": " + e.key() + ": " + e.what();
     }

@@ -40,10 +40,10 @@ void look_up_hosts(LoadedSettings& loaded, const BoundEntries& bound, const OnSt
 
 inline constexpr int kCheckSeconds = 10;  // for one pool's check
 // Asks `preforkd-supervisor --check`, as each pool's user, whether its handler or program could run. By pool: why not, as
-// "FILE:LINE: key: reason", or "". Pools that are among the `running` as they are have proven themselves.
+// "FILE:LINE: key: reason", or "". `tries`: a program that is to be forked from (preload) is, within `timeouts.start`. Pools that are among the `running` as they are have proven themselves.
 std::vector<std::string> check_handlers(const Paths& paths, const LoadedSettings& loaded,
                                         const std::vector<PoolSettings>& running,
-                                        const OnStep& on_step);
+                                        const OnStep& on_step, bool tries = false);
 
 // In the child, and what goes between it and the daemon. Lines of JSON: a step, with the seconds that it may take
 // beyond those for all, or the result, which comes last. Behind the document it has the supervisors that the daemon

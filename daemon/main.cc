@@ -132,7 +132,7 @@ LoadedSettings load_and_check(const std::string& file, const Paths& paths, bool 
   LoadedSettings loaded = load(file, errors, begin_step);
   end_steps();  // each check has a limit of its own, which systemd is to wait for
   auto ask_for_time = [](const std::string&) { Notify().extend_timeout(kTimeForCheck); };
-  troubles = check_handlers(paths, loaded, {}, ask_for_time);
+  troubles = check_handlers(paths, loaded, {}, ask_for_time, is_strict);
   auto is_well = [](const std::string& trouble) { return trouble.empty(); };
   if (errors.empty() && !is_strict && std::any_of(troubles.begin(), troubles.end(), is_well))
     return loaded;

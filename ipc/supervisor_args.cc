@@ -26,7 +26,8 @@ constexpr struct {
     {"--folder=", &SupervisorArgs::folder},
     {"--library=", &SupervisorArgs::library},
 };
-constexpr std::string_view kCheck = "--check", kOnTrial = "--on-trial", kProtocol = "--protocol=";
+constexpr std::string_view kCheck = "--check", kTryOut = "--try-out", kOnTrial = "--on-trial",
+                           kProtocol = "--protocol=";
 
 bool take(std::string_view argument, SupervisorArgs& args) {
   for (const auto& [name, member] : kNumbers) {
@@ -42,9 +43,11 @@ bool take(std::string_view argument, SupervisorArgs& args) {
     return true;
   }
   args.check |= argument == kCheck;
+  args.try_out |= argument == kTryOut;
   args.on_trial |= argument == kOnTrial;
   // (At the protocol expect_protocol() has looked.)
-  return argument == kCheck || argument == kOnTrial || argument.starts_with(kProtocol);
+  return argument == kCheck || argument == kTryOut || argument == kOnTrial ||
+         argument.starts_with(kProtocol);
 }
 
 }  // namespace
@@ -52,10 +55,9 @@ bool take(std::string_view argument, SupervisorArgs& args) {
 std::vector<std::string> SupervisorArgs::to_argv(const std::string& title,
                                                  const std::string& protocol) const {
   std::vector<std::string> argv = {title, protocol};
-  if (check) {
-    argv.emplace_back(kCheck);
-    return argv;
-  }
+  if (check) argv.emplace_back(kCheck);
+  if (try_out) argv.emplace_back(kTryOut);
+  if (check && !try_out) return argv;
   for (const auto& [name, member] : kNumbers)
     argv.push_back(std::string(name) + std::to_string(this->*member));
   for (const auto& [name, member] : kTexts) argv.push_back(std::string(name) + this->*member);

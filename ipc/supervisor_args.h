@@ -16,17 +16,19 @@ enum SupervisorFd : int {
   kOrdersFd = 3,    // a Channel from the daemon; --check: not there
   kReportsFd = 4,   // an Outbox to it; --check: not there
   kSettingsFd = 5,  // the pool's settings as JSON (conf/pool_json.h), without its lists of networks
-  kSegmentFd = 6,   // the pool's shared memory, read-write; --check: not there
+  kSegmentFd = 6,   // the pool's shared memory, read-write; --check: only with --try-out
   kHandlerFd = 7,   // the handler's file, opened by the daemon; not there for a program
   // Of one that accepts by itself: libpreforkd, as the daemon has it; it may be missing.
   kLibraryFd = 7,
-  kNetworksFd = 8,  // the pool's lists of networks (conf/network_lists.h); --check: not there
+  kNetworksFd = 8,  // the pool's lists of networks (conf/network_lists.h); --check: as kSegmentFd
   kFirstListenFd = 9,
 };
 
 struct SupervisorArgs {
   bool check =
       false;  // only say whether the handler or program could run; exits 0, or 1 with the reason on stdout
+  bool try_out =
+      false;  // --check: of a program to be forked from, do so; `capacity`, `folder`, `library`
   uint32_t generation = 0;
   uint32_t capacity = 0;
   uint32_t listen_sockets = 0;

@@ -27,7 +27,9 @@
 #include "ipc/protocol.h"
 #include "ipc/supervisor_args.h"
 #include "supervisor/own_memory.h"
+#include "supervisor/serving_plan.h"
 #include "supervisor/supervisor.h"
+#include "supervisor/try_out.h"
 
 namespace preforkd {
 namespace {
@@ -69,35 +71,19 @@ void expect_program(const PoolSettings& settings) {
   if (!trouble.empty()) throw std::runtime_error(trouble);
 }
 
-int check(const PoolSettings& settings) {
+int check(const SupervisorArgs& args, const PoolSettings& settings) {
   try {
     if (settings.is(ServerKind::kHandler))
       HandlerLibrary(settings.handler, kHandlerFd);
     else
       expect_program(settings);
+    const std::string trouble = args.try_out ? try_out_preload(args, settings) : "";
+    if (!trouble.empty()) throw std::runtime_error(trouble);
     return 0;
   } catch (const std::exception& e) {
     std::printf("%s\n", e.what());
     return 1;
   }
-}
-
-// Of each of its workers: all but the slot and the pid.
-ServingWorker as_serving_worker(const SupervisorArgs& args, int closer) {
-  return {.layout = shm::kLayoutVersion,
-          .pid = 0,
-          .supervisor = getpid(),
-          .slot = 0,
-          .capacity = args.capacity,
-          .segment = kSegmentFd,
-          .settings = kSettingsFd,
-          .networks = kNetworksFd,
-          .first_listen = kFirstListenFd,
-          .listen_sockets = args.listen_sockets,
-          .log_level = static_cast<int>(args.log_level),
-          .library = fcntl(kLibraryFd, F_GETFD) < 0 ? -1 : kLibraryFd,
-          .closer = closer,
-          .orders = -1};
 }
 
 // An object that is never destroyed, whichever way the process ends.
@@ -164,7 +150,7 @@ Server load_server(const SupervisorArgs& args, const PoolSettings& settings,
   }
   expect_program(settings);
   return &serving.make(settings.serve, args.folder, args.library,
-                       as_serving_worker(args, closing.first.workers.get()));
+                       serving_worker(args, closing.first.workers.get()));
 }
 
 // Ends the process with its channel open (the daemon kills whoever closes it before) and its memory mapped
@@ -229,7 +215,7 @@ int main(int argc, char** argv) {
     reserve_process_title(argc, argv);
     PoolSettings settings = pool_from_json(read_document(kSettingsFd));
     if (!settings.is(ServerKind::kServe)) close(kSettingsFd);
-    if (args.check) return check(settings);
+    if (args.check) return check(args, settings);
     supervise(args, settings);
   } catch (const std::exception& e) {
     log_error(e.what());

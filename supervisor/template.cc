@@ -160,6 +160,8 @@ void Template::note_found(uint32_t slot) {
 }
 
 int Template::close_order() {
+  // Whoever says that it is done, and has not done it, would be asked again for ever.
+  if (state_ == State::kStanding && !awaited_.empty() && order_error_ == 0) order_error_ = EPROTO;
   awaited_.clear();
   is_at_work_ = is_order_over_ = false;
   if (state_ == State::kStanding) waited_since_ = 0;

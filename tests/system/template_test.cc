@@ -328,6 +328,40 @@ void by_way_of_another_program() {
   }
 }
 
+// Whatever it does: its pool has never more than `max` workers, and says what is wrong; the other pool notices nothing; and
+// as soon as the program is good, the pool is.
+void hostile() {
+  constexpr struct {
+    const char *how, *said;
+  } kCases[] = {
+      {"garbage", "template misleads has said what is no report: killed"},
+      {"early", "template misleads has said what nobody asked: killed"},
+      {"nothing", "fork: Protocol error"},
+      {"crowd", "fork: Protocol error"},
+      {"strangers", "fork: Protocol error"},
+      {"scribble", "fork: Protocol error"},
+      {"silent", "template misleads has made no worker in 500 ms (timeouts.start): killed"},
+      {"leaves", "template misleads takes no order: killed"},
+  };
+  for (const auto& [how, said] : kCases) {
+    PoolText pool = points("", "min = 2; max = 4; min_spare = 1; max_spare = 2;", "start = 0.5;");
+    pool.serves = "serve = [ \"@HANDLERS@/../programs/misleads\", \"" + std::string(how) +
+                  "\" ]; preload = true;";
+    Server server({pool, PoolText{.name = "good"}}, {.wait_until_ready = false});
+    server.wait_for_log(said);
+    server.wait_until(std::string(how) + ": it is degraded", kPatience, [&] {
+      return server.status()["pools"].size() == 2 && server.pool()["state"] == "degraded";
+    });
+    expect(server.pool()["workers"]["total"] <= 4, std::string(how) + ": not more than max");
+    expect_equal(std::string(how) + ": the other", server.pool("good")["state"], "running");
+    server.write_config(config_of({points(), PoolText{.name = "good"}}));
+    const Outcome reloaded = server.ctl({"reload"});
+    expect_equal(std::string(how) + ": a good program: " + reloaded.err, reloaded.code, 0);
+    Client client(server.address());
+    expect(!ask(client, "pid").empty(), std::string(how) + ": is served by");
+  }
+}
+
 void wrongly_configured() {
   const TestFolder folder;
   auto check = [&](const PoolText& pool) {
@@ -339,6 +373,25 @@ void wrongly_configured() {
   expect_equal("with a handler", check(handler).code, 78);
   expect_contains("why", check(handler).err,
                   "preload: is for a pool with serve; a handler has its own preload");
+}
+
+// `preforkd -t` starts it, and makes two workers.
+void tried_out() {
+  const TestFolder folder;
+  auto check = [&](const std::string& steps, const std::string& timeouts = "") {
+    const std::string file =
+        folder.write("c", folder.expand(config_of({points(steps, "min = 2; max = 3;", timeouts)})));
+    return run({built("preforkd"), "-t", "-c", file}, kPatience);
+  };
+  const std::string lines = folder.write("lines", "one\ntwo\n");
+  const Outcome good = check("hook event pipe pair epoll syslog file " + lines);
+  expect_equal("good: " + good.err, good.code, 0);
+  const Outcome threads = check("thread");
+  expect_equal("threads", threads.code, 78);
+  expect_contains("threads", threads.err, "serve: points cannot be preloaded: 2 threads");
+  expect_contains("dies", check("dies").err, "template points exited with status 3");
+  expect_contains("a hook", check("fails").err, "exited with status 4 while starting");
+  expect_contains("late", check("never", "start = 0.3;").err, "in 300 ms (timeouts.start)");
 }
 
 }  // namespace
@@ -365,7 +418,9 @@ Suite template_suite() {
            {"on lesser kernels", on_lesser_kernels},
            {"processes are refused", processes_are_refused},
            {"by way of another program", by_way_of_another_program},
-           {"wrongly configured", wrongly_configured}}};
+           {"hostile", hostile},
+           {"wrongly configured", wrongly_configured},
+           {"tried out", tried_out}}};
 }
 
 }  // namespace preforkd::system_test
