@@ -184,9 +184,14 @@ void Supervisor::look_for_proof(Nanoseconds now, WakeTime& wake) {
 
 // True: an order is over.
 bool Supervisor::look_at_template(Nanoseconds now, WakeTime& wake) {
+  const bool is_at_work = workforce_.the_template().is_at_work();
   wake.by(workforce_.the_template().look(now));
   const auto made = workforce_.take_over_newborns(now);
   if (made) note_forked(made->error, now, wake);
+  // Who was not there yet when the others were told.
+  if (is_at_work && drain_.is_draining() && drain_.finish() == 0) workforce_.release_all_starters();
+  if (is_at_work && !drain_.is_serving() && !drain_.is_draining())
+    workforce_.deadlines().end_all(now);
   return made.has_value();
 }
 
@@ -358,6 +363,7 @@ void Supervisor::note_forked(int error, Nanoseconds now, WakeTime& wake) {
 // idle by now; at `max`, where no replacement can be made before, one leaves first.
 bool Supervisor::dismiss_recyclers(const Headcount& seen, const Verdict& verdict) {
   if (seen.recycling == 0 || seen.counts.starting > 0) return false;
+  if (source() == Restrained::Source::kAtWork) return false;  // it may be asked for more
   const bool at_max = verdict.action == Action::kHold && verdict.reason == Reason::kAtMax;
   if (verdict.action == Action::kHold && !at_max) return false;
   if (at_max && seen.going > 0) return false;

@@ -55,6 +55,7 @@ Nanoseconds Template::look(Nanoseconds now) {
   if (state_ == State::kNone && pid_ == 0 && !is_over()) {
     if (now < start_at_) return start_at_;
     start(now);
+    if (pid_ == 0) return start_at_;
   }
   receive(now);
   return end_if_late(now);
@@ -108,8 +109,8 @@ void Template::receive(Nanoseconds now) {
     const ssize_t size = recv(channel_.get(), &report, sizeof report, MSG_TRUNC);
     if (size < 0 && errno == EINTR) continue;
     if (size < 0 && errno == EAGAIN) return;
-    if (size == 0) return channel_.reset();  // its death follows; or it is late with the next order
-    if (size != sizeof report) return end("has said what is no report");
+    if (size <= 0) return channel_.reset();  // its death follows; or it is late with the next order
+    if (size != sizeof report) return end("has said what is no report", now);
     report.text[sizeof report.text - 1] = 0;
     obey(report, now);
   }
@@ -125,14 +126,13 @@ void Template::obey(const TemplateReport& report, Nanoseconds now) {
     state_ = State::kStanding;
     since_ = now;
     waited_since_ = 0;
-    if (!trouble_.empty()) log_notice(program_name() + " can be preloaded again");
-    trouble_.clear();
+    if (was_trouble_of_start_) trouble_.clear();
     publish(now);
   } else if (report.type == TemplateReportType::kCannot) {
     said_ = program_name() + " cannot be preloaded: " + without_controls(report.text);
-    end("");
+    end("", now);
   } else {
-    end("has said what nobody asked");
+    end("has said what nobody asked", now);
   }
 }
 
@@ -144,7 +144,7 @@ bool Template::order(const std::vector<uint32_t>& slots, Nanoseconds now) {
   order.count = static_cast<uint32_t>(slots.size());
   std::copy(slots.begin(), slots.end(), order.slots);
   if (send(channel_.get(), &order, sizeof order, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof order) {
-    end("takes no order");
+    end("takes no order", now);
     return false;
   }
   awaited_ = slots;
@@ -154,14 +154,18 @@ bool Template::order(const std::vector<uint32_t>& slots, Nanoseconds now) {
 }
 
 // One that makes workers is good, whatever ends it: the next one is started at once.
-void Template::note_found(uint32_t slot) {
+void Template::note_found(uint32_t slot, Nanoseconds now) {
   std::erase(awaited_, slot);
+  waited_since_ = now;
   failures_ = 0;
+  if (!trouble_.empty()) log_notice(program_name() + " is forked from again");
+  trouble_.clear();
 }
 
-int Template::close_order() {
+int Template::close_order(Nanoseconds now) {
   // Whoever says that it is done, and has not done it, would be asked again for ever.
-  if (state_ == State::kStanding && !awaited_.empty() && order_error_ == 0) order_error_ = EPROTO;
+  if (state_ == State::kStanding && !ends_since_ && !awaited_.empty() && order_error_ == 0)
+    end("has made fewer workers than it says", now);
   awaited_.clear();
   is_at_work_ = is_order_over_ = false;
   if (state_ == State::kStanding) waited_since_ = 0;
@@ -171,7 +175,11 @@ int Template::close_order() {
 // --- its end -------------------------------------------------------------------------------------
 
 Nanoseconds Template::end_if_late(Nanoseconds now) {
-  if (pid_ == 0 || is_over()) return kNever;
+  if (pid_ == 0) return kNever;
+  if (ends_since_) {  // who is held by the kernel makes nobody
+    if (now >= ends_since_ + kUntilDead) is_order_over_ = is_at_work_;
+    return is_at_work_ && !is_order_over_ ? ends_since_ + kUntilDead : kNever;
+  }
   Nanoseconds next = kNever;
   auto has_passed = [&](Nanoseconds since, Nanoseconds timeout) {
     const Nanoseconds until = since + timeout + standstills_.since(since);
@@ -180,21 +188,15 @@ Nanoseconds Template::end_if_late(Nanoseconds now) {
   };
   const Nanoseconds timeout = plan_.settings.start_timeout;
   if (stopped_at_ && has_passed(stopped_at_, kStoppedTooLong)) {
-    end("has been stopped for 5 s");
+    end("has been stopped for 5 s", now);
   } else if (waited_since_ && timeout && has_passed(waited_since_, timeout)) {
     const std::string time = std::to_string(timeout / kMillisecond) + " ms (timeouts.start)";
     end((state_ == State::kStarting ? "did not come to its first preforkd_accept() in "
                                     : "has made no worker in ") +
-        time);
+            time,
+        now);
   }
   return next;
-}
-
-void Template::look_for_end() {
-  siginfo_t info{};
-  if (pid_ && waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-      info.si_pid == pid_)
-    end_group();
 }
 
 bool Template::was(pid_t changed, int status, Nanoseconds now) {
@@ -203,42 +205,47 @@ bool Template::was(pid_t changed, int status, Nanoseconds now) {
   if (WIFCONTINUED(status)) stopped_at_ = 0;
   if (!WIFEXITED(status) && !WIFSIGNALED(status)) return true;
   receive(now);  // its last words
-  end_group();
-  const bool stood = state_ == State::kStanding;
   if (said_.empty()) said_ = "template " + program_name() + " " + ending_of(status);
   if (!is_over()) {
     log_warning(said_, Event::kTemplateDied);
     board_.count_lost_template();
-    if (!stood) trouble_ = said_;
+    note_trouble();
     start_at_ = failures_ == 0 ? now : std::max(start_at_, now);
   }
   channel_.reset();
   pid_ = 0;
   state_ = State::kNone;
-  stopped_at_ = waited_since_ = 0;
+  stopped_at_ = waited_since_ = ends_since_ = 0;
   is_order_over_ = is_at_work_;
   publish(now);
   return true;
 }
 
-void Template::end(const std::string& why) {
+void Template::end(const std::string& why, Nanoseconds now) {
   if (pid_ == 0) return;
   if (said_.empty()) said_ = "template " + program_name() + " " + why + ": killed";
-  if (state_ != State::kStanding) trouble_ = said_;
+  note_trouble();
   channel_.reset();
-  waited_since_ = stopped_at_ = 0;
-  end_group();
+  ends_since_ = now;
+  kill(pid_, SIGKILL);
 }
 
-// The group is there as long as one of it is; the number of a template that is not reaped is its own.
-void Template::end_group() {
-  if (kill(-pid_, SIGKILL) < 0) kill(pid_, SIGKILL);
+// It has not come to its point, or was to make workers and has made none.
+void Template::note_trouble() {
+  const bool stood = state_ == State::kStanding;
+  if (failures_ == 0 || (stood && !is_at_work_)) return;
+  trouble_ = said_;
+  was_trouble_of_start_ = !stood;
 }
+
+void Template::end_group() const { kill(-pid_, SIGKILL); }
 
 void Template::stop() {
   if (is_over()) return;
   over_since_ = monotonic_now();
-  if (pid_) end_group();
+  if (pid_ == 0) return;
+  ends_since_ = over_since_;
+  kill(pid_, SIGKILL);
 }
 
 bool Template::has_left(Nanoseconds now) const {

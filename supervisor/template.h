@@ -11,8 +11,8 @@
 // made is read from the slots, where the kernel has written it (template/sibling.h), and believed of children of this
 // process that are nothing else (Workforce::take_over_newborns). What else it forks is as what any worker forks.
 //
-// Ended is its process group, which a worker leaves before it takes a start ticket: what the program has started with it. Ended
-// before it is reaped, while its number is its own.
+// When it has ended, and before it is reaped, while its number is its own, its process group is ended: what the program has
+// started with it. Its workers lead groups of their own, or are put there first.
 //
 // SIGKILL of the supervisor: it dies (PR_SET_PDEATHSIG), and reads the channel's end if that was lost with a change of user.
 #pragma once
@@ -45,7 +45,7 @@ class Template {
 
   bool is_configured() const { return plan_.settings.preload; }
   // It takes an order now.
-  bool is_free() const { return state_ == State::kStanding && !is_at_work_; }
+  bool is_free() const { return state_ == State::kStanding && !is_at_work_ && !ends_since_; }
   bool is_standing() const { return state_ == State::kStanding; }
   pid_t pid() const { return pid_; }
 
@@ -56,16 +56,16 @@ class Template {
   bool is_at_work() const { return is_at_work_; }  // on an order, which may be over
   // Its slots in which nobody has been found yet.
   const std::vector<uint32_t>& awaited() const { return awaited_; }
-  void note_found(uint32_t slot);
+  void note_found(uint32_t slot, Nanoseconds now);
   // Whoever is not there yet will not come. Closed, it makes room for the next; the errno that ended it, or 0.
   bool is_order_over() const { return is_order_over_; }
-  int close_order();
+  int close_order(Nanoseconds now);
 
   // Why there is none to fork from though there should be, or "".
   const std::string& trouble() const { return trouble_; }
 
-  // Before others are reaped: if it has ended, what it leaves is ended.
-  void look_for_end();
+  // It has ended, is not reaped, and its workers lead their own groups: whoever else is in its group is ended.
+  void end_group() const;
   // Called for each child that has changed: whether it was this one.
   bool was(pid_t changed, int status, Nanoseconds now);
   void stop();                           // for good
@@ -80,8 +80,8 @@ class Template {
   void receive(Nanoseconds now);
   void obey(const TemplateReport& report, Nanoseconds now);
   Nanoseconds end_if_late(Nanoseconds now);
-  void end_group();
-  void end(const std::string& why);
+  void end(const std::string& why, Nanoseconds now);
+  void note_trouble();
   void publish(Nanoseconds now);
   std::string program_name() const;
 
@@ -102,7 +102,9 @@ class Template {
   Nanoseconds since_ = 0;         // of its state
   Nanoseconds waited_since_ = 0;  // for its point, or for the end of its order
   Nanoseconds stopped_at_ = 0;    // by a signal; 0: it runs
+  Nanoseconds ends_since_ = 0;    // it was killed; 0: not by us
   std::string said_, trouble_;
+  bool was_trouble_of_start_ = false;  // ... with coming to its point; else with its work
 };
 
 }  // namespace preforkd

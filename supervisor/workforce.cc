@@ -135,7 +135,7 @@ std::optional<Workforce::Forked> Workforce::take_over_newborns(Nanoseconds now) 
   result.count = take_over(0, now);
   if (!template_.is_order_over()) return std::nullopt;
   for (uint32_t slot : template_.awaited()) board_.fork_failed(slot);
-  result.error = template_.close_order();
+  result.error = template_.close_order(now);
   return result;
 }
 
@@ -146,8 +146,11 @@ uint32_t Workforce::take_over(pid_t reaped, Nanoseconds now) {
     const auto pid = static_cast<pid_t>(board_.slot(slot).pid.load());
     if (!is_newborn(pid, reaped)) continue;
     note_forked(slot, pid, now);
-    template_.note_found(slot);
+    template_.note_found(slot, now);
     ++count;
+    setpgid(pid, pid);  // whoever of the two comes first: the template's is ended with it
+    // It may have gone to sleep before it could be told that it is to leave, or may accept.
+    table_.signal(slot, plan_.nudge_signal());
   }
   return count;
 }
@@ -179,10 +182,10 @@ void Workforce::be_worker(uint32_t slot) {
 // --- reap ----------------------------------------------------------------------------------------
 
 std::optional<Workforce::Death> Workforce::reap(Nanoseconds now, int& others) {
-  if (plan_.preloads()) template_.look_for_end();
   while (others > 0) {
     int status = 0;
     rusage usage{};
+    if (plan_.preloads()) look_who_is_next(now);
     const pid_t pid = wait4(-1, &status, WNOHANG | WUNTRACED | WCONTINUED, &usage);
     if (pid < 0 && errno == EINTR) continue;
     if (pid <= 0) return std::nullopt;
@@ -204,6 +207,18 @@ std::optional<Workforce::Death> Workforce::reap(Nanoseconds now, int& others) {
     }
   }
   return std::nullopt;
+}
+
+// A template that has ended is not reaped before its group is ended, and its workers are not in that any more. (Should it
+// end between this and the reaping, the group outlives it until the pool's end.)
+void Workforce::look_who_is_next(Nanoseconds now) {
+  siginfo_t info{};
+  if (template_.pid() == 0 ||
+      waitid(P_PID, static_cast<id_t>(template_.pid()), &info, WEXITED | WNOHANG | WNOWAIT) < 0 ||
+      info.si_pid == 0)
+    return;
+  take_over(0, now);
+  template_.end_group();
 }
 
 Workforce::Death Workforce::bury(uint32_t slot, int status, const rusage& usage, Nanoseconds now) {
@@ -359,7 +374,7 @@ void Workforce::retire_longest_idle(uint32_t count) {
 // --- starting ------------------------------------------------------------------------------------
 
 bool Workforce::hand_out_start_tickets(Nanoseconds now) {
-  if (table_.unstarted() == 0) return false;
+  if (table_.unstarted() == 0) return template_.is_at_work();
   uint32_t through = 0, with_ticket = 0, waiting = 0;
   table_.each([&](uint32_t slot) {
     if (table_[slot].seen_at) return;
@@ -378,7 +393,8 @@ bool Workforce::hand_out_start_tickets(Nanoseconds now) {
   sem_t& tickets = board_.segment().tickets.start;
   int left = 0;
   sem_getvalue(&tickets, &left);
-  if (table_.unstarted() == 0) {  // nobody is on the way to a ticket: set the count right
+  // Nobody is on the way to a ticket: set the count right.
+  if (table_.unstarted() == 0 && !template_.is_at_work()) {
     shm::take_back_tickets(tickets, board_.capacity());
     shm::post_tickets(tickets, plan_.settings.starting);
   } else {
@@ -386,7 +402,7 @@ bool Workforce::hand_out_start_tickets(Nanoseconds now) {
     bool all_lost = through == 0 && with_ticket == 0 && left == 0 && waiting == table_.unstarted();
     if (all_lost) shm::post_tickets(tickets, 1);
   }
-  return table_.unstarted() > 0;
+  return table_.unstarted() > 0 || template_.is_at_work();
 }
 
 Nanoseconds Workforce::able_since(Nanoseconds from) const {

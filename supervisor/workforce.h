@@ -83,6 +83,7 @@ class Workforce {
   [[gnu::hot, gnu::noinline]] uint32_t fork_some(uint32_t wanted, Nanoseconds now, int& error);
   Forked order(uint32_t count, Nanoseconds now);
   uint32_t take_over(pid_t reaped, Nanoseconds now);
+  void look_who_is_next(Nanoseconds now);
   bool is_newborn(pid_t pid, pid_t reaped) const;
   void note_forked(uint32_t slot, pid_t pid, Nanoseconds now);
   [[noreturn, gnu::hot]] void be_worker(uint32_t slot);

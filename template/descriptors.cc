@@ -23,6 +23,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 
 #include "base/address.h"
 #include "base/error.h"
@@ -198,9 +199,10 @@ bool SharedDescriptors::is_copy(const Open& open) {
   return false;
 }
 
-// What is written to has its place in each write (or, as with O_APPEND, at the end): shared it stays in order.
+// What is only written to stays in order when it is shared: each write goes on where the one before has ended.
 std::string SharedDescriptors::look_at_file(const Open& open) {
-  if ((open.flags & O_ACCMODE) != O_RDONLY || open.flags & O_PATH || is_copy(open)) return "";
+  const bool is_log = (open.flags & O_ACCMODE) == O_WRONLY || open.flags & O_APPEND;
+  if (is_log || open.flags & O_PATH || is_copy(open)) return "";
   const UniqueFd again = open_again(open.fd, open.flags);
   if (!again.is_open())
     return said_of(open.fd, open.name + ", which cannot be opened again: " + std::strerror(errno));
@@ -225,8 +227,9 @@ std::string SharedDescriptors::look_at_socket(const Open& open) {
     return "";
   }
   if (is_connected) return said_of(open.fd, "a connection to " + to_string(peer));
-  if (type == SOCK_STREAM && local_address(open.fd).storage.ss_family != AF_UNIX) return "";
-  return said_of(open.fd, "a datagram socket");
+  // (One that is being connected, or will be, connects all of them.)
+  return said_of(open.fd,
+                 type == SOCK_DGRAM ? "a datagram socket" : "a socket that does not listen");
 }
 
 std::string SharedDescriptors::look_at_unnamed(const Open& open) {
@@ -246,17 +249,25 @@ std::string SharedDescriptors::look_at_unnamed(const Open& open) {
   if (name == "anon_inode:[eventpoll]") {
     if (is_copy(open)) return "";
     Poll poll{open, {}};
+    bool has_closed = false;
     each_line_about(open.fd, [&](const std::string& line) {
       int fd = 0;
       unsigned events = 0;
       uint64_t data = 0;
-      if (std::sscanf(line.c_str(), "tfd: %d events: %x data: %" SCNx64, &fd, &events, &data) != 3)
-        return;
+      unsigned long inode = 0;
+      const int read =
+          std::sscanf(line.c_str(), "tfd: %d events: %x data: %" SCNx64 " pos:%*d ino:%lx", &fd,
+                      &events, &data, &inode);
+      if (read < 3) return;
+      struct stat status {};
+      // (Of a number that was closed, whose file somebody else has yet.)
+      has_closed |= fstat(fd, &status) < 0 || (read == 4 && status.st_ino != inode);
       epoll_event event{};
       event.events = events;
       event.data.u64 = data;
       poll.registrations.emplace_back(fd, event);
     });
+    if (has_closed) return said_of(open.fd, "an epoll instance that watches what is closed here");
     polls_.push_back(poll);
     return "";
   }
@@ -269,21 +280,20 @@ std::string SharedDescriptors::look_at_unnamed(const Open& open) {
   return said_of(open.fd, "of kind " + kind);
 }
 
+// Of those that are read from: there is one end of each kind, and it is here.
 std::string SharedDescriptors::look_at_pipes() {
-  auto end_of = [this](const Open& like, int mode) {
-    return std::find_if(pipe_ends_.begin(), pipe_ends_.end(), [&](const Open& end) {
-      return end.inode == like.inode && end.device == like.device &&
-             (end.flags & O_ACCMODE) == mode;
-    });
-  };
   for (const Open& end : pipe_ends_) {
-    const int mode = end.flags & O_ACCMODE;
-    if (mode == O_WRONLY) continue;  // of one whose other end is here that is found below
-    const auto other = end_of(end, O_WRONLY);
-    if (mode == O_RDWR || other == pipe_ends_.end())
-      return said_of(end.fd, "the end of somebody else's pipe (" + end.name + ")");
+    if ((end.flags & O_ACCMODE) == O_WRONLY) continue;
+    std::vector<Open> others;
+    std::copy_if(
+        pipe_ends_.begin(), pipe_ends_.end(), std::back_inserter(others), [&](const Open& other) {
+          return other.fd != end.fd && other.inode == end.inode && other.device == end.device;
+        });
+    const bool is_pair = (end.flags & O_ACCMODE) == O_RDONLY && others.size() == 1 &&
+                         (others[0].flags & O_ACCMODE) == O_WRONLY;
+    if (!is_pair) return said_of(end.fd, "the end of somebody else's pipe (" + end.name + ")");
     if (!is_empty(end.fd)) return said_of(end.fd, "a pipe in which something waits");
-    pipes_.emplace_back(end, *other);
+    pipes_.emplace_back(end, others[0]);
   }
   return "";
 }

@@ -2,19 +2,19 @@
 // fork copies the numbers; the open file behind each, with its offset or with what waits to be read from it, stays one for all.
 //
 // What each is, and what becomes of it in a worker:
-//   a regular file or a folder, open for reading     opened again, at the same offset
+//   a regular file or a folder, open for reading,
+//   or for reading and writing                       opened again, at the same offset
 //   an epoll instance                                made anew, with the same registrations
 //   an eventfd; a pipe, or a pair of Unix sockets,
 //   whose both ends are here                         made anew; pipe and pair must be empty
 //   a Unix datagram socket connected to a name
 //   (syslog's)                                       connected again
-//   what is open for writing; a listen socket; a
-//   device; a file without a name (memfd_create);
-//   a signalfd; a process (pidfd)                    shared: nobody takes from others
-//   a connected socket, another datagram or netlink
-//   one, an end of somebody else's pipe to read
-//   from, inotify, a timerfd, io_uring, anything
-//   unknown                                          refused: one worker would take what another waits for
+//   what is written to only, or at the end; a
+//   listen socket; a device; a signalfd; a process
+//   (pidfd)                                          shared: nobody takes from others
+//   any other socket; an end of somebody else's
+//   pipe to read from; inotify, a timerfd,
+//   io_uring, anything unknown                       refused: one worker would take what another waits for
 //
 // Two numbers of one open file (dup(2)) stay that in the worker.
 #pragma once

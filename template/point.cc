@@ -86,8 +86,12 @@ std::string trouble_with_user(int channel) {
 }  // namespace
 
 ForkPoint::ForkPoint(int channel, pid_t supervisor, const shm::Mapping& mapping,
-                     std::vector<int> ours)
-    : channel_(channel), supervisor_(supervisor), mapping_(mapping), ours_(std::move(ours)) {}
+                     std::vector<int> ours, std::function<void()> in_worker)
+    : channel_(channel),
+      supervisor_(supervisor),
+      mapping_(mapping),
+      ours_(std::move(ours)),
+      in_worker_(std::move(in_worker)) {}
 
 uint32_t ForkPoint::stand() {
   try {
@@ -148,22 +152,28 @@ bool ForkPoint::fork(uint32_t slot, int& error) {
   sigfillset(&all);
   interpreter_.before_fork();
   sigprocmask(SIG_SETMASK, &all, &before);
-  const pid_t pid = sibling_.fork(mapping_.slot(slot).pid);
+  const pid_t pid = sibling_.fork(mapping_.slot(slot).pid, [&] {
+    be_worker();
+    sigprocmask(SIG_SETMASK, &before, nullptr);
+  });
   if (pid < 0) error = errno;
-  if (pid == 0) be_worker();
   sigprocmask(SIG_SETMASK, &before, nullptr);
-  if (pid != 0) interpreter_.after_fork_in_parent();
+  if (pid == 0)
+    interpreter_.after_fork_in_child();
+  else
+    interpreter_.after_fork_in_parent();
   return pid == 0;
 }
 
-void ForkPoint::be_worker() {
+// What the program has registered for a fork runs after this: it may open and close as it likes.
+void ForkPoint::be_worker() const {
   try {
     system_call(SYS_prctl, PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
     if (system_call(SYS_getppid) != supervisor_) _exit(0);
     system_call(SYS_setpgid, 0, 0);
     system_call(SYS_close, channel_);
     descriptors_.renew();
-    interpreter_.after_fork_in_child();
+    in_worker_();
   } catch (const std::exception& e) {
     log_error(e.what());
     _exit(static_cast<int>(ExitCode::kInternal));

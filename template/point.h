@@ -26,6 +26,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -39,8 +40,10 @@ namespace preforkd {
 
 class ForkPoint {
  public:
-  // `channel`: to the supervisor. `ours`: descriptors that workers shall have as they are; both are borrowed.
-  ForkPoint(int channel, pid_t supervisor, const shm::Mapping& mapping, std::vector<int> ours);
+  // `channel`: to the supervisor. `ours`: descriptors that workers shall have as they are; both are borrowed. `in_worker` is
+  // called in each, before anything of the program's.
+  ForkPoint(int channel, pid_t supervisor, const shm::Mapping& mapping, std::vector<int> ours,
+            std::function<void()> in_worker);
 
   // Called in the template, and returns in each worker that is made of it, with its slot: it leads a process group, dies by
   // SIGTERM with its supervisor, and has descriptors of its own. The template ends in here.
@@ -55,7 +58,7 @@ class ForkPoint {
   void take_timers();
   bool obey(const TemplateOrder& order, uint32_t& slot);
   bool fork(uint32_t slot, int& error);
-  void be_worker();
+  void be_worker() const;
   [[noreturn]] void end(const std::string& why);
   void say(TemplateReportType type, uint32_t number = 0, int error = 0,
            const std::string& text = "") const;
@@ -64,6 +67,7 @@ class ForkPoint {
   const pid_t supervisor_;
   const shm::Mapping& mapping_;
   const std::vector<int> ours_;
+  const std::function<void()> in_worker_;
   SiblingFork sibling_;
   Interpreter interpreter_;
   SharedDescriptors descriptors_;

@@ -1,10 +1,10 @@
 #include "template/preloaded.h"
 
+#include <alloca.h>
 #include <dlfcn.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdarg>
 #include <cstdlib>
 #include <cstring>
@@ -31,19 +31,21 @@ std::string with_library(const char* others) {
   return value;
 }
 
-void put_back() {
-  setenv(kPreloadVariable, with_library(std::getenv(kPreloadVariable)).c_str(), 1);
-}
-
+// Without libc's functions: shells have some of their own, which do nothing yet.
 void take_away() {
-  const char* value = std::getenv(kPreloadVariable);
-  if (!value || std::strncmp(value, preloaded.library->c_str(), preloaded.library->size()) != 0)
-    return;
-  const std::string others = value + preloaded.library->size();
-  if (others.empty())
-    unsetenv(kPreloadVariable);
-  else
-    setenv(kPreloadVariable, others.c_str() + 1, 1);
+  const std::string ours = std::string(kPreloadVariable) + "=" + *preloaded.library;
+  char** to = environ;
+  for (char** from = environ; *from; ++from) {
+    char* const entry = *from;
+    if (std::string_view(entry).starts_with(ours)) {
+      char* const name_end = entry + std::strlen(kPreloadVariable) + 1;
+      const char* const others = entry + ours.size();
+      if (*others != ':') continue;
+      std::memmove(name_end, others + 1, std::strlen(others));
+    }
+    *to++ = entry;
+  }
+  *to = nullptr;
 }
 
 // The environment that another program is to have, and this object in it.
@@ -77,22 +79,10 @@ int execute(const char* path, char* const* argv, char* const* environment) {
   return static_cast<int>(syscall(SYS_execve, path, argv, environment));
 }
 
-// `run` executes another program with `environ`; it returns if that fails.
-template <class Run>
-int with_own_environment(Run run) {
-  if (!is_here_for()) return run();
-  put_back();
-  const int result = run();
-  const int error = errno;
-  take_away();
-  errno = error;
-  return result;
-}
-
-// Of execl(3) and its like; `arguments` is behind the first.
-std::vector<char*> list_of(const char* first, va_list* arguments) {
-  std::vector<char*> all{const_cast<char*>(first)};
-  while (all.back()) all.push_back(va_arg(*arguments, char*));
+// The arguments of execl(3) and its like, on the stack: it may be called where there is no heap to be had.
+size_t count(va_list* arguments) {
+  size_t all = 1;
+  while (va_arg(*arguments, char*)) ++all;
   return all;
 }
 
@@ -128,35 +118,41 @@ PREFORKD_INSTEAD int fexecve(int fd, char* const argv[], char* const environment
 }
 
 PREFORKD_INSTEAD int execv(const char* path, char* const argv[]) {
-  return with_own_environment([&] { return execute(path, argv, environ); });
+  return execve(path, argv, environ);
 }
 
 PREFORKD_INSTEAD int execvp(const char* file, char* const argv[]) {
   static const auto next = next_of(&execvp, "execvp");
-  return with_own_environment([&] { return next(file, argv); });
+  return is_here_for() ? execvpe(file, argv, environ) : next(file, argv);
 }
 
+// `call` has the list as `argv`.
+#define PREFORKD_WITH_LIST(call)                                         \
+  va_list arguments, again;                                              \
+  va_start(arguments, first);                                            \
+  va_copy(again, arguments);                                             \
+  const size_t size = count(&again) + 1;                                 \
+  va_end(again);                                                         \
+  auto** const argv = static_cast<char**>(alloca(size * sizeof(char*))); \
+  argv[0] = const_cast<char*>(first);                                    \
+  for (size_t i = 1; i < size; ++i) argv[i] = va_arg(arguments, char*);  \
+  call;                                                                  \
+  va_end(arguments)
+
 PREFORKD_INSTEAD int execl(const char* path, const char* first, ...) {
-  va_list arguments;
-  va_start(arguments, first);
-  const std::vector<char*> argv = list_of(first, &arguments);
-  va_end(arguments);
-  return execv(path, argv.data());
+  int result;
+  PREFORKD_WITH_LIST(result = execv(path, argv));
+  return result;
 }
 
 PREFORKD_INSTEAD int execlp(const char* file, const char* first, ...) {
-  va_list arguments;
-  va_start(arguments, first);
-  const std::vector<char*> argv = list_of(first, &arguments);
-  va_end(arguments);
-  return execvp(file, argv.data());
+  int result;
+  PREFORKD_WITH_LIST(result = execvp(file, argv));
+  return result;
 }
 
 PREFORKD_INSTEAD int execle(const char* path, const char* first, ...) {
-  va_list arguments;
-  va_start(arguments, first);
-  const std::vector<char*> argv = list_of(first, &arguments);
-  char* const* environment = va_arg(arguments, char* const*);
-  va_end(arguments);
-  return execve(path, argv.data(), environment);
+  int result;
+  PREFORKD_WITH_LIST(result = execve(path, argv, va_arg(arguments, char* const*)));
+  return result;
 }

@@ -74,15 +74,17 @@ long clone_sibling(shm::Word& announced, int* thread_id) {
 }  // namespace
 
 SiblingFork::SiblingFork() : thread_id_(thread_id_of_glibc()) {
-  const auto found = reinterpret_cast<void*>(&__register_atfork);
-  if (dlsym(RTLD_DEFAULT, "__register_atfork") != found)
+  Dl_info found{}, own{};
+  dladdr(dlsym(RTLD_DEFAULT, "__register_atfork"), &found);
+  dladdr(reinterpret_cast<void*>(&find_thread_id), &own);
+  if (found.dli_fbase != own.dli_fbase)
     trouble_ = "libpreforkd was not loaded before it (was it started by way of another program?)";
   else if (!thread_id_)
     trouble_ = "this libc keeps its thread's id where it cannot be found";
   system_call(SYS_get_robust_list, 0, &robust_list_, &robust_size_);
 }
 
-pid_t SiblingFork::fork(shm::Word& announced) const {
+pid_t SiblingFork::fork(shm::Word& announced, const std::function<void()>& first) const {
   std::vector<ForkHandlers>& all = recorded();
   std::erase_if(all, is_unloaded);
   for (size_t i = all.size(); i-- > 0;)
@@ -93,6 +95,7 @@ pid_t SiblingFork::fork(shm::Word& announced) const {
     robust_list_->list.next = &robust_list_->list;
     system_call(SYS_set_robust_list, robust_list_, robust_size_);
   }
+  if (result == 0) first();
   for (const ForkHandlers& handlers : all)
     if (const Handler handler = result == 0 ? handlers.in_child : handlers.in_parent) handler();
   if (result >= 0) return static_cast<pid_t>(result);

@@ -18,6 +18,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 
 #include "shm/layout.h"
@@ -33,8 +34,9 @@ class SiblingFork {
   // "", or why it cannot be done right here.
   const std::string& trouble() const { return trouble_; }
 
-  // As fork(2): 0 in the new process, -1 and errno. `announced` is the new one's pid before that runs.
-  pid_t fork(shm::Word& announced) const;
+  // As fork(2): 0 in the new process, -1 and errno. `announced` is the new one's pid before that runs. `first` runs in the
+  // new process before the handlers that its program has registered.
+  pid_t fork(shm::Word& announced, const std::function<void()>& first) const;
 
  private:
   int* thread_id_ = nullptr;  // glibc's

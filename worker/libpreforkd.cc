@@ -139,14 +139,14 @@ class Self {
     if (fcntl(worker.orders, F_SETFD, FD_CLOEXEC) < 0) throw SysError("orders", errno);
     std::vector<int> ours = listen_sockets_;
     ours.insert(ours.end(), {worker.orders, worker.closer});
-    fork_point_.emplace(worker.orders, worker.supervisor, mapping_, ours);
+    fork_point_.emplace(worker.orders, worker.supervisor, mapping_, ours,
+                        [this] { pid_ = getpid(); });
   }
 
   // A template stays in here; who comes out is a worker.
   void start() {
     if (fork_point_) {
       const uint32_t slot = fork_point_->stand();
-      pid_ = getpid();
       intake_.emplace(plan_, slot);
     }
     intake_->install_signals();

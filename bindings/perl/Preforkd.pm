@@ -41,6 +41,7 @@ sub _load {
         [after_fork => ['(opaque)->void', 'opaque'] => 'int'],
     ) {
         my ($name, $arguments, $result) = @$_;
+        next if !$ffi->find_symbol("preforkd_$name");    # of a version before
         $ffi->attach(["preforkd_$name" => "_c_$name"] => $arguments => $result);
     }
     $call_after_fork = $ffi->closure(\&_call_after_fork);

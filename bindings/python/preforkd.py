@@ -77,7 +77,10 @@ def _library():
             (library, "error", ctypes.c_char_p, []),
             (library, "after_fork", ctypes.c_int, [_Function, ctypes.c_void_p]),
         ):
-            function = whose["preforkd_" + name]
+            try:
+                function = whose["preforkd_" + name]
+            except AttributeError:  # of a version before
+                continue
             function.restype, function.argtypes = result, arguments
             setattr(library, name, function)
         _loaded = library
@@ -278,9 +281,10 @@ def after_fork(function):
     _after_fork.append(function)
     if len(_after_fork) == 1:
         try:
-            _library().after_fork(_call_after_fork, None)
+            library = _library()
         except OSError:  # not started by preforkd
-            pass
+            return function
+        library.after_fork(_call_after_fork, None)
     return function
 
 

@@ -144,6 +144,7 @@ void cannot_be_preloaded() {
       {"child", "it has a child (points)"},
       {"connection", "is a connection to 127.0.0.1:"},
       {"udp", "is a datagram socket"},
+      {"tcp", "is a socket that does not listen"},
       {"netlink", "is a netlink socket"},
       {"inotify", "is of kind inotify"},
       {"timerfd", "is of kind timerfd"},
@@ -171,7 +172,7 @@ void cannot_at_the_start() {
                     [&] { return server.pool()["state"] == "degraded"; });
   expect_contains("why", server.pool()["reason"].get<std::string>(),
                   "points cannot be preloaded: 2 threads");
-  expect_equal("the other one", server.pool("good")["state"], "running");
+  server.wait_for("/state", "running", "good");
   expect(server.pool()["lifetime"]["templates_lost"] >= 1, "counted");
 }
 
@@ -233,6 +234,7 @@ void killed_while_it_clones() {
   server.wait_for("/connections/served", 600);
   const Json pool = server.pool();
   expect_equal("failed", pool["connections"]["failed"], 0);
+  expect_equal("crashed", pool["lifetime"]["crashed"], 0);
   server.wait_until("as many as are counted", kPatience, [&] {
     const auto children = children_of(server.supervisor());
     const auto running = std::count_if(children.begin(), children.end(), [](pid_t pid) {
@@ -279,15 +281,48 @@ void its_supervisor_dies() {
   expect(ask(next, "pid") != worker, "another generation's");
 }
 
-// What it has started goes with it, at its end and at the pool's.
+// What it has started goes with it.
 void leaves_children() {
-  Server server({points("orphan")});
-  const pid_t first = template_of(server);
+  Server server({points("orphan", "min = 0; max = 2; min_spare = 0; max_spare = 1;")});
+  const pid_t first = wait_for_template(server);
+  std::vector<pid_t> orphans = children_of(server.supervisor());
+  std::erase(orphans, first);
+  expect_equal("orphans", orphans.size(), 1u);
   kill(first, SIGKILL);
-  server.wait_for("/lifetime/templates_lost", 1);
+  server.wait_until("it is gone, too", kPatience, [&] { return !is_running(orphans[0]); });
   wait_for_template(server);
   Client client(server.address());
   expect(!ask(client, "pid").empty(), "it serves");
+}
+
+// Those that are made just then are told, too.
+void told_to_go_while_it_grows() {
+  for (const char* order : {"recycle", "stop"}) {
+    Server server({points("", "min = 60; max = 60; min_spare = 0;")}, {.wait_until_ready = false});
+    server.wait_until("it grows", kPatience, [&] {
+      return server.status()["pools"].size() == 1 && server.pool()["lifetime"]["templates"] == 1 &&
+             server.pool()["workers"]["total"] > 0;
+    });
+    if (order == std::string("stop")) {
+      server.signal(SIGTERM);
+      expect_equal("stopped", server.wait_exit(5), 0);
+      continue;
+    }
+    server.wait_until_ready();
+    expect_equal("recycled", server.ctl({"recycle", "echo"}).code, 0);
+    server.wait_for_one_generation();
+    expect_equal("crashed", server.pool()["lifetime"]["crashed"], 0);
+    expect_equal("timed out", server.pool()["lifetime"]["timed_out"], 0);
+  }
+}
+
+// Its workers die in their start, or it does with each of them: that is said.
+void fails_at_work() {
+  Server server({points("breaks"), PoolText{.name = "good"}}, {.wait_until_ready = false});
+  server.wait_until("it is degraded", kPatience,
+                    [&] { return server.pool()["state"] == "degraded"; });
+  expect_contains("why", server.pool()["reason"].get<std::string>(),
+                  "template points exited with status 9");
 }
 
 // As in a kernel without CONFIG_CHECKPOINT_RESTORE and without kcmp(2).
@@ -317,14 +352,15 @@ void processes_are_refused() {
 
 void by_way_of_another_program() {
   PoolText pool = points();
-  const std::string behind = pool.serves.substr(pool.serves.find('['));
-  pool.serves =
-      "serve = [ \"sh\", \"-c\", \"exec env X=1 " + kProgram + " hook\" ]; preload = true;";
-  Server server({pool});
-  auto all = clients(server, 3);
-  for (Client& client : all) {
-    expect_equal("it was preloaded there, too", ask(client, "hook"), "1");
-    expect_equal("hidden", ask(client, "preload"), "none");
+  for (const char* shell : {"sh", "bash"}) {
+    pool.serves = "serve = [ \"" + std::string(shell) + "\", \"-c\", \"exec env X=1 " + kProgram +
+                  " hook\" ]; preload = true;";
+    Server server({pool});
+    auto all = clients(server, 3);
+    for (Client& client : all) {
+      expect_equal("it was preloaded there, too", ask(client, "hook"), "1");
+      expect_equal("hidden", ask(client, "preload"), "none");
+    }
   }
 }
 
@@ -336,10 +372,10 @@ void hostile() {
   } kCases[] = {
       {"garbage", "template misleads has said what is no report: killed"},
       {"early", "template misleads has said what nobody asked: killed"},
-      {"nothing", "fork: Protocol error"},
-      {"crowd", "fork: Protocol error"},
-      {"strangers", "fork: Protocol error"},
-      {"scribble", "fork: Protocol error"},
+      {"nothing", "template misleads has made fewer workers than it says: killed"},
+      {"crowd", "template misleads has made fewer workers than it says: killed"},
+      {"strangers", "template misleads has made fewer workers than it says: killed"},
+      {"scribble", "template misleads has made fewer workers than it says: killed"},
       {"silent", "template misleads has made no worker in 500 ms (timeouts.start): killed"},
       {"leaves", "template misleads takes no order: killed"},
   };
@@ -353,7 +389,7 @@ void hostile() {
       return server.status()["pools"].size() == 2 && server.pool()["state"] == "degraded";
     });
     expect(server.pool()["workers"]["total"] <= 4, std::string(how) + ": not more than max");
-    expect_equal(std::string(how) + ": the other", server.pool("good")["state"], "running");
+    server.wait_for("/state", "running", "good");
     server.write_config(config_of({points(), PoolText{.name = "good"}}));
     const Outcome reloaded = server.ctl({"reload"});
     expect_equal(std::string(how) + ": a good program: " + reloaded.err, reloaded.code, 0);
@@ -415,6 +451,8 @@ Suite template_suite() {
            {"reload", reload},
            {"its supervisor dies", its_supervisor_dies},
            {"leaves children", leaves_children},
+           {"told to go while it grows", told_to_go_while_it_grows},
+           {"fails at work", fails_at_work},
            {"on lesser kernels", on_lesser_kernels},
            {"processes are refused", processes_are_refused},
            {"by way of another program", by_way_of_another_program},

@@ -4,12 +4,13 @@
 //   thread         starts one that stays       joined    ... one that has ended and was joined
 //   child          forks one that stays        orphan    ... one of whom nobody is the parent any more
 //   connection     is connected over TCP       listens   listens on a port of its own
-//   udp inotify timerfd timer netlink open     has one of these (open: a pipe to read from whose writer is somebody else)
+//   udp tcp inotify timerfd timer netlink open    has one of these (open: a pipe to read from whose writer is somebody else)
 //   file PATH      reads the first line of it
 //   event pipe pair epoll syslog               has one of these; epoll: with the reading ends of the others in it
 //   alarm          sets an interval timer      atfork    registers handlers with pthread_atfork()
 //   hook           registers preforkd_after_fork()       fails     ... one that ends the process
-//   never          goes no further             dies      exits with 3
+//   breaks         exits with 9 when it is to be forked from
+//   never          goes no further              dies      exits with 3
 //   floods         writes a megabyte to stderr
 //   without N      system call N is refused to it from then on (EPERM; of prctl: what asks for the thread id's address)
 //   shuts          closes all descriptors
@@ -152,6 +153,8 @@ const std::map<std::string, std::function<void()>>& steps() {
       {"connection", connect_to_oneself},
       {"listens", listen_somewhere},
       {"udp", [] { made(socket(AF_INET, SOCK_DGRAM, 0), "socket"); }},
+      {"tcp", [] { made(socket(AF_INET, SOCK_STREAM, 0), "socket"); }},
+      {"breaks", [] { pthread_atfork([] { _exit(9); }, nullptr, nullptr); }},
       {"netlink", [] { made(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), "socket"); }},
       {"inotify", [] { made(inotify_init(), "inotify"); }},
       {"timerfd", [] { made(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd"); }},
