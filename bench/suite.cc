@@ -16,6 +16,7 @@
 #include "bench/report.h"
 #include "bench/rest.h"
 #include "bench/speed.h"
+#include "bench/template.h"
 #include "bench/wait.h"
 
 namespace preforkd::bench {
@@ -35,6 +36,7 @@ constexpr Benchmark kBenchmarks[] = {
     {"idle", idle},
     {"memory", memory},
     {"spell", spell},
+    {"next-worker", next_worker},
     {"held-wave", held_wave},
     {"short-wave", short_wave},
     {"crashes", crashes},
