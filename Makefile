@@ -47,7 +47,7 @@ BENCHES  := $(patsubst bench/%.cc,$(OUT)/bench/%,$(wildcard bench/*.cc)) $(OUT)/
 # Debian packages: what every target needs, and what some need besides. What is missing is installed.
 FOR_all   := g++ make libconfig++-dev libsystemd-dev libmicrohttpd-dev nlohmann-json3-dev
 FOR_test  := libcunit1-dev curl dbus dropbear-bin git haproxy hitch hunspell-en-us iproute2 libc6-dbg libcurl4-openssl-dev libffi-platypus-perl libhunspell-dev libnss-systemd netcat-openbsd nginx-light openssl perl pkgconf procps python3 rsync systemd ucspi-tcp valgrind
-FOR_bench := hunspell-en-us libffi-platypus-perl libhunspell-dev perl python3 ucspi-tcp
+FOR_bench := gunicorn hunspell-en-us libffi-platypus-perl libhunspell-dev perl python3 python3-django ucspi-tcp
 FOR_soak  := $(FOR_test)
 FOR_sweep := binutils iproute2 libcunit1-dev libcurl4-openssl-dev libunwind-dev util-linux
 FOR_tsan  := libcunit1-dev

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "bench/crashes.h"
+#include "bench/django.h"
 #include "bench/networks.h"
 #include "bench/preload.h"
 #include "bench/report.h"
@@ -37,6 +38,7 @@ constexpr Benchmark kBenchmarks[] = {
     {"memory", memory},
     {"spell", spell},
     {"next-worker", next_worker},
+    {"django", django},
     {"held-wave", held_wave},
     {"short-wave", short_wave},
     {"crashes", crashes},

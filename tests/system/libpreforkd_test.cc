@@ -25,6 +25,7 @@ PoolText serving(const std::string& workers, const std::string& timeouts = "",
 }
 template <void (*kTest)()>
 void preloaded() {
+  if (are_sanitized()) return skip("a library with sanitizers cannot be preloaded");
   are_preloaded = true;
   try {
     kTest();

@@ -433,6 +433,9 @@ void tried_out() {
 }  // namespace
 
 Suite template_suite() {
+  // (AddressSanitizer's own library must come first.)
+  if (are_sanitized())
+    return {"template", {{"all", [] { skip("a library with sanitizers cannot be preloaded"); }}}};
   return {"template",
           {{"forked, and not started", forked_and_not_started},
            {"grows and shrinks", grows_and_shrinks},
