@@ -30,8 +30,38 @@ void log_lines(const std::string& pool, std::string_view text) {
   }
 }
 
-// What `preforkd-supervisor --check` says of one pool; "" if it has nothing to say. Throws SettingError.
-// `tries`: a program that is to be forked from is.
+// What a check needs to start a program, and to fork from it.
+struct TryOut {
+  const shm::SegmentFds segment = shm::create_segment(shm::kMinCapacity);
+  const UniqueFd networks;
+
+  explicit TryOut(const PoolSettings& settings) : networks(make_network_lists(settings)) {}
+  void add_to(SupervisorArgs& args, Launch& what, const Paths& paths) const {
+    args.try_out = true;
+    args.capacity = shm::kMinCapacity;
+    args.listen_sockets = 1;
+    args.folder = paths.libexec;
+    args.library = paths.library->path();
+    paths.library->make_copy();
+    const int document = what.descriptors[kSettingsFd - kOrdersFd];
+    what.descriptors = {
+        -1, -1, document, segment.read_write.get(), paths.library->copy(), networks.get()};
+  }
+};
+
+// Why what serves could not, as its check has ended; "" if it could.
+std::string trouble_of(const PoolSettings& pool, const Launch& what, const Finished& finished) {
+  if (finished.status == 0) return "";
+  if (WIFEXITED(finished.status) && WEXITSTATUS(finished.status) == kSpeaksAnother)
+    return what.executable + " " + ending_text(finished.status);
+  const std::string said = finished.output.substr(0, finished.output.find('\n'));
+  if (!said.empty()) return said;
+  return (pool.is(ServerKind::kHandler) ? "load " : "start ") + pool.server_file() +
+         ": the check died of it (wait status " + std::to_string(finished.status) + ")";
+}
+
+// What `preforkd-supervisor --check` says of one pool; "" if it has nothing to say. Throws SettingError. `tries`: a program
+// that is to be forked from is.
 std::string trouble_of(const Paths& paths, const PoolSettings& settings,
                        const std::optional<EffectiveUser>& user, bool tries) {
   if (!user) return "";  // reported already, on the line of `user` or `group`
@@ -45,19 +75,9 @@ std::string trouble_of(const Paths& paths, const PoolSettings& settings,
   args.check = true;
   what.descriptors = {-1, -1, document.get(), -1, kTrustedFile};
   int seconds = kCheckSeconds;
-  shm::SegmentFds segment;
-  UniqueFd networks;
+  std::optional<TryOut> try_out;
   if (tries && pool.preload) {
-    segment = shm::create_segment(shm::kMinCapacity);
-    networks = make_network_lists(settings);
-    args.try_out = true;
-    args.capacity = shm::kMinCapacity;
-    args.listen_sockets = 1;
-    args.folder = paths.libexec;
-    args.library = paths.library->path();
-    paths.library->make_copy();
-    what.descriptors = {
-        -1, -1, document.get(), segment.read_write.get(), paths.library->copy(), networks.get()};
+    try_out.emplace(settings).add_to(args, what, paths);
     seconds += static_cast<int>(to_seconds(pool.start_timeout));
   }
   what.argv = args.to_argv("preforkd: check " + pool.name, protocol_option(shm::kLayoutVersion));
@@ -65,15 +85,9 @@ std::string trouble_of(const Paths& paths, const PoolSettings& settings,
   what.user = *user;
   what.keeps_signals_within = true;
   what.process = pool.process;
-  Finished finished = launch_and_wait(what, seconds);
+  const Finished finished = launch_and_wait(what, seconds);
   log_lines(pool.name, finished.errors);
-  if (finished.status == 0) return "";
-  if (WIFEXITED(finished.status) && WEXITSTATUS(finished.status) == kSpeaksAnother)
-    return what.executable + " " + ending_text(finished.status);
-  std::string said = finished.output.substr(0, finished.output.find('\n'));
-  if (!said.empty()) return said;
-  return (tries && pool.preload ? "try " : "load ") + pool.server_file() +
-         ": the check died of it (wait status " + std::to_string(finished.status) + ")";
+  return trouble_of(pool, what, finished);
 }
 
 }  // namespace

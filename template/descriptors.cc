@@ -232,45 +232,49 @@ std::string SharedDescriptors::look_at_socket(const Open& open) {
                  type == SOCK_DGRAM ? "a datagram socket" : "a socket that does not listen");
 }
 
+std::string SharedDescriptors::look_at_event(const Open& open) {
+  if (is_copy(open)) return "";
+  Event event{open, 0, false};
+  each_line_about(open.fd, [&](const std::string& line) {
+    unsigned semaphore = 0;
+    std::sscanf(line.c_str(), "eventfd-count: %x", &event.count);
+    if (std::sscanf(line.c_str(), "eventfd-semaphore: %u", &semaphore) == 1)
+      event.is_semaphore = semaphore != 0;
+  });
+  events_.push_back(event);
+  return "";
+}
+
+std::string SharedDescriptors::look_at_poll(const Open& open) {
+  if (is_copy(open)) return "";
+  Poll poll{open, {}};
+  bool has_closed = false;
+  each_line_about(open.fd, [&](const std::string& line) {
+    int fd = 0;
+    unsigned events = 0;
+    uint64_t data = 0;
+    unsigned long inode = 0;
+    const int read =
+        std::sscanf(line.c_str(), "tfd: %d events: %x data: %" SCNx64 " pos:%*d ino:%lx", &fd,
+                    &events, &data, &inode);
+    if (read < 3) return;
+    struct stat status {};
+    // (Of a number that was closed, whose file somebody else has yet.)
+    has_closed |= fstat(fd, &status) < 0 || (read == 4 && status.st_ino != inode);
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = data;
+    poll.registrations.emplace_back(fd, event);
+  });
+  if (has_closed) return said_of(open.fd, "an epoll instance that watches what is closed here");
+  polls_.push_back(poll);
+  return "";
+}
+
 std::string SharedDescriptors::look_at_unnamed(const Open& open) {
   const std::string& name = open.name;
-  if (name == "anon_inode:[eventfd]") {
-    if (is_copy(open)) return "";
-    Event event{open, 0, false};
-    each_line_about(open.fd, [&](const std::string& line) {
-      unsigned semaphore = 0;
-      std::sscanf(line.c_str(), "eventfd-count: %x", &event.count);
-      if (std::sscanf(line.c_str(), "eventfd-semaphore: %u", &semaphore) == 1)
-        event.is_semaphore = semaphore != 0;
-    });
-    events_.push_back(event);
-    return "";
-  }
-  if (name == "anon_inode:[eventpoll]") {
-    if (is_copy(open)) return "";
-    Poll poll{open, {}};
-    bool has_closed = false;
-    each_line_about(open.fd, [&](const std::string& line) {
-      int fd = 0;
-      unsigned events = 0;
-      uint64_t data = 0;
-      unsigned long inode = 0;
-      const int read =
-          std::sscanf(line.c_str(), "tfd: %d events: %x data: %" SCNx64 " pos:%*d ino:%lx", &fd,
-                      &events, &data, &inode);
-      if (read < 3) return;
-      struct stat status {};
-      // (Of a number that was closed, whose file somebody else has yet.)
-      has_closed |= fstat(fd, &status) < 0 || (read == 4 && status.st_ino != inode);
-      epoll_event event{};
-      event.events = events;
-      event.data.u64 = data;
-      poll.registrations.emplace_back(fd, event);
-    });
-    if (has_closed) return said_of(open.fd, "an epoll instance that watches what is closed here");
-    polls_.push_back(poll);
-    return "";
-  }
+  if (name == "anon_inode:[eventfd]") return look_at_event(open);
+  if (name == "anon_inode:[eventpoll]") return look_at_poll(open);
   const bool is_shared = name == "anon_inode:[signalfd]" ||
                          name.starts_with("anon_inode:[pidfd]") || name.starts_with("pidfd:");
   if (is_shared) return "";

@@ -63,6 +63,8 @@ class SharedDescriptors {
   std::string look_at_file(const Open& open);
   std::string look_at_socket(const Open& open);
   std::string look_at_unnamed(const Open& open);
+  std::string look_at_event(const Open& open);
+  std::string look_at_poll(const Open& open);
   std::string look_at_pipes();
   std::string look_at_pairs();
   bool is_copy(const Open& open);
