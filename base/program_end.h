@@ -7,9 +7,19 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <string>
 #include <vector>
 
 namespace preforkd {
+
+// "killed by signal 11 (Segmentation fault)", "exited with status 1".
+inline std::string program_end_text(int wait_status) {
+  if (!WIFSIGNALED(wait_status))
+    return "exited with status " + std::to_string(WEXITSTATUS(wait_status));
+  const int number = WTERMSIG(wait_status);
+  return "killed by signal " + std::to_string(number) + " (" + strsignal(number) + ")";
+}
 
 // `success`: of the pool's settings.
 inline bool is_success(int wait_status, const std::vector<uint32_t>& success) {

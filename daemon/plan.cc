@@ -3,10 +3,10 @@
 #include <sys/wait.h>
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 
 #include "base/document.h"
+#include "base/program_end.h"
 #include "conf/network_lists.h"
 #include "conf/pool_json.h"
 #include "ipc/protocol.h"
@@ -129,15 +129,13 @@ void log_report(const std::string& pool, const Report& report) {
 }
 
 std::string ending_text(int status) {
-  if (WIFSIGNALED(status))
-    return std::string("killed by signal ") + std::to_string(WTERMSIG(status)) + " (" +
-           strsignal(WTERMSIG(status)) + ")";
+  if (WIFSIGNALED(status)) return program_end_text(status);
   if (WEXITSTATUS(status) == kWithoutChannel)
     return "ended: its preload closed descriptors of preforkd";
   if (WEXITSTATUS(status) == kSpeaksAnother)
     return "ended: its program is of another version than the daemon; upgrade, or put this "
            "version's back";
-  return "exited with status " + std::to_string(WEXITSTATUS(status));
+  return program_end_text(status);
 }
 
 }  // namespace preforkd

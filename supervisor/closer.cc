@@ -108,7 +108,7 @@ void Closer::stop() {
 }
 
 bool Closer::was(pid_t changed, int status) {
-  if (pid_ == 0 || changed != pid_) return false;
+  if (!is(changed)) return false;
   if (WIFSTOPPED(status)) stop();
   if (!WIFEXITED(status) && !WIFSIGNALED(status)) return true;
   pid_ = 0;

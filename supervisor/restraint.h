@@ -37,7 +37,8 @@ struct Restrained {
 };
 
 // What of `verdict` is to be done now: growth not at all, or by one worker, if the last ones did no good, and not without
-// somebody to fork from; nobody is let go on trial. What is to be forked is written down in `restraint`. Where something is put off, `wake_at` is when to look again.
+// somebody to fork from; nobody is let go on trial. What is to be forked is written down in `restraint`. Where something is
+// put off, `wake_at` is when to look again.
 Verdict restrain(Verdict verdict, Restraint& restraint, const Restrained& pool, Nanoseconds now,
                  uint32_t jitter);
 

@@ -120,7 +120,7 @@ void Shedder::stop() {
 }
 
 bool Shedder::was(pid_t changed, int status) {
-  if (pid_ == 0 || changed != pid_) return false;
+  if (!is(changed)) return false;
   if (WIFSTOPPED(status)) stop();  // it may have somebody in hand
   if (WIFEXITED(status) || WIFSIGNALED(status)) pid_ = 0;
   return true;

@@ -9,12 +9,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <exception>
 #include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/program_end.h"
 #include "worker/signals.h"
 
 namespace preforkd {
@@ -23,13 +23,6 @@ namespace {
 constexpr Backoff kStartAgain = {100 * kMillisecond, 30 * kSecond};
 constexpr Nanoseconds kStoppedTooLong = 5 * kSecond;
 constexpr Nanoseconds kUntilDead = 1 * kSecond;
-
-std::string ending_of(int status) {
-  if (WIFSIGNALED(status))
-    return std::string("was killed by signal ") + std::to_string(WTERMSIG(status)) + " (" +
-           strsignal(WTERMSIG(status)) + ")";
-  return "exited with status " + std::to_string(WEXITSTATUS(status));
-}
 
 // {the supervisor's end, the template's}. The first one tells of what comes by SIGIO.
 std::pair<UniqueFd, UniqueFd> make_channel() {
@@ -205,7 +198,9 @@ bool Template::was(pid_t changed, int status, Nanoseconds now) {
   if (WIFCONTINUED(status)) stopped_at_ = 0;
   if (!WIFEXITED(status) && !WIFSIGNALED(status)) return true;
   receive(now);  // its last words
-  if (said_.empty()) said_ = "template " + program_name() + " " + ending_of(status);
+  if (said_.empty())
+    said_ = "template " + program_name() + (WIFSIGNALED(status) ? " was " : " ") +
+            program_end_text(status);
   if (!is_over()) {
     log_warning(said_, Event::kTemplateDied);
     board_.count_lost_template();

@@ -53,8 +53,7 @@ std::vector<int> descriptors_of(pid_t pid) {
   return all;
 }
 
-// What is read from, and where whoever reads takes something away: a file's place, what waits in a pipe or socket. (Not what
-// all of a pool's workers have in common, which this process has, too.)
+// What is read from, and where whoever reads takes something away: a file's place, what waits in a pipe.
 bool is_to_be_own(pid_t pid, int fd) {
   const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd);
   struct stat link {

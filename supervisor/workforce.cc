@@ -43,13 +43,7 @@ Nanoseconds processor_time(const rusage& usage) {
 std::string death_text(int status, const shm::Scoreboard::Last& last,
                        const Workforce::Death& death) {
   const bool was_starting = last.state == WorkerState::kStarting;
-  std::string text;
-  if (WIFSIGNALED(status)) {
-    const int number = WTERMSIG(status);
-    text = "killed by signal " + std::to_string(number) + " (" + strsignal(number) + ")";
-  } else {
-    text = "exited with status " + std::to_string(WEXITSTATUS(status));
-  }
+  std::string text = program_end_text(status);
   if (last.active)
     text += " while serving " + shm::peer_text(last.peer);
   else if (was_starting)

@@ -7,6 +7,7 @@
 
 #include "tests/system/harness.h"
 #include "tests/system/load.h"
+#include "tests/system/preloaded.h"
 #include "tests/system/suites.h"
 
 namespace preforkd::system_test {
@@ -14,26 +15,12 @@ namespace {
 
 const std::string kProgram = "@HANDLERS@/../programs/serving";
 
-bool are_preloaded = false;  // the tests of now: forked from a template
-
 PoolText serving(const std::string& workers, const std::string& timeouts = "",
                  const std::string& argument = "") {
   return {.serves = "serve = [ \"" + kProgram + "\", \"" + argument + "\" ];",
           .workers = workers,
           .timeouts = timeouts,
-          .more = are_preloaded ? "preload = true;" : ""};
-}
-template <void (*kTest)()>
-void preloaded() {
-  if (are_sanitized()) return skip("a library with sanitizers cannot be preloaded");
-  are_preloaded = true;
-  try {
-    kTest();
-  } catch (...) {
-    are_preloaded = false;
-    throw;
-  }
-  are_preloaded = false;
+          .more = preload_if_wanted()};
 }
 const std::string kOne = "min = 1; max = 1; min_spare = 0; max_spare = 0;";
 
@@ -295,17 +282,17 @@ Suite libpreforkd_suite() {
            {"its supervisor dies", its_supervisor_dies},
            {"refused ones", refused_ones},
            {"found in PATH", found_in_path},
-           {"preloaded: what it is told", preloaded<what_it_is_told>},
-           {"preloaded: counted", preloaded<counted>},
-           {"preloaded: leaves when it likes", preloaded<leaves_when_it_likes>},
-           {"preloaded: dies in the midst", preloaded<dies_in_the_midst>},
-           {"preloaded: a stuck one", preloaded<a_stuck_one>},
-           {"preloaded: told to leave", preloaded<told_to_leave>},
-           {"preloaded: asks between connections", preloaded<asks_between_connections>},
-           {"preloaded: asks before the first", preloaded<asks_before_the_first>},
-           {"preloaded: new generations", preloaded<new_generations>},
-           {"preloaded: its supervisor dies", preloaded<its_supervisor_dies>},
-           {"preloaded: refused ones", preloaded<refused_ones>}}};
+           {"preloaded: what it is told", [] { preloaded(what_it_is_told); }},
+           {"preloaded: counted", [] { preloaded(counted); }},
+           {"preloaded: leaves when it likes", [] { preloaded(leaves_when_it_likes); }},
+           {"preloaded: dies in the midst", [] { preloaded(dies_in_the_midst); }},
+           {"preloaded: a stuck one", [] { preloaded(a_stuck_one); }},
+           {"preloaded: told to leave", [] { preloaded(told_to_leave); }},
+           {"preloaded: asks between connections", [] { preloaded(asks_between_connections); }},
+           {"preloaded: asks before the first", [] { preloaded(asks_before_the_first); }},
+           {"preloaded: new generations", [] { preloaded(new_generations); }},
+           {"preloaded: its supervisor dies", [] { preloaded(its_supervisor_dies); }},
+           {"preloaded: refused ones", [] { preloaded(refused_ones); }}}};
 }
 
 }  // namespace preforkd::system_test

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "tests/system/conditions.h"
 #include "tests/system/load.h"
+#include "tests/system/preloaded.h"
 #include "tests/system/suites.h"
 
 namespace preforkd::system_test {
@@ -33,27 +34,13 @@ std::string source(const std::string& name) {
 std::string example(const std::string& name) {
   return scripts().write(std::filesystem::path(name).filename(), source("examples/" + name));
 }
-bool are_preloaded = false;  // the programs of this test: forked from a template
-
 PoolText serving(const std::string& name, const std::string& interpreter, const std::string& script,
                  const std::string& settings = "", const std::string& workers = kOneWorker) {
   return {.name = name,
           .serves = "serve = [ \"" + interpreter + "\", \"" + script + "\" ]; settings = { " +
                     settings + " };",
           .workers = workers,
-          .more = are_preloaded ? "preload = true;" : ""};
-}
-
-template <class Test>
-void preloaded(Test test) {
-  are_preloaded = true;
-  try {
-    test();
-  } catch (...) {
-    are_preloaded = false;
-    throw;
-  }
-  are_preloaded = false;
+          .more = preload_if_wanted()};
 }
 
 // A library with the sanitizers in it is no use to an interpreter without.
