@@ -76,7 +76,7 @@ std::string trouble_of(const Paths& paths, const PoolSettings& settings,
   what.descriptors = {-1, -1, document.get(), -1, kTrustedFile};
   int seconds = kCheckSeconds;
   std::optional<TryOut> try_out;
-  if (tries && pool.preload) {
+  if (tries && pool.preload && pool.is(ServerKind::kServe)) {
     try_out.emplace(settings).add_to(args, what, paths);
     seconds += static_cast<int>(to_seconds(pool.start_timeout));
   }

@@ -409,6 +409,7 @@ void wrongly_configured() {
   expect_equal("with a handler", check(handler).code, 78);
   expect_contains("why", check(handler).err,
                   "preload: is for a pool with serve; a handler has its own preload");
+  expect_equal("and nothing else", occurrences(check(handler).err, "\n"), 1u);
 }
 
 // `preforkd -t` starts it, and makes two workers.
