@@ -4,8 +4,8 @@
 // Retire tickets. To let k workers go, the supervisor posts k and nudges the k that have been idle
 // longest. A nudged worker tries one; with it, it removes itself from epoll, makes one last accept, and
 // leaves, or serves if that brought a connection (the ticket is gone then, and nobody minds: workers are
-// counted as gone when they are reaped, tickets never are). Before each decision the supervisor takes
-// back what is left.
+// counted as gone when they are reaped, tickets never are). Before each decision, and before it nudges for
+// another reason, the supervisor takes back what is left.
 //   A nudged worker that meanwhile took a connection finds the nudge pending at its next wait and tries a
 //   ticket that was taken back or belongs to another round: at most k tickets are out, so at most k leave.
 //   Killed between taking the ticket and leaving: it is gone, which is what the ticket was for.

@@ -214,6 +214,11 @@ bool sleeps_at_the_doorbell(pid_t pid) {
   return number == std::to_string(SYS_futex) && operation == "0x9";  // FUTEX_WAIT_BITSET
 }
 
+bool waits_for_connections(pid_t pid) {
+  const std::string call = file_text("/proc/" + std::to_string(pid) + "/syscall");
+  return call.starts_with(std::to_string(SYS_epoll_pwait) + " ");
+}
+
 // Of two workers this one has been idle longer, and is told that it is one too many. While it is stepped its supervisor
 // stands still: what looks in between the taken ticket and the bits counts the worker as staying, and lets another one go
 // (see shm/tickets.h). At this pace that window is a thousand times as long.
@@ -239,6 +244,8 @@ class OneTooMany {
   bool next() { return worker_->next_point(); }
   bool is_retiring() { return worker_->state() == static_cast<uint32_t>(WorkerState::kRetiring); }
   Stepper& worker() { return *worker_; }
+  pid_t pid() const { return pid_; }
+  Held& supervisor() { return *held_; }
 
  private:
   const pid_t pid_;
@@ -288,12 +295,41 @@ void killed_while_retiring() {
                                       std::to_string(before) + ", " + std::to_string(after));
 }
 
+// The one that was told to leave dies, and the other is nudged for a client when it has one in hand: at its next wait it is
+// told to leave by that as little as before.
+void killed_with_a_client_waiting() {
+  Server server({PoolText{.workers = "min = 1; max = 1; min_spare = 0; max_spare = 0;"}});
+  {
+    OneTooMany run(server);
+    run.worker().kill();
+    const std::vector<pid_t> workers = server.worker_pids();
+    const pid_t other = workers.at(0) == run.pid() ? workers.at(1) : workers.at(0);
+    auto stepper = std::make_optional<Stepper>(other);
+    Client first(server.address()), second(server.address());
+    for (Client* client : {&first, &second}) {
+      client->send("hello\n");
+      client->half_close();
+    }
+    for (long result = -1; !stepper->returned_from(SYS_accept4, result) || result < 0;)
+      if (!stepper->step()) throw Failure("it has left");
+    run.supervisor().go_on_until("it is nudged", [&] { return is_nudged(other); });
+    stepper.reset();
+    for (Client* client : {&first, &second})
+      expect_equal("echo", client->read_until_eof(), "hello\n");
+    server.wait_until("it has seen the nudge", kPatience, [&] { return !is_nudged(other); });
+    server.wait_until("it waits again", kPatience, [&] { return waits_for_connections(other); });
+  }
+  Books books{.served = 2, .crashed = 1};
+  expect_the_other_serves("killed with a client waiting", server, books);
+}
+
 }  // namespace
 
 Suite instructions_suite() {
   return {"instructions",
           {{"killed at every instruction of a connection", killed_while_serving},
-           {"killed at every instruction of retiring", killed_while_retiring}}};
+           {"killed at every instruction of retiring", killed_while_retiring},
+           {"killed when it is to retire, with a client waiting", killed_with_a_client_waiting}}};
 }
 
 }  // namespace preforkd::system_test

@@ -67,6 +67,19 @@ Held::~Held() {
   if (pid_) ptrace(PTRACE_DETACH, pid_, nullptr, nullptr);
 }
 
+void Held::go_on_until(const std::string& what, const std::function<bool()>& is_so) {
+  long signal = 0;
+  wait_until(what, kPatience, [&] {
+    if (is_so()) return true;
+    int status = 0;
+    if (ptrace(PTRACE_SYSCALL, pid_, nullptr, signal) < 0) throw SysError("go on", errno);
+    if (waitpid(pid_, &status, __WALL) != pid_ || !WIFSTOPPED(status))
+      throw Failure("process " + std::to_string(pid_) + " has ended");
+    signal = WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status);
+    return false;
+  });
+}
+
 bool Held::is_gone() {
   int status = 0;
   if (pid_ && waitpid(pid_, &status, WNOHANG | __WALL) == pid_ && WIFSIGNALED(status)) pid_ = 0;

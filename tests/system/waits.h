@@ -28,6 +28,8 @@ class Held {
   Held& operator=(const Held&) = delete;
   ~Held();
   bool is_gone();  // killed; its parent hears of it by this only
+  // Goes on, from one system call to the next, until that is so; held again.
+  void go_on_until(const std::string& what, const std::function<bool()>& is_so);
 
  private:
   Held() = default;
