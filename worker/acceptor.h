@@ -59,6 +59,8 @@ class Acceptor {
   void register_for_wake();
   void unregister();
   bool is_registered() const { return registered_; }
+  // What is readable while a connection waits, for who waits by other means; all of those are woken. Registered.
+  int descriptor() const { return epoll_.get(); }
 
   // Sleeps until a connection waits or a signal that `unblocked` lets through arrives; at most
   // `timeout_ms` (-1: for ever). Throws SysError if it cannot wait at all.

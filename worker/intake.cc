@@ -11,6 +11,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -20,7 +21,6 @@ namespace preforkd {
 namespace {
 
 constexpr int kSupervisorDied = SIGUSR2;
-constexpr Nanoseconds kBackOff = 50 * kMillisecond;
 // Beyond, the kernel would walk past hundreds of busy registrations at each connection.
 constexpr uint32_t kManyBusy = 256;
 
@@ -156,14 +156,17 @@ void Intake::install_signals() {
   if (int error = pthread_sigmask(SIG_BLOCK, &ours, &before))
     throw SysError("block signals", error);
   install({plan_.nudge_signal()});
-  unblocked_ = before;
-  for (int number : {plan_.nudge_signal(), kSupervisorDied, SIGTERM})
-    sigdelset(&unblocked_, number);
+  unblocked_ = let_through(before);
   sigset_t any_time;
   sigemptyset(&any_time);
   sigaddset(&any_time, SIGTERM);
   sigaddset(&any_time, kSupervisorDied);
   pthread_sigmask(SIG_UNBLOCK, &any_time, nullptr);
+}
+
+sigset_t Intake::let_through(sigset_t blocked) const {
+  for (int number : {plan_.nudge_signal(), kSupervisorDied, SIGTERM}) sigdelset(&blocked, number);
+  return blocked;
 }
 
 // False if it is to leave before it has begun. (While its generation drains, it may be for those who wait yet.)
@@ -182,11 +185,39 @@ void Intake::started() {
 }
 
 std::optional<Accepted> Intake::next() {
-  std::optional<Accepted> connection;
-  if (!is_spent()) connection = wait_for_one();
-  if (!connection && !seat_.is_retiring()) seat_.retire(monotonic_now());
-  return connection;
+  for (;;) {
+    Look now = look();
+    if (now.until == Look::kTaken) return std::move(now.connection);
+    if (now.until == Look::kOver) return std::nullopt;
+    if (now.until == Look::kReadable)
+      wait();
+    else
+      wait_for_signal(now.until == Look::kPause ? kBackOff : kNever);
+  }
 }
+
+Intake::Look Intake::look() {
+  // (Who has waited since leaves by a last accept.)
+  Look now = seat_.is_busy() && is_spent() ? Look{Look::kOver} : look_for_one();
+  if (now.until == Look::kOver && !seat_.is_retiring()) seat_.retire(monotonic_now());
+  return now;
+}
+
+int Intake::wait_descriptor() {
+  acceptor_.register_for_wake();
+  return acceptor_.descriptor();
+}
+
+void Intake::wait() {
+  unless_orphaned([this] { acceptor_.wait(unblocked_, -1); });
+}
+
+void Intake::wait_for_signal(Nanoseconds most) const {
+  const timespec time = to_timespec(most);
+  ppoll(nullptr, 0, most == kNever ? nullptr : &time, &unblocked_);
+}
+
+bool Intake::is_nudged() { return signalled.nudged != 0; }
 
 // After a connection: it leaves without looking for another.
 bool Intake::is_spent() {
@@ -215,39 +246,41 @@ void Intake::give_up_listen_sockets() const {
 
 bool Intake::must_leave() const { return seat_.must_leave() || signalled.asked_to_leave; }
 
-std::optional<Accepted> Intake::wait_for_one() {
+Intake::Look Intake::look_for_one() {
+  const auto all = [](std::optional<Accepted> taken) {
+    return taken ? Look{Look::kTaken, std::move(taken)} : Look{Look::kOver};
+  };
+  bool nudged = std::exchange(signalled.nudged, 0) != 0;
   for (;;) {
-    if (orphaned()) return std::nullopt;
-    if (must_leave()) {
-      // Who was not waiting for a connection had no wake-up that a last accept would have to honour.
-      const bool waited = !seat_.is_busy() && acceptor_.is_registered();
-      uint64_t from = waited ? Acceptor::kAll : seat_.still_accepts_from(monotonic_now());
-      return from ? last_accept(true, from) : std::nullopt;
-    }
+    if (orphaned()) return {Look::kOver};
+    if (must_leave()) return all(take_leave());
     if (on_trial_ && (on_trial_ = seat_.is_on_trial())) {
-      wait_for_verdict();
-      continue;
+      if (seat_.is_busy()) seat_.idle(monotonic_now());
+      return {Look::kSignal};
     }
-    if (auto connection = acceptor_.try_accept()) {
-      if (gate_.lets_in(*connection)) return connection;
-      continue;
-    }
+    if (std::exchange(nudged, false) && acceptor_.is_registered() && seat_.may_retire())
+      return all(last_accept(false, Acceptor::kAll));
+    auto connection = acceptor_.try_accept();
+    if (connection && gate_.lets_in(*connection)) return all(std::move(connection));
+    if (connection) continue;
     if (int error = acceptor_.broken()) {
-      if (orphaned()) return std::nullopt;
+      if (orphaned()) return {Look::kOver};
       throw SysError("accept", error);
     }
     if (seat_.is_busy()) seat_.idle(monotonic_now());
-    if (acceptor_.short_of()) {
-      back_off();
-      continue;
-    }
-    short_told_ = false;
-    unless_orphaned([this] { acceptor_.wait(unblocked_, -1); });
-    if (!signalled.nudged) continue;
-    signalled.nudged = 0;
-    if (!orphaned() && !must_leave() && seat_.may_retire())
-      return last_accept(false, Acceptor::kAll);
+    if (!acceptor_.short_of()) break;
+    tell_shortage();
+    return {Look::kPause};
   }
+  short_told_ = false;
+  return {Look::kReadable};
+}
+
+// Who was not waiting for a connection had no wake-up that a last accept would have to honour.
+std::optional<Accepted> Intake::take_leave() {
+  const bool waited = !seat_.is_busy() && acceptor_.is_registered();
+  const uint64_t from = waited ? Acceptor::kAll : seat_.still_accepts_from(monotonic_now());
+  return from ? last_accept(true, from) : std::nullopt;
 }
 
 // Else wait() tries again, with no client in hand.
@@ -271,7 +304,8 @@ std::optional<Accepted> Intake::last_accept(bool leaving, uint64_t from) {
     if (!connection) {
       // Others, forked for who waits yet, would not have more descriptors either.
       if (!acceptor_.short_of() || !seat_.still_accepts_from(monotonic_now())) return std::nullopt;
-      back_off();
+      tell_shortage();
+      wait_for_signal(kBackOff);
     }
     if (orphaned()) return std::nullopt;
     if (from != Acceptor::kAll && !(from = seat_.still_accepts_from(monotonic_now())))
@@ -279,21 +313,12 @@ std::optional<Accepted> Intake::last_accept(bool leaving, uint64_t from) {
   }
 }
 
-void Intake::wait_for_verdict() {
-  if (seat_.is_busy()) seat_.idle(monotonic_now());
-  ppoll(nullptr, 0, nullptr, &unblocked_);
-  signalled.nudged = 0;
-}
-
 // Out of descriptors or memory: the connection stays in the queue, and epoll would return at once.
-void Intake::back_off() {
-  if (!short_told_)
+void Intake::tell_shortage() {
+  if (!std::exchange(short_told_, true))
     log_warning("accept: " + std::string(std::strerror(acceptor_.short_of())) +
                 "; trying again every 50 ms");
-  short_told_ = true;
   seat_.refused();
-  timespec pause = to_timespec(kBackOff);
-  ppoll(nullptr, 0, &pause, &unblocked_);
 }
 
 void Intake::begin(Accepted& connection) {

@@ -84,6 +84,26 @@ class Intake {
   // The next one, now or later; nothing when it is time to leave: then the slot says so, and there is no other.
   // Throws SysError when it cannot accept at all.
   std::optional<Accepted> next();
+
+  // The same for who waits by other means: one look, which does not wait for a connection (a PROXY header it does wait for).
+  struct Look {
+    enum Until {
+      kTaken,     // there is a connection
+      kOver,      // it is time to leave: as with next()
+      kReadable,  // wait_descriptor() is, or a signal comes
+      kSignal,    // on trial: until a signal comes
+      kPause,     // out of descriptors or memory: kBackOff, or until a signal comes
+    } until;
+    std::optional<Accepted> connection = std::nullopt;
+  };
+  static constexpr Nanoseconds kBackOff = 50 * kMillisecond;
+  Look look();
+  // What is readable while a connection waits; it wakes all that wait by it. After a look() that said so. Throws SysError.
+  int wait_descriptor();
+  void wait();  // as next() does: one of those who wait wakes for a connection
+  // The signals that its waits let through, taken out of `blocked`.
+  sigset_t let_through(sigset_t blocked) const;
+  static bool is_nudged();           // since the last look: the wait was ended by that
   void begin(Accepted& connection);  // it is in hand, and counted; its addresses are complete
   preforkd_connection describe(const Accepted& connection) const;
   void done(
@@ -100,11 +120,12 @@ class Intake {
   bool is_spent();
   bool is_worn_out();
   bool must_leave() const;
-  std::optional<Accepted> wait_for_one();
+  Look look_for_one();
+  std::optional<Accepted> take_leave();
+  void wait_for_signal(Nanoseconds most) const;
   void register_if_possible();
   std::optional<Accepted> last_accept(bool leaving, uint64_t from);
-  void wait_for_verdict();
-  void back_off();
+  void tell_shortage();
 
   const IntakePlan& plan_;
   Seat seat_;

@@ -1,7 +1,7 @@
 /* Retirement and the exclusive wake-up: no connection waits while somebody idle sleeps, no more workers leave than were to,
  * and a drain ends.
  *
- * Mirrors Intake::wait_for_one, last_accept, next (worker/intake.cc), Acceptor (worker/acceptor.cc), Seat::begin, idle,
+ * Mirrors Intake::look_for_one, last_accept, next (worker/intake.cc), Acceptor (worker/acceptor.cc), Seat::begin, idle,
  * retire, may_retire (worker/seat.cc), Workforce::retire_longest_idle, take_back_tickets, nudge_idle, nudge_all
  * (supervisor/workforce.cc), Supervisor::reap_workers (supervisor/supervisor.cc) and drain (supervisor/drain.cc). One
  * statement is one system call or one access to shared memory; what stands in one atomic with it is private.

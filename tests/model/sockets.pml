@@ -1,6 +1,6 @@
 /* Several listen sockets and the exclusive wake-up: no connection waits while somebody idle sleeps.
  *
- * Mirrors Intake::wait_for_one, last_accept (worker/intake.cc) and Acceptor (worker/acceptor.cc). One statement is one system
+ * Mirrors Intake::look_for_one, last_accept (worker/intake.cc) and Acceptor (worker/acceptor.cc). One statement is one system
  * call, or one step of the kernel in it; what stands in one atomic with it is private, or under one lock there.
  *
  * The kernel (fs/eventpoll.c). A connection walks past the registrations of its socket in an order that we do not know. It
