@@ -32,7 +32,7 @@ UNREADABLE = chmod $(if $(filter asan,$(BUILD)),755,711) $@
 FRESH    := worker/worker worker/intake worker/seat worker/acceptor worker/gate worker/host worker/program worker/closing shm/peer shm/note shm/admissions shm/doorbell shm/tickets shm/mapping base/range_set supervisor/workforce supervisor/supervisor
 PROGRAMS := preforkd preforkd-supervisor preforkd-supervisor-static preforkd-control preforkd-log preforkctl
 MAINS    := $(wildcard */main.cc) supervisor/without_handlers.cc worker/libpreforkd.cc
-FOLDERS  := base ipc shm conf systemd template worker supervisor daemon control log ctl
+FOLDERS  := base ipc shm conf systemd template worker interpose supervisor daemon control log ctl
 HANDLERS := $(patsubst %.cc,$(OUT)/%.so,$(wildcard handlers/*.cc))
 BINDINGS := $(patsubst bindings/%,$(OUT)/%,$(wildcard bindings/*/*.p[my]))
 IMAGES   := $(patsubst %.cc,$(OUT)/%,$(wildcard tests/system/images/*.cc))
@@ -113,7 +113,7 @@ $(OUT)/preforkd-supervisor-static $(OUT)/next/preforkd-supervisor-static: $(OUT)
 	@$(UNREADABLE)
 # For programs that accept by themselves, and what their languages need beside it.
 # (What stands in the place of libc's functions is not taken from an archive: from there nothing is exported.)
-$(OUT)/libpreforkd.so.1 $(OUT)/next/libpreforkd.so.1: $(OUT)/worker/libpreforkd.o $(OUT)/template/sibling.o $(OUT)/template/preloaded.o $(OUT)/worker.a $(OUT)/template.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a worker/libpreforkd.map
+$(OUT)/libpreforkd.so.1 $(OUT)/next/libpreforkd.so.1: $(OUT)/worker/libpreforkd.o $(OUT)/template/sibling.o $(OUT)/template/preloaded.o $(OUT)/interpose/begin.o $(OUT)/interpose/functions.o $(OUT)/interpose.a $(OUT)/worker.a $(OUT)/template.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a worker/libpreforkd.map
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -shared -Wl,-soname,libpreforkd.so.1,--version-script=worker/libpreforkd.map -o $@ $(FIRST) $(filter-out %.map,$^)
 $(BINDINGS): $(OUT)/%: bindings/%
 	@install -D -m 644 $< $@

@@ -48,6 +48,8 @@ void check_server(const PoolSettings& pool, const KeyLines& lines, Problems& pro
                      ? "preload: is for a pool with serve; a handler has its own preload, and is "
                        "forked from in any case"
                      : "preload: is for a pool with serve");
+  if (!pool.accept.empty() && !serve)
+    problems.add(lines.of("accept"), "accept: is for a pool with serve");
   if (!pool.serve.empty() && pool.serve[0].empty())
     problems.add(lines.of("serve[0]"), "serve: \"\": expected a program");
 }

@@ -79,6 +79,10 @@ std::string variable(const std::string& name) {
   return good ? "" : "expected a name of letters, digits and _";
 }
 
+std::string accept_by(const std::string& by) {
+  return by.empty() || by == "stdin" || by == "fd3" ? "" : "expected stdin or fd3";
+}
+
 std::string log_level(const std::string& name) {
   LogLevel ignored;
   return log_level_from_name(name, ignored) ? "" : "expected error, warning, notice, info or debug";
@@ -141,6 +145,8 @@ constexpr Key kKeys[] = {
    "a program that accepts by itself"},
   {kPool, kBoolean, "preload", &Pool::preload, kOptional, 0, 0, fine,
    "serve is started once, and forked where it waits for its first client"},
+  {kPool, kString, "accept", &Pool::accept, kOptional, 0, 0, accept_by,
+   "\"stdin\" or \"fd3\": serve finds a listen socket there, and accepts by itself"},
   {kPool, kGroup, "settings", &Pool::settings, kOptional, 0, 0, fine,
    "the handler's own settings, whatever it understands"},
   {kPool, kString, "user", &Pool::user, kOptional, 0, 0, fine,

@@ -44,6 +44,8 @@ struct PoolSettings {
   std::vector<std::string>
       serve;             // a program that accepts by itself: a name or a path, then its arguments
   bool preload = false;  // it is started once, and forked where it waits for its first client
+  // "stdin" or "fd3": serve accepts by libc's accept() on a socket that it finds there; "": it calls libpreforkd.
+  std::string accept;
   std::vector<uint32_t> success = {
       0};                       // exit statuses with which `program` has served its connection
   std::string settings = "{}";  // the handler's own settings, as a JSON object

@@ -150,7 +150,7 @@ Server load_server(const SupervisorArgs& args, const PoolSettings& settings,
   }
   expect_program(settings);
   return &serving.make(settings.serve, args.folder, args.library,
-                       serving_worker(args, closing.first.workers.get()));
+                       serving_worker(args, settings, closing.first.workers.get()));
 }
 
 // Ends the process with its channel open (the daemon kills whoever closes it before) and its memory mapped

@@ -5,7 +5,16 @@
 
 namespace preforkd {
 
-ServingWorker serving_worker(const SupervisorArgs& args, int closer) {
+namespace {
+
+int accepts_on(const PoolSettings& settings) {
+  if (settings.accept.empty()) return -1;
+  return settings.accept == "stdin" ? 0 : 3;
+}
+
+}  // namespace
+
+ServingWorker serving_worker(const SupervisorArgs& args, const PoolSettings& settings, int closer) {
   return {.layout = shm::kLayoutVersion,
           .pid = 0,
           .supervisor = getpid(),
@@ -19,7 +28,8 @@ ServingWorker serving_worker(const SupervisorArgs& args, int closer) {
           .log_level = static_cast<int>(args.log_level),
           .library = fcntl(kLibraryFd, F_GETFD) < 0 ? -1 : kLibraryFd,
           .closer = closer,
-          .orders = -1};
+          .orders = -1,
+          .accepts_on = accepts_on(settings)};
 }
 
 }  // namespace preforkd

@@ -161,7 +161,8 @@ std::string try_out_preload(const SupervisorArgs& args, const PoolSettings& sett
   const UniqueFd listens = make_listen_socket();
   if (dup3(listens.get(), kFirstListenFd, O_CLOEXEC) < 0) throw SysError("dup", errno);
   const std::vector<int> sockets{kFirstListenFd};
-  ServingProgram program(settings.serve, args.folder, args.library, serving_worker(args, -1));
+  ServingProgram program(settings.serve, args.folder, args.library,
+                         serving_worker(args, settings, -1));
   const WorkerPlan plan{
       {settings, mapping, sockets, getpid(), GateRules(settings, lists)}, &program, Closing()};
   return TryOut(plan, *board).run();

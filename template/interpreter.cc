@@ -3,6 +3,11 @@
 #include <dlfcn.h>
 #include <pthread.h>
 
+#include <cstdint>
+#include <cstdlib>
+
+#include "template/threads.h"
+
 namespace preforkd {
 namespace {
 
@@ -13,16 +18,17 @@ bool look_up(const char* name, Function& function) {
 }
 
 // The interpreter is an argument of each call where Perl was built with threads (Debian's is), and nowhere else.
-void run_in_perl(const char* text) {
-  void* (*eval)(void* perl, const char* text, int dies) = nullptr;
-  void* (*eval_without)(const char* text, int dies) = nullptr;
-  if (!look_up("Perl_eval_pv", eval) || !look_up("Perl_eval_pv", eval_without)) return;
+template <class... Arguments>
+void call_perl(const char* name, Arguments... arguments) {
+  void (*call)(void* perl, Arguments...) = nullptr;
+  void (*call_without)(Arguments...) = nullptr;
+  if (!look_up(name, call) || !look_up(name, call_without)) return;
   const auto* key = static_cast<const pthread_key_t*>(dlsym(RTLD_DEFAULT, "PL_thr_key"));
   void* const perl = key ? pthread_getspecific(*key) : nullptr;
   if (perl)
-    eval(perl, text, 0);
+    call(perl, arguments...);
   else if (!key)
-    eval_without(text, 0);
+    call_without(arguments...);
 }
 
 }  // namespace
@@ -58,10 +64,22 @@ void Interpreter::after_fork_in_parent() {
 }
 
 void Interpreter::after_fork_in_child() {
-  run_in_perl("srand");
+  call_perl("Perl_eval_pv", "srand", 0);
   if (!is_python_) return;
   python_.after_fork_in_child();
   python_.let_go(python_.held);
+}
+
+// (Neither returns: Perl unwinds to where it was started, and ends there.)
+void Interpreter::exit() {
+  Interpreter here;
+  void (*exit_python)(int) = nullptr;
+  if (here.is_python_ && threads() == 1 && look_up("Py_Exit", exit_python)) {
+    here.python_.hold();
+    exit_python(0);
+  }
+  call_perl("Perl_my_exit", uint32_t{0});
+  std::exit(0);
 }
 
 }  // namespace preforkd

@@ -7,6 +7,8 @@
 //            copy, each object that workers share (gc.freeze(), made for this).
 //   Perl     $$ is right by itself. rand() has the same row of numbers in all workers if the program has used it: it is seeded
 //            anew.
+//
+// And its way to end, if the process ends in the midst of such a call: what the program has registered for its end is run.
 #pragma once
 
 #include <string>
@@ -21,6 +23,9 @@ class Interpreter {
   void before_fork();
   void after_fork_in_parent();
   void after_fork_in_child();
+
+  // exit(0), by the interpreter's own way where there is one. (Python waits for its threads then: with others it is not asked.)
+  [[noreturn]] static void exit();
 
  private:
   struct Python {

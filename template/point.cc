@@ -19,6 +19,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/system_call.h"
+#include "template/threads.h"
 
 namespace preforkd {
 namespace {
@@ -26,12 +27,6 @@ namespace {
 constexpr int kTimers[] = {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF};
 // One that was joined just now may be there yet.
 constexpr Nanoseconds kThreadGone = 50 * kMillisecond;
-
-// The kernel counts a folder's threads in its links.
-unsigned threads() {
-  struct stat status {};
-  return stat("/proc/self/task", &status) == 0 ? static_cast<unsigned>(status.st_nlink) - 2 : 1;
-}
 
 // Of what has more than one: who else is known to start them, and what helps.
 std::string advice_on_threads() {
@@ -81,6 +76,17 @@ std::string trouble_with_user(int channel) {
   if (getresuid(&real, &effective, &saved) < 0) return "";
   const bool same = real == supervisor.uid && saved == supervisor.uid;
   return same || supervisor.uid == 0 ? "" : "it has changed its user";
+}
+
+void send_report(int channel, TemplateReportType type, uint32_t number, int error,
+                 const std::string& text) {
+  TemplateReport report;
+  report.type = type;
+  report.number = number;
+  report.error = error;
+  text.copy(report.text, sizeof report.text - 1);
+  while (send(channel, &report, sizeof report, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+  }
 }
 
 }  // namespace
@@ -185,15 +191,13 @@ void ForkPoint::end(const std::string& why) {
   _exit(static_cast<int>(ExitCode::kConfig));
 }
 
+void ForkPoint::tell_trouble(int channel, const std::string& why) {
+  send_report(channel, TemplateReportType::kCannot, 0, 0, why);
+}
+
 void ForkPoint::say(TemplateReportType type, uint32_t number, int error,
                     const std::string& text) const {
-  TemplateReport report;
-  report.type = type;
-  report.number = number;
-  report.error = error;
-  text.copy(report.text, sizeof report.text - 1);
-  while (send(channel_, &report, sizeof report, MSG_NOSIGNAL) < 0 && errno == EINTR) {
-  }
+  send_report(channel_, type, number, error, text);
 }
 
 }  // namespace preforkd

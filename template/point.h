@@ -49,6 +49,9 @@ class ForkPoint {
   // SIGTERM with its supervisor, and has descriptors of its own. The template ends in here.
   uint32_t stand();
 
+  // By another process that knows of it: a child of the template's, which will not come to its point.
+  static void tell_trouble(int channel, const std::string& why);
+
   // In a worker, when its first connection has come: timers of setitimer(2) that the program had set before the point
   // begin anew. (A fork does not inherit them; and in the template they would end it.)
   void set_timers() const;

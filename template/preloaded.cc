@@ -20,6 +20,7 @@ namespace {
 struct {
   pid_t process = 0;  // who stays preloaded
   std::string* library = nullptr;
+  std::vector<std::string>* hidden = nullptr;  // "NAME=VALUE"
 } preloaded;
 
 // A child, which may share this memory (vfork), is not.
@@ -31,12 +32,21 @@ std::string with_library(const char* others) {
   return value;
 }
 
+bool is_own(std::string_view entry) {
+  const std::string_view name = entry.substr(0, entry.find('='));
+  return name == kLibraryVariable || name == kWorkerVariable;
+}
+
 // Without libc's functions: shells have some of their own, which do nothing yet.
-void take_away() {
+void take_away(bool hides_all) {
   const std::string ours = std::string(kPreloadVariable) + "=" + *preloaded.library;
   char** to = environ;
   for (char** from = environ; *from; ++from) {
     char* const entry = *from;
+    if (hides_all && is_own(entry)) {
+      preloaded.hidden->emplace_back(entry);
+      continue;
+    }
     if (std::string_view(entry).starts_with(ours)) {
       char* const name_end = entry + std::strlen(kPreloadVariable) + 1;
       const char* const others = entry + ours.size();
@@ -61,6 +71,7 @@ class Environment {
         pointers_.push_back(*given);
     entry_ = name + with_library(others);
     pointers_.push_back(entry_.data());
+    for (std::string& entry : *preloaded.hidden) pointers_.push_back(entry.data());
     pointers_.push_back(nullptr);
   }
   char* const* get() const { return pointers_.data(); }
@@ -88,10 +99,11 @@ size_t count(va_list* arguments) {
 
 }  // namespace
 
-void stay_preloaded(const char* library) {
+void stay_preloaded(const char* library, bool hides_all) {
   preloaded.library = new std::string(library);
+  preloaded.hidden = new std::vector<std::string>;
   preloaded.process = getpid();
-  take_away();
+  take_away(hides_all);
 }
 
 }  // namespace preforkd

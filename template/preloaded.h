@@ -6,8 +6,9 @@
 
 namespace preforkd {
 
-// Called once, when the object is loaded, in the process that was started as a template; `library`: what it was loaded by, the
-// first of the variable. Until it is forked from, which is done by a process of another number, it stays preloaded.
-void stay_preloaded(const char* library);
+// Called once, when the object is loaded, in the process that was started as a worker, or as a template; `library`: what it was
+// loaded by, the first of the variable. Until it is forked from, which is done by a process of another number, it stays
+// preloaded. `hides_all`: preforkd's own variables go with it, and come back with it.
+void stay_preloaded(const char* library, bool hides_all);
 
 }  // namespace preforkd

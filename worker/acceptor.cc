@@ -79,13 +79,14 @@ std::optional<Accepted> Acceptor::try_accept(uint64_t which) {
   return std::nullopt;
 }
 
-void Acceptor::wait(const sigset_t& unblocked, int timeout_ms) {
+bool Acceptor::wait(const sigset_t& unblocked, int timeout_ms) {
   register_for_wake();
   epoll_event event{};
   const long events =
       system_call(SYS_epoll_pwait, epoll_.get(), &event, 1, timeout_ms, &unblocked, kKernelSetSize);
   if (events < 0 && events != -EINTR) throw SysError("epoll_pwait", static_cast<int>(-events));
   if (events > 0) next_ = event.data.u64;  // its wake-up is ours alone
+  return events >= 0;
 }
 
 }  // namespace preforkd

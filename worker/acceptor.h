@@ -63,8 +63,8 @@ class Acceptor {
   int descriptor() const { return epoll_.get(); }
 
   // Sleeps until a connection waits or a signal that `unblocked` lets through arrives; at most
-  // `timeout_ms` (-1: for ever). Throws SysError if it cannot wait at all.
-  void wait(const sigset_t& unblocked, int timeout_ms);
+  // `timeout_ms` (-1: for ever). False: a signal has ended it. Throws SysError if it cannot wait at all.
+  bool wait(const sigset_t& unblocked, int timeout_ms);
 
  private:
   const std::vector<int>& sockets_;

@@ -208,8 +208,10 @@ int Intake::wait_descriptor() {
   return acceptor_.descriptor();
 }
 
-void Intake::wait() {
-  unless_orphaned([this] { acceptor_.wait(unblocked_, -1); });
+bool Intake::wait() {
+  bool has_waited = true;
+  unless_orphaned([&] { has_waited = acceptor_.wait(unblocked_, -1); });
+  return has_waited;
 }
 
 void Intake::wait_for_signal(Nanoseconds most) const {

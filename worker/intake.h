@@ -100,7 +100,9 @@ class Intake {
   Look look();
   // What is readable while a connection waits; it wakes all that wait by it. After a look() that said so. Throws SysError.
   int wait_descriptor();
-  void wait();  // as next() does: one of those who wait wakes for a connection
+  // As next() does: one of those who wait wakes for a connection. False: a signal has ended it.
+  bool wait();
+  void wait_for_signal(Nanoseconds most) const;
   // The signals that its waits let through, taken out of `blocked`.
   sigset_t let_through(sigset_t blocked) const;
   static bool is_nudged();           // since the last look: the wait was ended by that
@@ -122,7 +124,6 @@ class Intake {
   bool must_leave() const;
   Look look_for_one();
   std::optional<Accepted> take_leave();
-  void wait_for_signal(Nanoseconds most) const;
   void register_if_possible();
   std::optional<Accepted> last_accept(bool leaving, uint64_t from);
   void tell_shortage();

@@ -42,19 +42,19 @@ std::string ServingWorker::to_text() const {
   for (int64_t number : {int64_t{layout}, int64_t{pid}, int64_t{supervisor}, int64_t{slot},
                          int64_t{capacity}, int64_t{segment}, int64_t{settings}, int64_t{networks},
                          int64_t{first_listen}, int64_t{listen_sockets}, int64_t{log_level},
-                         int64_t{library}, int64_t{closer}, int64_t{orders}})
+                         int64_t{library}, int64_t{closer}, int64_t{orders}, int64_t{accepts_on}})
     text += (text.empty() ? "" : " ") + std::to_string(number);
   return text;
 }
 
 std::optional<ServingWorker> ServingWorker::from_text(const char* text) {
   ServingWorker w{};
-  const int read = std::sscanf(text, "%u %d %d %u %u %d %d %d %d %u %d %d %d %d", &w.layout, &w.pid,
-                               &w.supervisor, &w.slot, &w.capacity, &w.segment, &w.settings,
+  const int read = std::sscanf(text, "%u %d %d %u %u %d %d %d %d %u %d %d %d %d %d", &w.layout,
+                               &w.pid, &w.supervisor, &w.slot, &w.capacity, &w.segment, &w.settings,
                                &w.networks, &w.first_listen, &w.listen_sockets, &w.log_level,
-                               &w.library, &w.closer, &w.orders);
+                               &w.library, &w.closer, &w.orders, &w.accepts_on);
   if (read >= 1 && w.layout != shm::kLayoutVersion) return w;
-  if (read != 14 || w.slot >= w.capacity) return std::nullopt;
+  if (read != 15 || w.slot >= w.capacity) return std::nullopt;
   return w;
 }
 
@@ -91,26 +91,36 @@ std::string ServingProgram::become(uint32_t slot) const {
   ServingWorker worker = worker_;
   worker.slot = slot;
   worker.orders = -1;
-  return become(worker, environment_);
+  return become(worker);
 }
 
 std::string ServingProgram::become_template(int orders) const {
   ServingWorker worker = worker_;
   worker.orders = orders;
   fcntl(orders, F_SETFD, 0);
-  std::vector<std::string> environment = environment_;
-  std::erase_if(environment, [](const std::string& entry) {
-    return entry.starts_with(std::string(kPreloadVariable) + "=");
-  });
-  environment.push_back(search_path(kPreloadVariable, library_));
-  return become(worker, environment);
+  return become(worker);
 }
 
-std::string ServingProgram::become(const ServingWorker& as,
-                                   std::vector<std::string> environment) const {
+std::vector<std::string> ServingProgram::environment_for(const ServingWorker& worker) const {
+  std::vector<std::string> environment = environment_;
+  environment.push_back(variable(kWorkerVariable, worker.to_text()));
+  if (worker.orders >= 0 || worker.accepts_on >= 0) {
+    std::erase_if(environment, [](const std::string& entry) {
+      return entry.starts_with(std::string(kPreloadVariable) + "=");
+    });
+    environment.push_back(search_path(kPreloadVariable, library_));
+  }
+  if (worker.accepts_on > 0) {
+    environment.push_back(variable("LISTEN_PID", std::to_string(worker.pid)));
+    environment.push_back(variable("LISTEN_FDS", "1"));
+  }
+  return environment;
+}
+
+std::string ServingProgram::become(const ServingWorker& as) const {
   ServingWorker worker = as;
   worker.pid = getpid();
-  environment.push_back(variable(kWorkerVariable, worker.to_text()));
+  const std::vector<std::string> environment = environment_for(worker);
 
   const int last_listen = worker.first_listen + static_cast<int>(worker.listen_sockets) - 1;
   fcntl(worker.segment, F_SETFD, 0);
@@ -120,6 +130,7 @@ std::string ServingProgram::become(const ServingWorker& as,
   if (worker.closer >= 0) fcntl(worker.closer, F_SETFD, 0);
   for (int fd = worker.first_listen; fd <= last_listen; ++fd) fcntl(fd, F_SETFD, 0);
   dup2(2, 1);
+  if (worker.accepts_on >= 0) dup2(worker.first_listen, worker.accepts_on);
   // What the library takes into its hands stays blocked (worker/intake.h), and SIGPIPE ignored; the rest is as
   // for any program. Handlers go back to their defaults by themselves.
   for (int number = 1; number < NSIG; ++number)

@@ -6,7 +6,7 @@
 // lists of networks, its listen sockets and the way to the closer stay open under the numbers that they have; and one
 // variable says what they are:
 //
-//   PREFORKD_WORKER=LAYOUT PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS NETWORKS FIRST_LISTEN LISTEN_SOCKETS LOG_LEVEL LIBRARY CLOSER ORDERS
+//   PREFORKD_WORKER=LAYOUT PID SUPERVISOR SLOT CAPACITY SEGMENT SETTINGS NETWORKS FIRST_LISTEN LISTEN_SOCKETS LOG_LEVEL LIBRARY CLOSER ORDERS ACCEPTS_ON
 //
 // A second one, PREFORKD_LIBRARY, says what to load: libpreforkd of the supervisor's own version, in memory that nobody
 // can change, by the descriptor LIBRARY (closed by the first call that needs to be a worker; -1: there is none, and it
@@ -15,6 +15,10 @@
 //
 // A template (template/point.h) is no worker, and becomes none: ORDERS is its way to the supervisor, SLOT means nothing, and
 // it has the library preloaded (LD_PRELOAD).
+//
+// A program that knows nothing of libpreforkd and accepts by libc's accept() has it preloaded, too (interpose/listener.h): it finds
+// a listen socket as descriptor ACCEPTS_ON (-1: it calls libpreforkd), 0 or, with LISTEN_PID and LISTEN_FDS as sd_listen_fds(3)
+// wants them, 3.
 //
 // (numbers; PID is the worker's own: a child that inherits the variable is told that it is another process). A program
 // can do to the segment whatever a handler can, and no more.
@@ -39,8 +43,9 @@ struct ServingWorker {
   uint32_t listen_sockets;
   int log_level;
   int library;
-  int closer;  // worker/closing.h; -1: there is none
-  int orders;  // of a template; -1: it is a worker
+  int closer;      // worker/closing.h; -1: there is none
+  int orders;      // of a template; -1: it is a worker
+  int accepts_on;  // -1: it calls libpreforkd
 
   std::string to_text() const;
   // Of another layout than this library's: that alone can be relied on. Nothing: it is none.
@@ -65,7 +70,8 @@ class ServingProgram {
   std::string become_template(int orders) const;
 
  private:
-  std::string become(const ServingWorker& worker, std::vector<std::string> environment) const;
+  std::string become(const ServingWorker& worker) const;
+  std::vector<std::string> environment_for(const ServingWorker& worker) const;
 
   std::string file_;
   std::string library_;  // to be loaded by this path

@@ -1,0 +1,371 @@
+#include "interpose/listener.h"
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <initializer_list>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/system_call.h"
+#include "interpose/libc.h"
+#include "template/interpreter.h"
+#include "template/point.h"
+#include "template/threads.h"
+
+namespace preforkd {
+namespace {
+
+// Where another thread may have closed the connection by a way that is not seen: it is looked at.
+constexpr Nanoseconds kLookAgain = 100 * kMillisecond;
+constexpr short kReadable = POLLIN | POLLRDNORM;
+
+// Never destroyed, as the worker is not.
+struct {
+  Listener* listener = nullptr;
+  pid_t process = 0;  // whose it is
+  DescriptorNumbers numbers;
+} here;
+
+void mark(std::initializer_list<int> fds, DescriptorKind kind) {
+  for (int fd : fds) here.numbers.set(fd, kind);
+}
+
+// In the kernel's own words: a call that a signal has ended is begun anew if each handler that there is wants that.
+bool has_handler_that_ends_calls() {
+  for (int number = 1; number < NSIG; ++number) {
+    struct sigaction action {};
+    if (sigaction(number, nullptr, &action) < 0) continue;
+    const bool is_ours = number == SIGURG || number == SIGUSR2 || number == SIGTERM;
+    const bool is_handled = action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN;
+    if (is_handled && !is_ours && !(action.sa_flags & SA_RESTART)) return true;
+  }
+  return false;
+}
+
+sigset_t blocked_now() {
+  sigset_t now;
+  pthread_sigmask(SIG_SETMASK, nullptr, &now);
+  return now;
+}
+
+std::string program_name() {
+  std::string name = "it";
+  std::ifstream file("/proc/self/comm");
+  std::getline(file, name);
+  return name;
+}
+
+void copy_address(const SocketAddress& from, sockaddr* to, socklen_t* length) {
+  if (!to || !length) return;
+  std::memcpy(to, &from.storage, std::min(*length, from.length));
+  *length = from.length;
+}
+
+int milliseconds_of(Nanoseconds time) {
+  constexpr Nanoseconds kMost = 1000 * 1000 * kSecond / 1000;
+  if (time == kNever) return -1;
+  return static_cast<int>((std::min(time, kMost) + kMillisecond - 1) / kMillisecond);
+}
+
+}  // namespace
+
+void Listener::begin(const ServingWorker& worker) {
+  for (uint32_t i = 0; i < worker.listen_sockets; ++i)
+    mark({worker.first_listen + static_cast<int>(i)}, DescriptorKind::kPreforkd);
+  mark({worker.segment, worker.settings, worker.networks, worker.library, worker.closer,
+        worker.orders},
+       DescriptorKind::kPreforkd);
+  mark({worker.accepts_on}, DescriptorKind::kListen);
+  here.listener = new Listener(worker);
+  here.process = getpid();
+}
+
+bool Listener::is_there() { return here.listener != nullptr; }
+const DescriptorNumbers& Listener::numbers() { return here.numbers; }
+
+Listener* Listener::of_this_process() {
+  return here.listener && system_call(SYS_getpid) == here.process ? here.listener : nullptr;
+}
+
+void Listener::end_parent() {
+  const ServingWorker& handed = here.listener->handed_;
+  const std::string why =
+      "a child of it accepts (" + program_name() +
+      "): a program that starts processes of its own is to be told to start none "
+      "(PHP_FCGI_CHILDREN=0, fcgiwrap -c 1)";
+  const bool is_template = handed.orders >= 0 && here.process == handed.pid;
+  if (is_template)
+    ForkPoint::tell_trouble(handed.orders, why);
+  else
+    log_to_pipe({LogLevel::kError, {}, here.process, why, {}});
+  system_call(SYS_kill, -here.process, SIGKILL);
+  _exit(static_cast<int>(ExitCode::kConfig));
+}
+
+// --- the point -----------------------------------------------------------------------------------
+
+void Listener::start() {
+  if (worker_) return;
+  ThisWorker& worker = ThisWorker::expect();
+  worker.start();
+  here.process = getpid();
+  // They are closed by now, and the numbers are the program's.
+  mark({handed_.segment, handed_.settings, handed_.networks, handed_.library, handed_.orders},
+       DescriptorKind::kProgram);
+  mark({handed_.accepts_on}, DescriptorKind::kListen);
+  for (const Watch& each : watches_)
+    PREFORKD_LIBC(epoll_ctl)(each.epoll, EPOLL_CTL_DEL, each.fd, nullptr);
+  worker_ = &worker;
+}
+
+// --- what there is to wait for -------------------------------------------------------------------
+
+bool Listener::is_over(bool waits_for_nothing_else) const {
+  if (!worker_->is_still_open() || is_shut_) return true;
+  return waits_for_nothing_else && !is_nonblocking_ && threads() == 1;
+}
+
+Listener::State Listener::look(bool waits_for_nothing_else) {
+  const std::lock_guard lock(state_);
+  if (has_client_) return State::kClient;
+  if (worker_->is_in_hand()) {
+    if (!is_over(waits_for_nothing_else)) return State::kInHand;
+    worker_->done(true);
+  }
+  Intake::Look now = worker_->intake().look();
+  switch (now.until) {
+    case Intake::Look::kTaken:
+      worker_->begin(std::move(*now.connection));
+      has_client_ = true;
+      is_shut_ = false;
+      return State::kClient;
+    case Intake::Look::kReadable:
+      return State::kReadable;
+    case Intake::Look::kSignal:
+      return State::kSignal;
+    case Intake::Look::kPause:
+      return State::kPause;
+    default:
+      return State::kOver;
+  }
+}
+
+// The one that is readable when there is something to be looked at; -1: none is.
+int Listener::wait_descriptor(State state) {
+  waits_for_end_ = state == State::kInHand;
+  if (state == State::kInHand) return descriptor_of_end();
+  if (state != State::kReadable) return -1;
+  const int fd = worker_->intake().wait_descriptor();
+  mark({fd}, DescriptorKind::kPreforkd);
+  return fd;
+}
+
+int Listener::descriptor_of_end() {
+  if (end_ < 0) end_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  mark({end_}, DescriptorKind::kPreforkd);
+  uint64_t count = 0;
+  if (read(end_, &count, sizeof count) < 0 && errno != EAGAIN) log_error("eventfd: it is gone");
+  return end_;
+}
+
+// --- accept --------------------------------------------------------------------------------------
+
+int Listener::accept(sockaddr* address, socklen_t* length, int flags) {
+  std::unique_lock turn(turn_);
+  start();
+  for (;;) {
+    const State state = look(true);
+    if (state == State::kClient) return hand_over(address, length, flags);
+    if (state == State::kOver) {
+      turn.unlock();
+      Interpreter::exit();
+    }
+    if (is_nonblocking_) return errno = EAGAIN, -1;
+    if (!wait(state)) return errno = EINTR, -1;
+  }
+}
+
+// False: the program is to hear that a signal has ended it.
+bool Listener::wait(State state) {
+  bool interrupted = false;
+  if (state == State::kReadable) {
+    interrupted = !worker_->intake().wait();
+  } else {
+    pollfd end{wait_descriptor(state), POLLIN, 0};
+    const sigset_t blocked = worker_->intake().let_through(blocked_now());
+    const timespec most = to_timespec(state == State::kInHand ? kLookAgain : Intake::kBackOff);
+    interrupted =
+        PREFORKD_LIBC(ppoll)(&end, 1, state == State::kSignal ? nullptr : &most, &blocked) < 0;
+  }
+  return !interrupted || Intake::is_nudged() || !has_handler_that_ends_calls();
+}
+
+int Listener::hand_over(sockaddr* address, socklen_t* length, int flags) {
+  const std::lock_guard lock(state_);
+  copy_address(worker_->connection().peer, address, length);
+  const int fd = worker_->hand_over();
+  if (!(flags & SOCK_CLOEXEC)) PREFORKD_LIBC(fcntl)(fd, F_SETFD, 0);
+  if (flags & SOCK_NONBLOCK) PREFORKD_LIBC(fcntl)(fd, F_SETFL, O_RDWR | O_NONBLOCK);
+  has_client_ = false;
+  copies_ = 1;
+  here.numbers.set(fd, DescriptorKind::kConnection);
+  return fd;
+}
+
+// --- the connection ------------------------------------------------------------------------------
+
+void Listener::closes(int fd) {
+  const std::lock_guard lock(state_);
+  const DescriptorKind kind = here.numbers[fd];
+  here.numbers.set(fd, DescriptorKind::kProgram);
+  if (kind == DescriptorKind::kEpoll)
+    std::erase_if(watches_, [fd](const Watch& each) { return each.epoll == fd; });
+  if (kind != DescriptorKind::kConnection || --copies_ > 0 || !worker_->is_in_hand()) return;
+  worker_->done(true, fd);
+  if (waits_for_end_) eventfd_write(end_, 1);
+}
+
+void Listener::copied(int from, int to) {
+  const std::lock_guard lock(state_);
+  const DescriptorKind kind = here.numbers[from];
+  if (kind != DescriptorKind::kConnection && kind != DescriptorKind::kListen) return;
+  copies_ += kind == DescriptorKind::kConnection;
+  here.numbers.set(to, kind);
+}
+
+const SocketAddress* Listener::peer() const {
+  const bool is_told = worker_ && worker_->settings().proxy_protocol && worker_->is_in_hand();
+  return is_told ? &worker_->connection().peer : nullptr;
+}
+
+const SocketAddress* Listener::local() const {
+  const bool is_told = worker_ && worker_->settings().proxy_protocol && worker_->is_in_hand() &&
+                       worker_->connection().local.length > 0;
+  return is_told ? &worker_->connection().local : nullptr;
+}
+
+// --- poll ----------------------------------------------------------------------------------------
+
+int Listener::poll(pollfd* fds, nfds_t count, const Deadline& until, const sigset_t* mask) {
+  std::unique_lock turn(turn_);
+  start();
+  auto is_listen = [](const pollfd& each) {
+    return here.numbers[each.fd] == DescriptorKind::kListen && each.events & kReadable;
+  };
+  const bool for_nothing_else = std::all_of(fds, fds + count, is_listen);
+  std::vector<pollfd> now(fds, fds + count);
+  for (;;) {
+    const State state = look(for_nothing_else);
+    if (state == State::kOver) {
+      turn.unlock();
+      Interpreter::exit();
+    }
+    const bool has_client = state == State::kClient;
+    const int stands_in = has_client ? -1 : wait_descriptor(state);
+    for (nfds_t i = 0; i < count; ++i)
+      if (is_listen(fds[i])) now[i].fd = stands_in;
+    const Nanoseconds most = state == State::kPause ? Intake::kBackOff : kNever;
+    const Nanoseconds left = has_client ? 0 : until.left(most);
+    const timespec time = to_timespec(left);
+    const sigset_t blocked = worker_->intake().let_through(mask ? *mask : blocked_now());
+    const int got =
+        PREFORKD_LIBC(ppoll)(now.data(), count, left == kNever ? nullptr : &time, &blocked);
+    if (got < 0 && !has_client) {
+      if (errno == EINTR && Intake::is_nudged()) continue;
+      return -1;
+    }
+    int ready = 0;
+    for (nfds_t i = 0; i < count; ++i) {
+      const bool is_ours = is_listen(fds[i]);
+      fds[i].revents = is_ours ? static_cast<short>(has_client ? fds[i].events & kReadable : 0)
+                               : static_cast<short>(got > 0 ? now[i].revents : 0);
+      ready += fds[i].revents != 0;
+    }
+    if (ready > 0 || until.has_passed()) return ready;
+  }
+}
+
+// --- epoll ---------------------------------------------------------------------------------------
+
+const Listener::Watch* Listener::watch_in(int epoll) const {
+  const auto found = std::find_if(watches_.begin(), watches_.end(),
+                                  [epoll](const Watch& each) { return each.epoll == epoll; });
+  return found == watches_.end() ? nullptr : &*found;
+}
+
+// Until the point it is what the program takes it for: the fork point looks at what is registered.
+int Listener::control_epoll(int epoll, int operation, int fd, epoll_event* event) {
+  const std::lock_guard lock(state_);
+  const int number = worker_ ? watched_ : fd;
+  if (number >= 0 && PREFORKD_LIBC(epoll_ctl)(epoll, operation, number, event) < 0) return -1;
+  std::erase_if(watches_, [&](const Watch& each) { return each.epoll == epoll; });
+  if (operation != EPOLL_CTL_DEL) watches_.push_back({epoll, fd, *event});
+  here.numbers.set(epoll,
+                   operation == EPOLL_CTL_DEL ? DescriptorKind::kProgram : DescriptorKind::kEpoll);
+  return 0;
+}
+
+void Listener::watch(int fd) {
+  if (fd == watched_) return;
+  for (Watch& each : watches_) {
+    if (watched_ >= 0) PREFORKD_LIBC(epoll_ctl)(each.epoll, EPOLL_CTL_DEL, watched_, nullptr);
+    if (fd >= 0) PREFORKD_LIBC(epoll_ctl)(each.epoll, EPOLL_CTL_ADD, fd, &each.event);
+  }
+  watched_ = fd;
+}
+
+// What stands in is none of the program's events: a client comes with the next look.
+int Listener::without_watched(int epoll, epoll_event* events, int count) const {
+  const Watch* watch = watch_in(epoll);
+  if (!watch || watched_ < 0) return count;
+  const uint64_t data = watch->event.data.u64;
+  return static_cast<int>(
+      std::remove_if(events, events + count,
+                     [data](const epoll_event& each) { return each.data.u64 == data; }) -
+      events);
+}
+
+int Listener::wait_epoll(int epoll, epoll_event* events, int most, const Deadline& until,
+                         const sigset_t* mask) {
+  std::unique_lock turn(turn_);
+  start();
+  for (;;) {
+    const State state = look(false);
+    if (state == State::kOver) {
+      turn.unlock();
+      Interpreter::exit();
+    }
+    const int stands_in = state == State::kClient ? -1 : wait_descriptor(state);
+    int reported = 0;
+    {
+      const std::lock_guard lock(state_);
+      watch(stands_in);
+      const Watch* const of = watch_in(epoll);
+      if (state == State::kClient && of)
+        events[reported++] = {of->event.events & (EPOLLIN | EPOLLRDNORM), of->event.data};
+    }
+    if (reported == most) return reported;
+    const Nanoseconds left =
+        reported ? 0 : until.left(state == State::kPause ? Intake::kBackOff : kNever);
+    const sigset_t blocked = worker_->intake().let_through(mask ? *mask : blocked_now());
+    int got = PREFORKD_LIBC(epoll_pwait)(epoll, events + reported, most - reported,
+                                         milliseconds_of(left), &blocked);
+    if (got < 0 && !reported) {
+      if (errno == EINTR && Intake::is_nudged()) continue;
+      return -1;
+    }
+    const std::lock_guard lock(state_);
+    got = without_watched(epoll, events + reported, std::max(got, 0)) + reported;
+    if (got > 0 || until.has_passed()) return got;
+  }
+}
+
+}  // namespace preforkd
