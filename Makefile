@@ -102,7 +102,7 @@ $(NEXT): | $(NUMBERS)
 $(OUT)/preforkd $(OUT)/next/preforkd: $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) -o $@ $(FIRST) $^ -lconfig++ -lsystemd
 	@$(UNREADABLE)
-SUPERVISOR := $(FRESH:%=$(OUT)/%.o) $(OUT)/supervisor/main.o $(OUT)/supervisor.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
+SUPERVISOR := $(FRESH:%=$(OUT)/%.o) $(OUT)/supervisor/main.o $(OUT)/supervisor.a $(OUT)/worker.a $(OUT)/template.a $(OUT)/conf.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 # (By itself, quick_fork exports what it must: from an archive nothing is exported.)
 $(OUT)/preforkd-supervisor $(OUT)/next/preforkd-supervisor: $(OUT)/supervisor/quick_fork.o $(SUPERVISOR)
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(COMPACT) $(TOGETHER_$(BUILD)) $(STATIC_$(BUILD)) -o $@ $(FIRST) $^ -ldl
@@ -135,7 +135,7 @@ $(IMAGES): %: %.o $(OUT)/daemon/main.o $(OUT)/daemon.a $(OUT)/conf.a $(OUT)/syst
 # (libc first: who calls nothing but exec() does not need the library for that.)
 $(OUT)/tests/system/programs/%: $(OUT)/tests/system/programs/%.o $(OUT)/libpreforkd.so.1
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $< -l:libc.so.6 $(OUT)/libpreforkd.so.1 -Wl,-rpath,$(CURDIR)/$(OUT)
-$(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/ctl.a $(OUT)/control.a $(OUT)/daemon.a $(OUT)/supervisor.a $(OUT)/log.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
+$(OUT)/unit-tests: $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/unit/*.cc)) $(OUT)/ctl.a $(OUT)/control.a $(OUT)/daemon.a $(OUT)/supervisor.a $(OUT)/log.a $(OUT)/worker.a $(OUT)/template.a $(OUT)/conf.a $(OUT)/systemd.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -lconfig++ -lsystemd -lmicrohttpd -ldl -pthread
 $(OUT)/threads: $(patsubst %,$(OUT)/%.o,tests/unit/main tests/unit/shm_threads_test worker/seat control/tick_bell) $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -o $@ $^ -lcunit -pthread
@@ -143,7 +143,7 @@ $(OUT)/threads: $(patsubst %,$(OUT)/%.o,tests/unit/main tests/unit/shm_threads_t
 # first, and counts.
 SIMULATED := _Fork _exit accept4 clock_gettime close epoll_create1 epoll_ctl epoll_wait fork getpid getsid getsockname getsockopt kill nanosleep ppoll raise recv sem_post sem_wait shutdown sigaction signal sigprocmask syscall wait4 waitid waitpid
 SIM_OBJECTS := $(patsubst %.cc,$(OUT)/%.o,$(wildcard tests/sim/*.cc tests/sim/parts/*.cc))
-SIM_ARCHIVES := $(patsubst %,$(OUT)/%.a,daemon supervisor worker conf systemd ipc shm base)
+SIM_ARCHIVES := $(patsubst %,$(OUT)/%.a,daemon supervisor worker template conf systemd ipc shm base)
 SIM_FLAGS   := $(SIMULATED:%=-Wl,--wrap=%) -Wl,--allow-multiple-definition
 SIM_LIBS    := -lconfig++ -lsystemd -ldl
 $(OUT)/sim: $(SIM_OBJECTS) $(SIM_ARCHIVES)
@@ -161,7 +161,7 @@ $(filter-out %/bare-dynamic,$(BENCHES)): $(OUT)/bench/%: $(OUT)/bench/%.o $(OUT)
 
 $(OUT)/tests/fuzz/reports: $(patsubst %,$(OUT)/daemon/%.o,acting_as close_apart file_step generation generation_orphans generation_reports launch listener resolve session signal_scope socket_file socket_path trusted_path)
 $(OUT)/tests/fuzz/addresses: $(OUT)/daemon/resolve.o
-$(FUZZERS): %: %.o $(OUT)/control.a $(OUT)/worker.a $(OUT)/conf.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
+$(FUZZERS): %: %.o $(OUT)/control.a $(OUT)/worker.a $(OUT)/template.a $(OUT)/conf.a $(OUT)/ipc.a $(OUT)/shm.a $(OUT)/base.a
 	$(CXX) $(ALL_CXXFLAGS) -fsanitize=fuzzer -o $@ -Wl,--start-group $^ -Wl,--end-group -lconfig++ -lmicrohttpd
 
 # Each folder is an archive of all its files but the mains, so that a program takes in only what it uses.

@@ -30,6 +30,7 @@
 #include "supervisor/serving_plan.h"
 #include "supervisor/supervisor.h"
 #include "supervisor/try_out.h"
+#include "worker/executable.h"
 
 namespace preforkd {
 namespace {
@@ -67,7 +68,9 @@ void expect_program(const PoolSettings& settings) {
   if (settings.is(ServerKind::kServe)) argv = {find_program(settings.serve[0])};
   if (argv[0].empty())
     throw std::runtime_error("execute " + settings.serve[0] + ": not found in $PATH");
-  const std::string trouble = program_trouble(argv);
+  std::string trouble = program_trouble(argv);
+  if (trouble.empty() && (settings.preload || !settings.accept.empty()))
+    trouble = preloading_trouble(argv[0]);
   if (!trouble.empty()) throw std::runtime_error(trouble);
 }
 

@@ -12,7 +12,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/log.h"
 #include "base/program_environment.h"
+#include "template/loadable.h"
 
 namespace preforkd {
 namespace {
@@ -58,10 +60,17 @@ void take_away(bool hides_all) {
   *to = nullptr;
 }
 
-// The environment that another program is to have, and this object in it.
+// The environment that another program is to have, and this object in it. That one may not be able to have it: here is the
+// last that could say so.
 class Environment {
  public:
-  explicit Environment(char* const* given) {
+  Environment(const char* file, char* const* given) {
+    if (const std::string trouble = trouble_with_loading_into(file); !trouble.empty())
+      log_to_pipe({LogLevel::kError,
+                   {},
+                   preloaded.process,
+                   "libpreforkd cannot be loaded into " + std::string(file) + ": " + trouble,
+                   {}});
     const std::string name = std::string(kPreloadVariable) + "=";
     const char* others = nullptr;
     for (; *given; ++given)
@@ -114,19 +123,20 @@ using namespace preforkd;
 
 PREFORKD_INSTEAD int execve(const char* path, char* const argv[], char* const environment[]) {
   if (!is_here_for() || !environment) return execute(path, argv, environment);
-  return execute(path, argv, Environment(environment).get());
+  return execute(path, argv, Environment(path, environment).get());
 }
 
 PREFORKD_INSTEAD int execvpe(const char* file, char* const argv[], char* const environment[]) {
   static const auto next = next_of(&execvpe, "execvpe");
   if (!is_here_for()) return next(file, argv, environment);
-  return next(file, argv, Environment(environment).get());
+  return next(file, argv, Environment(file, environment).get());
 }
 
 PREFORKD_INSTEAD int fexecve(int fd, char* const argv[], char* const environment[]) {
   static const auto next = next_of(&fexecve, "fexecve");
   if (!is_here_for()) return next(fd, argv, environment);
-  return next(fd, argv, Environment(environment).get());
+  const std::string file = "/proc/self/fd/" + std::to_string(fd);
+  return next(fd, argv, Environment(file.c_str(), environment).get());
 }
 
 PREFORKD_INSTEAD int execv(const char* path, char* const argv[]) {

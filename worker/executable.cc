@@ -16,10 +16,13 @@
 
 #include "base/fd.h"
 #include "base/system_call.h"
+#include "template/loadable.h"
 #include "worker/serving_program.h"
 
 namespace preforkd {
 namespace {
+
+constexpr int kDeepest = 5;  // scripts of scripts: the kernel's own bound
 
 // Of execve(2): what is wrong with the file, and not with the way it was tried.
 constexpr int kOfFile[] = {EACCES, EINVAL, EISDIR, ELIBBAD, ELOOP, ENOENT, ENOEXEC, ENOTDIR, EPERM};
@@ -122,6 +125,20 @@ std::string trouble_of_env(const FirstLine& line) {
   return "its interpreter, " + named(name, line.has_cr) + ": " + reason;
 }
 
+// What the kernel, or env(1) in its place, executes for a script; itself, for a binary.
+std::string binary_of(const std::string& file) {
+  std::string binary = file;
+  for (int i = 0; i < kDeepest; ++i) {
+    const auto line = first_line_of(binary);
+    if (!line) break;
+    const bool is_env = line->interpreter == "/usr/bin/env" || line->interpreter == "/bin/env";
+    const bool names_one = is_env && !line->argument.empty() && line->argument[0] != '-' &&
+                           line->argument.find('=') == std::string::npos;
+    binary = names_one ? find_program(line->argument) : line->interpreter;
+  }
+  return binary;
+}
+
 }  // namespace
 
 std::string access_trouble(const std::string& file) {
@@ -139,6 +156,12 @@ std::string execution_trouble(const std::string& file) {
   if (!line) return "";
   const std::string trouble = trouble_of_env(*line);
   return trouble.empty() ? trouble_of_argument(*line) : trouble;
+}
+
+std::string preloading_trouble(const std::string& file) {
+  const std::string binary = binary_of(file), trouble = trouble_with_loading_into(binary);
+  if (trouble.empty()) return "";
+  return "libpreforkd cannot be loaded into " + binary + ": " + trouble;
 }
 
 }  // namespace preforkd

@@ -17,4 +17,7 @@ std::string access_trouble(const std::string& file);
 // One level further down: what env(1) is to find as the interpreter ("#!/usr/bin/env python3"), if that is all it is told.
 std::string execution_trouble(const std::string& file);
 
+// Of what can be executed: why libpreforkd could not be loaded into what runs then, which is a script's interpreter; "" if it can.
+std::string preloading_trouble(const std::string& file);
+
 }  // namespace preforkd
