@@ -24,7 +24,6 @@
 namespace preforkd {
 namespace {
 
-constexpr int kTimers[] = {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF};
 // One that was joined just now may be there yet.
 constexpr Nanoseconds kThreadGone = 50 * kMillisecond;
 
@@ -59,12 +58,6 @@ std::string trouble_with_children() {
   if (pid_t child; children >> child)
     std::getline(std::ifstream("/proc/" + std::to_string(child) + "/comm"), name);
   return name.empty() ? "it has children" : "it has a child (" + name + ")";
-}
-
-std::string trouble_with_timers() {
-  std::ifstream timers("/proc/self/timers");
-  std::string line;
-  return std::getline(timers, line) ? "it has a timer of timer_create(2)" : "";
 }
 
 // Who made the channel is the supervisor.
@@ -108,7 +101,6 @@ uint32_t ForkPoint::stand() {
     end(e.what());
   }
   malloc_trim(0);
-  take_timers();
   say(TemplateReportType::kStands);
   for (;;) {
     TemplateOrder order;
@@ -125,18 +117,8 @@ std::string ForkPoint::what_stands_in_the_way() {
   if (trouble.empty()) trouble = trouble_with_user(channel_);
   if (trouble.empty()) trouble = trouble_with_threads();
   if (trouble.empty()) trouble = trouble_with_children();
-  if (trouble.empty()) trouble = trouble_with_timers();
+  if (trouble.empty()) trouble = timers_.take();
   return trouble.empty() ? descriptors_.look(ours_) : trouble;
-}
-
-void ForkPoint::take_timers() {
-  constexpr itimerval kOff{};
-  for (size_t i = 0; i < std::size(kTimers); ++i) setitimer(kTimers[i], &kOff, &timers_[i]);
-}
-
-void ForkPoint::set_timers() const {
-  for (size_t i = 0; i < std::size(kTimers); ++i)
-    if (timerisset(&timers_[i].it_value)) setitimer(kTimers[i], &timers_[i], nullptr);
 }
 
 // True in a new worker.
@@ -179,6 +161,7 @@ void ForkPoint::be_worker() const {
     system_call(SYS_setpgid, 0, 0);
     system_call(SYS_close, channel_);
     descriptors_.renew();
+    timers_.renew();
     in_worker_();
   } catch (const std::exception& e) {
     log_error(e.what());

@@ -11,7 +11,7 @@
 //   says that the order is over                     takes over whom the slots name
 //
 // At the point it is looked at: one thread, no child, nothing open that workers would take from each other
-// (template/descriptors.h), no timer of timer_create(2), the same user as the supervisor, which could not end it else. What
+// (template/descriptors.h), the same user as the supervisor, which could not end it else. What
 // makes it impossible is told, and ends the template; so does what changes later (a thread that was started since).
 //
 // Killed at any moment: before the clone nobody is there, after it the slot says who (one system call does both). The order
@@ -22,7 +22,6 @@
 // the template. Workers that are there stay.
 #pragma once
 
-#include <sys/time.h>
 #include <sys/types.h>
 
 #include <cstdint>
@@ -35,6 +34,7 @@
 #include "template/descriptors.h"
 #include "template/interpreter.h"
 #include "template/sibling.h"
+#include "template/timers.h"
 
 namespace preforkd {
 
@@ -52,13 +52,11 @@ class ForkPoint {
   // By another process that knows of it: a child of the template's, which will not come to its point.
   static void tell_trouble(int channel, const std::string& why);
 
-  // In a worker, when its first connection has come: timers of setitimer(2) that the program had set before the point
-  // begin anew. (A fork does not inherit them; and in the template they would end it.)
-  void set_timers() const;
+  // In a worker, when its first connection has come (template/timers.h).
+  void begin_timers() const { timers_.begin(); }
 
  private:
   std::string what_stands_in_the_way();
-  void take_timers();
   bool obey(const TemplateOrder& order, uint32_t& slot);
   bool fork(uint32_t slot, int& error);
   void be_worker() const;
@@ -74,7 +72,7 @@ class ForkPoint {
   SiblingFork sibling_;
   Interpreter interpreter_;
   SharedDescriptors descriptors_;
-  itimerval timers_[3] = {};
+  Timers timers_;
 };
 
 }  // namespace preforkd

@@ -126,7 +126,7 @@ void ThisWorker::begin(Accepted accepted) {
   is_in_hand_ = true;
   fd_ = connection_.fd.get();
   cookie_ = cookie_of(fd_);
-  if (fork_point_) fork_point_->set_timers();
+  if (fork_point_) fork_point_->begin_timers();
   fork_point_.reset();
 }
 

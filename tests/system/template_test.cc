@@ -114,12 +114,14 @@ void own_descriptors() {
   }
 }
 
-void its_timer() {
-  Server server({points("alarm", "min = 2; max = 2; min_spare = 0; max_spare = 0;")});
-  auto all = clients(server, 2);
-  for (Client& client : all)
-    expect_equal("fires once its client is there", ask(client, "alarm"), "1");
-  expect_equal("templates", server.pool()["lifetime"]["templates"], 1);
+void its_timers() {
+  for (const char* kind : {"alarm", "timer"}) {
+    Server server({points(kind, "min = 2; max = 2; min_spare = 0; max_spare = 0;")});
+    auto all = clients(server, 2);
+    for (Client& client : all)
+      expect_equal("fires once its client is there", ask(client, "alarm"), "1");
+    expect_equal("templates", server.pool()["lifetime"]["templates"], 1);
+  }
 }
 
 void hooks() {
@@ -148,7 +150,6 @@ void cannot_be_preloaded() {
       {"netlink", "is a netlink socket"},
       {"inotify", "is of kind inotify"},
       {"timerfd", "is of kind timerfd"},
-      {"timer", "it has a timer of timer_create(2)"},
       {"open", "the end of somebody else's pipe"},
   };
   Server server({points()});
@@ -441,7 +442,7 @@ Suite template_suite() {
           {{"forked, and not started", forked_and_not_started},
            {"grows and shrinks", grows_and_shrinks},
            {"own descriptors", own_descriptors},
-           {"its timer", its_timer},
+           {"its timers", its_timers},
            {"hooks", hooks},
            {"a hook that fails", a_hook_that_fails},
            {"cannot be preloaded", cannot_be_preloaded},

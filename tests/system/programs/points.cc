@@ -4,10 +4,10 @@
 //   thread         starts one that stays       joined    ... one that has ended and was joined
 //   child          forks one that stays        orphan    ... one of whom nobody is the parent any more
 //   connection     is connected over TCP       listens   listens on a port of its own
-//   udp tcp inotify timerfd timer netlink open    has one of these (open: a pipe to read from whose writer is somebody else)
+//   udp tcp inotify timerfd netlink open    has one of these (open: a pipe to read from whose writer is somebody else)
 //   file PATH      reads the first line of it
 //   event pipe pair epoll syslog               has one of these; epoll: with the reading ends of the others in it
-//   alarm          sets an interval timer      atfork    registers handlers with pthread_atfork()
+//   alarm timer    sets one of setitimer(2), of timer_create(2)      atfork    registers handlers with pthread_atfork()
 //   hook           registers preforkd_after_fork()       fails     ... one that ends the process
 //   breaks         exits with 9 when it is to be forked from
 //   never          goes no further              dies      exits with 3
@@ -160,8 +160,13 @@ const std::map<std::string, std::function<void()>>& steps() {
       {"timerfd", [] { made(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd"); }},
       {"timer",
        [] {
-         timer_t timer;
-         made(timer_create(CLOCK_MONOTONIC, nullptr, &timer), "timer_create");
+         signal(SIGALRM, [](int) { alarms = alarms + 1; });
+         timer_t first, second;
+         made(timer_create(CLOCK_MONOTONIC, nullptr, &first), "timer_create");
+         made(timer_create(CLOCK_MONOTONIC, nullptr, &second), "timer_create");
+         timer_delete(first);  // the number that is left is not the first one
+         const itimerspec soon{{0, 0}, {0, 300000000}};
+         timer_settime(second, 0, &soon, nullptr);
        }},
       {"open", read_from_somebody},
       {"event", [] { event_fd = made(eventfd(0, EFD_NONBLOCK), "eventfd"); }},
