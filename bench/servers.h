@@ -3,6 +3,9 @@
 // 127.0.0.1, keeps its files in a temporary folder, and is gone with its object.
 #pragma once
 
+#include <sys/socket.h>
+#include <sys/un.h>
+
 #include <sys/stat.h>
 
 #include <exception>
@@ -73,8 +76,7 @@ class Preforkd {
                log_.path) {
     wait_until("preforkd runs", 15, [&] {
       if (child_.has_ended()) throw std::runtime_error("preforkd ended at its start");
-      return std::filesystem::exists(folder_.file("control.sock")) &&
-             !ask({"status"}).at("pools").empty();
+      return answers() && !ask({"status"}).at("pools").empty();
     });
     wait_at_min(15);
     std::string listen = pool().at("listen").at(0);
@@ -119,6 +121,14 @@ class Preforkd {
                         << "; shrink_after = " << shape.shrink_after << "; };\n"
                         << shape.more << "} );\n";
     return path;
+  }
+
+  bool answers() const {
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    folder_.file("control.sock").copy(address.sun_path, sizeof address.sun_path - 1);
+    return connect(UniqueFd(fd).get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
   }
 
   nlohmann::json ask(const std::vector<std::string>& words) {

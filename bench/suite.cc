@@ -12,6 +12,7 @@
 
 #include "bench/crashes.h"
 #include "bench/django.h"
+#include "bench/kinds.h"
 #include "bench/networks.h"
 #include "bench/preload.h"
 #include "bench/report.h"
@@ -39,6 +40,7 @@ constexpr Benchmark kBenchmarks[] = {
     {"spell", spell},
     {"next-worker", next_worker},
     {"django", django},
+    {"kinds", kinds},
     {"held-wave", held_wave},
     {"short-wave", short_wave},
     {"crashes", crashes},
