@@ -27,6 +27,7 @@ Suite serving_suite();
 Suite access_suite();
 Suite saturation_suite();
 Suite libpreforkd_suite();
+Suite accept_suite();
 Suite template_suite();
 Suite examples_suite();
 Suite idle_suite();
@@ -65,20 +66,20 @@ Suite leaks_suite();
 Suite soak_suite();  // tests/soak; not one of all, takes minutes
 
 inline std::vector<Suite> all_suites() {
-  return {serve_suite(),         sizing_suite(),      limits_suite(),     reload_suite(),
-          upgrade_suite(),       deaths_suite(),      crash_suite(),      recycle_suite(),
-          options_suite(),       stop_suite(),        program_suite(),    handlers_suite(),
-          serving_suite(),       access_suite(),      saturation_suite(), idle_suite(),
-          config_suite(),        resources_suite(),   clients_suite(),    control_abuse_suite(),
-          control_trust_suite(), git_suite(),         rsync_suite(),      ssh_suite(),
-          tcpserver_suite(),     echo_load_suite(),   systemd_suite(),    notify_suite(),
-          instructions_suite(),  libpreforkd_suite(), template_suite(),   examples_suite(),
-          hostile_suite(),       paths_suite(),       moves_suite(),      loading_suite(),
-          trust_rights_suite(),  trust_reach_suite(), trust_left_suite(), trust_waits_suite(),
-          trust_unit_suite(),    trust_scope_suite(), log_suite(),        waits_suite(),
-          leaks_suite(),         valgrind_suite(),    starts_suite(),     figures_suite(),
-          odd_start_suite(),     versions_suite(),    files_suite(),      orphans_suite(),
-          addresses_suite(),     ends_suite()};
+  return {serve_suite(),         sizing_suite(),       limits_suite(),      reload_suite(),
+          upgrade_suite(),       deaths_suite(),       crash_suite(),       recycle_suite(),
+          options_suite(),       stop_suite(),         program_suite(),     handlers_suite(),
+          serving_suite(),       access_suite(),       saturation_suite(),  idle_suite(),
+          config_suite(),        resources_suite(),    clients_suite(),     control_abuse_suite(),
+          control_trust_suite(), git_suite(),          rsync_suite(),       ssh_suite(),
+          tcpserver_suite(),     echo_load_suite(),    systemd_suite(),     notify_suite(),
+          instructions_suite(),  libpreforkd_suite(),  accept_suite(),      template_suite(),
+          examples_suite(),      hostile_suite(),      paths_suite(),       moves_suite(),
+          loading_suite(),       trust_rights_suite(), trust_reach_suite(), trust_left_suite(),
+          trust_waits_suite(),   trust_unit_suite(),   trust_scope_suite(), log_suite(),
+          waits_suite(),         leaks_suite(),        valgrind_suite(),    starts_suite(),
+          figures_suite(),       odd_start_suite(),    versions_suite(),    files_suite(),
+          orphans_suite(),       addresses_suite(),    ends_suite()};
 }
 
 }  // namespace preforkd::system_test
