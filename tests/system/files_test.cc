@@ -147,6 +147,8 @@ void what_a_stranger_puts_there() {
     server.wait_until("it says who is there: " + what, kPatience, [&] {
       return server.pool()["reason"].get<std::string>().find(said) != std::string::npos;
     });
+    // (What was on its way when the file went may take its turn yet.)
+    server.wait_for_one_generation();
     const uint32_t generation = server.pool()["generation"];
     expect_equal("a reload", server.request("POST", "/v1/reload").status, 200);
     expect(is_served(server.address("echo", 1)), "the other address is served");
