@@ -2,7 +2,6 @@
 // the table).
 #pragma once
 
-#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <list>
@@ -57,13 +56,8 @@ inline int lines_of(const std::string& path) {
 inline double memory_of_kind(const std::string& build, const PoolShape& shape) {
   Preforkd preforkd(build, shape);
   std::list<UniqueFd> clients;
-  for (int i = 0; i < kKindWorkers; i++) {
-    const int fd = clients.emplace_back(tcp_socket()).get();
-    char answer = 0;
-    if (connect_to_loopback(fd, static_cast<uint16_t>(std::stoi(preforkd.port()))) != 0 ||
-        send(fd, "?", 1, MSG_NOSIGNAL) != 1 || recv(fd, &answer, 1, 0) != 1)
-      throw SysError("ask a worker", errno);
-  }
+  for (int i = 0; i < kKindWorkers; i++)
+    ask_once(clients.emplace_back(tcp_socket()).get(), preforkd.port());
   std::vector<pid_t> all = preforkd.workers();
   if (shape.more.find("preload") != std::string::npos)
     all.push_back(preforkd.pool().at("template").at("pid").get<pid_t>());

@@ -4,9 +4,8 @@
 #pragma once
 
 #include <sys/socket.h>
-#include <sys/un.h>
-
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #include <exception>
 #include <filesystem>

@@ -16,19 +16,24 @@ namespace preforkd::bench {
 
 inline constexpr int kNextWorkers = 20, kNextRounds = 5;
 
+// Connects, and waits for the first byte of an answer.
+inline void ask_once(int fd, const std::string& port) {
+  const timeval patience{10, 0};
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  char answer = 0;
+  if (connect_to_loopback(fd, static_cast<uint16_t>(std::stoi(port))) != 0 ||
+      send(fd, "?", 1, MSG_NOSIGNAL) != 1 || recv(fd, &answer, 1, 0) != 1)
+    throw SysError("ask a worker", errno);
+}
+
 // From the connect to the first answer, in ms, of each of so many clients that stay: none finds an idle worker.
 inline Samples first_answers(const std::string& port) {
   Samples times;
   std::list<UniqueFd> clients;
   for (int i = 0; i <= kNextWorkers; i++) {
     const int fd = clients.emplace_back(tcp_socket()).get();
-    const timeval patience{10, 0};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     const Nanoseconds began = monotonic_now();
-    char answer = 0;
-    if (connect_to_loopback(fd, static_cast<uint16_t>(std::stoi(port))) != 0 ||
-        send(fd, "?", 1, MSG_NOSIGNAL) != 1 || recv(fd, &answer, 1, 0) != 1)
-      throw SysError("ask a new worker", errno);
+    ask_once(fd, port);
     // (The first one is served by who is there.)
     if (i > 0) times.push_back(to_seconds(monotonic_now() - began) * 1000);
   }

@@ -12,18 +12,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdarg>
-#include <cstring>
 #include <vector>
 
 #include "base/error.h"
 #include "base/log.h"
-#include "interpose/libc.h"
 #include "interpose/listener.h"
+#include "template/libc.h"
 
 // (To the compiler poll() and its like write only what they are given, and read it nowhere.)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-
-#define PREFORKD_INSTEAD extern "C" __attribute__((visibility("default")))
 
 // Of libc's, for programs that were compiled with _FORTIFY_SOURCE; without a header.
 extern "C" int __poll_chk(pollfd*, nfds_t, int, size_t);
@@ -177,12 +174,6 @@ int control(int fd, int command, long argument) {
   return is_copy ? copied(fd, result) : result;
 }
 
-int tell(const SocketAddress& known, sockaddr* address, socklen_t* length) {
-  std::memcpy(address, &known.storage, std::min(*length, known.length));
-  *length = known.length;
-  return 0;
-}
-
 }  // namespace
 }  // namespace preforkd
 
@@ -299,13 +290,15 @@ PREFORKD_INSTEAD int shutdown(int fd, int how) {
 
 PREFORKD_INSTEAD int getpeername(int fd, sockaddr* address, socklen_t* length) {
   if (Listener* const listener = of(Kind::kConnection, fd))
-    if (const SocketAddress* known = listener->peer()) return tell(*known, address, length);
+    if (const SocketAddress* known = listener->peer())
+      return copy_address(*known, address, length), 0;
   return PREFORKD_LIBC(getpeername)(fd, address, length);
 }
 
 PREFORKD_INSTEAD int getsockname(int fd, sockaddr* address, socklen_t* length) {
   if (Listener* const listener = of(Kind::kConnection, fd))
-    if (const SocketAddress* known = listener->local()) return tell(*known, address, length);
+    if (const SocketAddress* known = listener->local())
+      return copy_address(*known, address, length), 0;
   return PREFORKD_LIBC(getsockname)(fd, address, length);
 }
 

@@ -15,8 +15,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/system_call.h"
-#include "interpose/libc.h"
 #include "template/interpreter.h"
+#include "template/libc.h"
 #include "template/point.h"
 #include "template/threads.h"
 
@@ -63,19 +63,19 @@ std::string program_name() {
   return name;
 }
 
-void copy_address(const SocketAddress& from, sockaddr* to, socklen_t* length) {
-  if (!to || !length) return;
-  std::memcpy(to, &from.storage, std::min(*length, from.length));
-  *length = from.length;
-}
-
 int milliseconds_of(Nanoseconds time) {
-  constexpr Nanoseconds kMost = 1000 * 1000 * kSecond / 1000;
+  constexpr Nanoseconds kMost = 1000 * kSecond;
   if (time == kNever) return -1;
   return static_cast<int>((std::min(time, kMost) + kMillisecond - 1) / kMillisecond);
 }
 
 }  // namespace
+
+void copy_address(const SocketAddress& from, sockaddr* to, socklen_t* length) {
+  if (!to || !length) return;
+  std::memcpy(to, &from.storage, std::min(*length, from.length));
+  *length = from.length;
+}
 
 void Listener::begin(const ServingWorker& worker) {
   for (uint32_t i = 0; i < worker.listen_sockets; ++i)
@@ -158,6 +158,15 @@ Listener::State Listener::look(bool waits_for_nothing_else) {
   }
 }
 
+// Returns while this worker is needed. (What is registered for the process's end finds nothing locked.)
+Listener::State Listener::look_or_end(std::unique_lock<std::mutex>& turn,
+                                      bool waits_for_nothing_else) {
+  const State state = look(waits_for_nothing_else);
+  if (state != State::kOver) return state;
+  turn.unlock();
+  Interpreter::exit();
+}
+
 // The one that is readable when there is something to be looked at; -1: none is.
 int Listener::wait_descriptor(State state) {
   waits_for_end_ = state == State::kInHand;
@@ -182,12 +191,8 @@ int Listener::accept(sockaddr* address, socklen_t* length, int flags) {
   std::unique_lock turn(turn_);
   start();
   for (;;) {
-    const State state = look(true);
+    const State state = look_or_end(turn, true);
     if (state == State::kClient) return hand_over(address, length, flags);
-    if (state == State::kOver) {
-      turn.unlock();
-      Interpreter::exit();
-    }
     if (is_nonblocking_) return errno = EAGAIN, -1;
     if (!wait(state)) return errno = EINTR, -1;
   }
@@ -263,11 +268,7 @@ int Listener::poll(pollfd* fds, nfds_t count, const Deadline& until, const sigse
   const bool for_nothing_else = std::all_of(fds, fds + count, is_listen);
   std::vector<pollfd> now(fds, fds + count);
   for (;;) {
-    const State state = look(for_nothing_else);
-    if (state == State::kOver) {
-      turn.unlock();
-      Interpreter::exit();
-    }
+    const State state = look_or_end(turn, for_nothing_else);
     const bool has_client = state == State::kClient;
     const int stands_in = has_client ? -1 : wait_descriptor(state);
     for (nfds_t i = 0; i < count; ++i)
@@ -338,11 +339,7 @@ int Listener::wait_epoll(int epoll, epoll_event* events, int most, const Deadlin
   std::unique_lock turn(turn_);
   start();
   for (;;) {
-    const State state = look(false);
-    if (state == State::kOver) {
-      turn.unlock();
-      Interpreter::exit();
-    }
+    const State state = look_or_end(turn, false);
     const int stands_in = state == State::kClient ? -1 : wait_descriptor(state);
     int reported = 0;
     {

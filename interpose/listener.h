@@ -44,6 +44,9 @@
 
 namespace preforkd {
 
+// As accept(2) and its like do; to null, nothing.
+void copy_address(const SocketAddress& from, sockaddr* to, socklen_t* length);
+
 class Listener {
  public:
   // Before the program's own code. From here on the descriptors that were handed on are shielded.
@@ -84,6 +87,7 @@ class Listener {
   explicit Listener(const ServingWorker& handed) : handed_(handed) {}
   void start();
   State look(bool waits_for_nothing_else);
+  State look_or_end(std::unique_lock<std::mutex>& turn, bool waits_for_nothing_else);
   bool is_over(bool waits_for_nothing_else) const;
   bool wait(State state);
   int hand_over(sockaddr* address, socklen_t* length, int flags);

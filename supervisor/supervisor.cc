@@ -155,15 +155,11 @@ bool Supervisor::reap_workers(Nanoseconds now, WakeTime& wake) {
 }
 
 // A dead one may have taken an exclusive wake-up with it: let others look at what is waiting. Not once: who
-// is nudged may have taken a connection just now, and who is about to go idle is not nudged. Nor is it told to leave: a
-// ticket may be out that the dead one was to take.
+// is nudged may have taken a connection just now, and who is about to go idle is not nudged.
 void Supervisor::nudge_for_queue(bool at_once, Nanoseconds now, WakeTime& wake) {
   if (at_once || now >= queue_.look_again_at) {
     const uint32_t waiting = queued();
-    if (waiting) {
-      workforce_.take_back_tickets();
-      workforce_.nudge_idle(waiting);
-    }
+    if (waiting) workforce_.nudge_idle(waiting);
     queue_.look_again_at = waiting ? now + kLookAgain : kNever;
   }
   wake.by(queue_.look_again_at);

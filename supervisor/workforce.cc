@@ -331,8 +331,14 @@ Loss Workforce::loss_of(uint32_t slot, const shm::Scoreboard::Last& last, const 
 
 // --- orders --------------------------------------------------------------------------------------
 
-// (One that is stopped is idle by its bit, and would sleep over it.)
+// Nobody is told to leave by it: a ticket may be out that a dead one was to take.
 void Workforce::nudge_idle(uint32_t count) {
+  take_back_tickets();
+  nudge_longest_idle(count);
+}
+
+// (One that is stopped is idle by its bit, and would sleep over it.)
+void Workforce::nudge_longest_idle(uint32_t count) {
   for (uint32_t slot : board_.idle_longest(count + table_.stopped())) {
     if (count == 0) break;
     if (table_[slot].stopped_at) continue;
@@ -362,7 +368,7 @@ void Workforce::retire_longest_idle(uint32_t count) {
   take_back_tickets();
   shm::post_tickets(board_.segment().tickets.retire, count);
   asked_ = std::min(asked_ + count, board_.capacity());
-  nudge_idle(count);
+  nudge_longest_idle(count);
 }
 
 // --- starting ------------------------------------------------------------------------------------

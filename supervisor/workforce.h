@@ -62,8 +62,8 @@ class Workforce {
   // --- orders to workers ---
   void retire_longest_idle(uint32_t count);  // retire tickets and nudges
   void take_back_tickets();
-  void nudge_idle(uint32_t count);
-  uint32_t stopped_idle() const;  // idle by their bits, but stopped by a signal: they take nobody
+  void nudge_idle(uint32_t count);  // to look for a client; nobody leaves by it
+  uint32_t stopped_idle() const;    // idle by their bits, but stopped by a signal: they take nobody
   void nudge_all();
 
   // --- starting ---
@@ -88,6 +88,7 @@ class Workforce {
   void note_forked(uint32_t slot, pid_t pid, Nanoseconds now);
   [[noreturn, gnu::hot]] void be_worker(uint32_t slot);
   void close_supervisors_own() const;
+  void nudge_longest_idle(uint32_t count);
   Death bury(uint32_t slot, int status, const rusage& usage, Nanoseconds now);
   void pass_on_start_ticket(uint32_t slot) const;
   void look_at_client(uint32_t slot, pid_t pid, int status) const;

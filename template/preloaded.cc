@@ -1,7 +1,6 @@
 #include "template/preloaded.h"
 
 #include <alloca.h>
-#include <dlfcn.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -14,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/program_environment.h"
+#include "template/libc.h"
 #include "template/loadable.h"
 
 namespace preforkd {
@@ -90,11 +90,6 @@ class Environment {
   std::vector<char*> pointers_;
 };
 
-template <class Function>
-Function* next_of(Function*, const char* name) {
-  return reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name));
-}
-
 int execute(const char* path, char* const* argv, char* const* environment) {
   return static_cast<int>(syscall(SYS_execve, path, argv, environment));
 }
@@ -117,8 +112,6 @@ void stay_preloaded(const char* library, bool hides_all) {
 
 }  // namespace preforkd
 
-#define PREFORKD_INSTEAD extern "C" __attribute__((visibility("default")))
-
 using namespace preforkd;
 
 PREFORKD_INSTEAD int execve(const char* path, char* const argv[], char* const environment[]) {
@@ -127,16 +120,14 @@ PREFORKD_INSTEAD int execve(const char* path, char* const argv[], char* const en
 }
 
 PREFORKD_INSTEAD int execvpe(const char* file, char* const argv[], char* const environment[]) {
-  static const auto next = next_of(&execvpe, "execvpe");
-  if (!is_here_for()) return next(file, argv, environment);
-  return next(file, argv, Environment(file, environment).get());
+  if (!is_here_for()) return PREFORKD_LIBC(execvpe)(file, argv, environment);
+  return PREFORKD_LIBC(execvpe)(file, argv, Environment(file, environment).get());
 }
 
 PREFORKD_INSTEAD int fexecve(int fd, char* const argv[], char* const environment[]) {
-  static const auto next = next_of(&fexecve, "fexecve");
-  if (!is_here_for()) return next(fd, argv, environment);
+  if (!is_here_for()) return PREFORKD_LIBC(fexecve)(fd, argv, environment);
   const std::string file = "/proc/self/fd/" + std::to_string(fd);
-  return next(fd, argv, Environment(file.c_str(), environment).get());
+  return PREFORKD_LIBC(fexecve)(fd, argv, Environment(file.c_str(), environment).get());
 }
 
 PREFORKD_INSTEAD int execv(const char* path, char* const argv[]) {
@@ -144,8 +135,7 @@ PREFORKD_INSTEAD int execv(const char* path, char* const argv[]) {
 }
 
 PREFORKD_INSTEAD int execvp(const char* file, char* const argv[]) {
-  static const auto next = next_of(&execvp, "execvp");
-  return is_here_for() ? execvpe(file, argv, environ) : next(file, argv);
+  return is_here_for() ? execvpe(file, argv, environ) : PREFORKD_LIBC(execvp)(file, argv);
 }
 
 // `call` has the list as `argv`.

@@ -114,11 +114,17 @@ std::string trouble_of_argument(const FirstLine& line) {
          " and a CR (its first line ends with CR LF)";
 }
 
-// "env" looks for it when it runs, and that is too late, too.
-std::string trouble_of_env(const FirstLine& line) {
+// What env(1) is to look for, if that is all it is told; "": it is none.
+std::string name_for_env(const FirstLine& line) {
   const std::string& name = line.argument;
   if (line.interpreter != "/usr/bin/env" && line.interpreter != "/bin/env") return "";
-  if (name.empty() || name[0] == '-' || name.find('=') != name.npos) return "";
+  return name.empty() || name[0] == '-' || name.find('=') != name.npos ? "" : name;
+}
+
+// It looks when it runs, and that is too late, too.
+std::string trouble_of_env(const FirstLine& line) {
+  const std::string name = name_for_env(line);
+  if (name.empty()) return "";
   const std::string file = find_program(name);
   const std::string reason = file.empty() ? "not found in $PATH" : access_trouble(file);
   if (reason.empty()) return "";
@@ -131,10 +137,8 @@ std::string binary_of(const std::string& file) {
   for (int i = 0; i < kDeepest; ++i) {
     const auto line = first_line_of(binary);
     if (!line) break;
-    const bool is_env = line->interpreter == "/usr/bin/env" || line->interpreter == "/bin/env";
-    const bool names_one = is_env && !line->argument.empty() && line->argument[0] != '-' &&
-                           line->argument.find('=') == std::string::npos;
-    binary = names_one ? find_program(line->argument) : line->interpreter;
+    const std::string name = name_for_env(*line);
+    binary = name.empty() ? line->interpreter : find_program(name);
   }
   return binary;
 }

@@ -2,7 +2,7 @@
  * and a drain ends.
  *
  * Mirrors Intake::look_for_one, last_accept, next (worker/intake.cc), Acceptor (worker/acceptor.cc), Seat::begin, idle,
- * retire, may_retire (worker/seat.cc), Workforce::retire_longest_idle, take_back_tickets, nudge_idle, nudge_all
+ * retire, may_retire (worker/seat.cc), Workforce::retire_longest_idle, take_back_tickets, nudge_longest_idle, nudge_all
  * (supervisor/workforce.cc), Supervisor::reap_workers (supervisor/supervisor.cc) and drain (supervisor/drain.cc). One
  * statement is one system call or one access to shared memory; what stands in one atomic with it is private.
  *
@@ -258,7 +258,7 @@ proctype killer() {
 /* kill(): nothing to a zombie. */
 #define nudge(i) nudged = nudged | (bit(i) & ~gone)
 
-/* Workforce::nudge_idle: the bits as they are at one moment; any of them may have been idle longest. */
+/* Workforce::nudge_longest_idle: the bits as they are at one moment; any of them may have been idle longest. */
 inline nudge_idle() {
     some = idle;
     do

@@ -33,11 +33,6 @@ std::string ask(Client& client, const std::string& line) {
 }
 pid_t pid_of(Client& client) { return static_cast<pid_t>(std::stol(ask(client, "pid"))); }
 
-void loaded(void (*test)()) {
-  if (are_sanitized()) return skip("a library with sanitizers cannot be preloaded");
-  test();
-}
-
 // One connection, from its begin to the worker's next wait.
 void expect_served(Server& server, const std::string& how, const std::string& pool, int number) {
   Client client(server.address(pool));

@@ -10,7 +10,8 @@
 //   pipe               polls an own pipe, too, in which something comes with SIGUSR1
 //   thread             serves in another thread                  child     has a child accept
 //   fclose dup leaks shuts   how a connection ends: by fclose(3), the copy last, not at all, by shutdown(2) alone
-//   once               ends after the first
+//   once               ends after the first                      bye       says so at its end
+//   signal             counts as woken, too, when a signal (SIGUSR1) ends its accept
 //
 // Each line of a client is an order, answered by a line: pid, peer (of accept), peername, own (getsockname), environment (what is
 // there of preforkd's), flags (O_NONBLOCK of the listen socket), woken (how often the pipe has), end (closes).
@@ -37,7 +38,6 @@ namespace {
 
 std::vector<std::string> options;
 int listening = 0, pipe_ends[2] = {-1, -1}, epoll = -1;
-volatile sig_atomic_t interrupted = 0;
 int woken = 0;
 
 bool has(const char* option) {
@@ -180,7 +180,9 @@ void prepare(const std::string& way) {
   if (has("everybodys")) listen(listening, 1), shutdown(listening, SHUT_RDWR);
   if (has("pipe")) {
     if (pipe2(pipe_ends, O_NONBLOCK) < 0) _exit(4);
-    signal(SIGUSR1, [](int) { interrupted = write(pipe_ends[1], "x", 1) == 1; });
+    signal(SIGUSR1, [](int) {
+      if (write(pipe_ends[1], "x", 1) != 1) _exit(5);
+    });
   }
   if (has("signal")) {
     struct sigaction action {};
