@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <string>
-#include <utility>
 
 namespace preforkd {
 namespace {
@@ -33,11 +32,15 @@ bool WorkerRecycling::is_under_way() const {
   return plan_.settings.connections != 0 || someone_asked_ || table_.worn() > 0;
 }
 
-// It serves, or has served since it was measured last.
+// It serves, or has served since it was measured last. (Who is measured while it serves may grow in what is left of that; the
+// number is read first: who has begun another one since is not taken for idle after that.)
 bool WorkerRecycling::may_have_grown(uint32_t slot) {
   const uint64_t begun = board_.slot(slot).begun.load();
-  const bool same = std::exchange(table_.at(slot).measured_after, begun) == begun;
-  return !same || !board_.is_idle(slot);
+  const bool is_idle = board_.is_idle(slot);
+  uint64_t& measured_after = table_.at(slot).measured_after;
+  if (is_idle && measured_after == begun) return false;
+  measured_after = is_idle ? begun : kNotMeasured;
+  return true;
 }
 
 Nanoseconds WorkerRecycling::mark_worn(bool measured, Nanoseconds now) {

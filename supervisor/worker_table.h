@@ -21,13 +21,16 @@
 
 namespace preforkd {
 
+inline constexpr uint64_t kNotMeasured = ~uint64_t{0};
+
 struct WorkerRecord {
   pid_t pid = 0;  // 0: no worker in this slot
   Nanoseconds forked_at = 0;
-  Nanoseconds old_at = kNever;             // when it is worn out by age
-  bool worn = false;                       // ... or by memory: to be replaced
-  uint64_t measured_after = ~uint64_t{0};  // connections begun when its memory was measured last
-  uint64_t slow_told = 0;                  // the connection number that the log has as slow
+  Nanoseconds old_at = kNever;  // when it is worn out by age
+  bool worn = false;            // ... or by memory: to be replaced
+  uint64_t measured_after =
+      kNotMeasured;  // connections begun when its memory was measured last, if it was idle then
+  uint64_t slow_told = 0;      // the connection number that the log has as slow
   uint64_t ending = 0;         // the connection number it was ordered to end, or kEndAny
   Nanoseconds kill_at = 0;     // when TERM is followed by KILL
   Nanoseconds stopped_at = 0;  // by a signal (SIGSTOP); 0: it runs

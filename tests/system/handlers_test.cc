@@ -187,6 +187,29 @@ void by_memory() {
   expect_equal("the small one stays", pid_of(small), stays);
 }
 
+// Who was measured while it served may have grown in what was left of that. (Measured is in the order of slots, and a worker that
+// was found too big is a sign that those before it were.)
+void by_memory_later() {
+  Server server(
+      {PoolText{.serves = kDiary, .workers = "min = 3; max = 5; min_spare = 1; max_rss = 200;"}});
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < 3; ++i) clients.push_back(std::make_unique<Client>(server.address()));
+  std::map<uint32_t, Client*> by_slot;
+  for (const auto& client : clients) {
+    const pid_t pid = pid_of(*client);
+    for (const Json& worker : server.workers())
+      if (worker["pid"] == pid) by_slot[worker["slot"].get<uint32_t>()] = client.get();
+  }
+  expect_equal("workers", by_slot.size(), 3u);
+  Client &big = *by_slot.begin()->second, &sign = *by_slot.rbegin()->second;
+  ask(sign, "grow 300");
+  sign.close();
+  server.wait_for("/lifetime/recycled", 1);
+  ask(big, "grow 300");
+  big.close();
+  server.wait_for("/lifetime/recycled", 2);
+}
+
 // A limit that every worker is above at once would have each of them replaced after every connection.
 void not_while_young() {
   Server server({PoolText{.serves = kDiary,
@@ -361,6 +384,7 @@ Suite handlers_suite() {
            {"asked for in start", asked_for_in_start},
            {"by age", by_age},
            {"by memory", by_memory},
+           {"by memory, grown after it was measured", by_memory_later},
            {"not while young", not_while_young},
            {"bad serve", bad_serve},
            {"closed descriptors", closed_descriptors},
