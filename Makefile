@@ -113,7 +113,7 @@ $(OUT)/preforkd-supervisor-static $(OUT)/next/preforkd-supervisor-static: $(OUT)
 	@$(UNREADABLE)
 # For programs that accept by themselves, and what their languages need beside it.
 # (What stands in the place of libc's functions is not taken from an archive: from there nothing is exported.)
-$(OUT)/libpreforkd.so.1 $(OUT)/next/libpreforkd.so.1: $(OUT)/worker/libpreforkd.o $(OUT)/template/sibling.o $(OUT)/template/preloaded.o $(OUT)/interpose/begin.o $(OUT)/interpose/functions.o $(OUT)/interpose.a $(OUT)/worker.a $(OUT)/template.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a worker/libpreforkd.map
+$(OUT)/libpreforkd.so.1 $(OUT)/next/libpreforkd.so.1: $(OUT)/worker/libpreforkd.o $(OUT)/template/sibling.o $(OUT)/template/preloaded.o $(OUT)/interpose/begin.o $(OUT)/interpose/functions.o $(OUT)/interpose/signals.o $(OUT)/interpose.a $(OUT)/worker.a $(OUT)/template.a $(OUT)/conf.a $(OUT)/shm.a $(OUT)/base.a worker/libpreforkd.map
 	$(CXX) $(ALL_CXXFLAGS) $(HARDEN) $(STATIC_$(BUILD)) -shared -Wl,-soname,libpreforkd.so.1,--version-script=worker/libpreforkd.map -o $@ $(FIRST) $(filter-out %.map,$^)
 $(BINDINGS): $(OUT)/%: bindings/%
 	@install -D -m 644 $< $@

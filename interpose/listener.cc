@@ -15,10 +15,12 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/system_call.h"
+#include "interpose/signals.h"
 #include "template/interpreter.h"
 #include "template/libc.h"
 #include "template/point.h"
 #include "template/threads.h"
+#include "worker/signals.h"
 
 namespace preforkd {
 namespace {
@@ -43,7 +45,8 @@ bool has_handler_that_ends_calls() {
   for (int number = 1; number < NSIG; ++number) {
     struct sigaction action {};
     if (sigaction(number, nullptr, &action) < 0) continue;
-    const bool is_ours = number == SIGURG || number == SIGUSR2 || number == SIGTERM;
+    const bool is_ours =
+        std::ranges::find(kProgramsWorkerSignals, number) != kProgramsWorkerSignals.end();
     const bool is_handled = action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN;
     if (is_handled && !is_ours && !(action.sa_flags & SA_RESTART)) return true;
   }
@@ -115,8 +118,10 @@ void Listener::end_parent() {
 void Listener::start() {
   if (worker_) return;
   ThisWorker& worker = ThisWorker::expect();
+  note_programs_signals();
   worker.start();
   here.process = getpid();
+  keep_signals();
   // They are closed by now, and the numbers are the program's.
   mark({handed_.segment, handed_.settings, handed_.networks, handed_.library, handed_.orders},
        DescriptorKind::kProgram);

@@ -59,7 +59,7 @@ void on_term(int number) {
   if (!signalled.seat) return signalled.term_in_supervisor(number);
   int saved = errno;
   if (orphaned() || signalled.seat->must_end(signalled.seat->begun())) {
-    signal(SIGTERM, SIG_DFL);  // installed with SA_NODEFER: not blocked here
+    set_to_default(SIGTERM);  // installed with SA_NODEFER: not blocked here
     raise(SIGTERM);
   }
   signalled.asked_to_leave = 1;

@@ -5,6 +5,7 @@
 
 #include <signal.h>
 
+#include <array>
 #include <cstdint>
 
 #include "base/system_call.h"
@@ -46,6 +47,9 @@ class AllSignalsBlocked {
  private:
   sigset_t before_;
 };
+
+// What a worker that was executed has handlers for (worker/intake.cc): the nudge, the order to leave or end, the supervisor's death.
+inline constexpr std::array kProgramsWorkerSignals = {SIGURG, SIGTERM, SIGUSR2};
 
 inline constexpr uint64_t signal_bit(int number) { return uint64_t{1} << (number - 1); }
 inline void block_exactly(uint64_t signals) {

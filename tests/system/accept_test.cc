@@ -139,6 +139,31 @@ void its_signals() {
   });
 }
 
+// They are the worker's: its supervisor's death, a nudge, and the order to end mean what they do to others.
+void handlers_of_its_own() {
+  PoolText pool =
+      accepting("accept", {"handlers"}, "min = 1; max = 2; min_spare = 0; max_spare = 0;");
+  pool.timeouts = "connection = 2.0;";
+  Server server({pool});
+  for (int number = 1; number <= 2; ++number) expect_served(server, "served", "echo", number);
+  Client held(server.address());
+  const pid_t worker = pid_of(held), supervisor = server.supervisor();
+  kill(supervisor, SIGKILL);
+  server.wait_until("another supervisor", kPatience, [&] {
+    const pid_t now = server.supervisor();
+    return now > 0 && now != supervisor;
+  });
+  expect_equal("who is served goes on", pid_of(held), worker);
+  held.send("end\n");
+  expect_equal("to its end", held.read_until_eof(), "");
+  Client slow(server.address());
+  const pid_t late = pid_of(slow);
+  expect(slow.is_ended(), "the deadline");
+  server.wait_for("/lifetime/timed_out", 1);
+  expect(!is_running(late), "by the order to end");
+  server.wait_for_log("ended (timeouts.connection)");
+}
+
 void addresses() {
   PoolText pool = accepting("accept", {});
   pool.listen = "\"127.0.0.1:0\", \"[::1]:0\", \"unix:@DIR@/accepts.sock\"";
@@ -277,6 +302,7 @@ Suite accept_suite() {
            {"one at a time", [] { loaded(one_at_a_time); }},
            {"its own events", [] { loaded(its_own_events); }},
            {"its signals", [] { loaded(its_signals); }},
+           {"handlers of its own", [] { loaded(handlers_of_its_own); }},
            {"addresses", [] { loaded(addresses); }},
            {"behind a proxy", [] { loaded(behind_a_proxy); }},
            {"who may not", [] { loaded(who_may_not); }},
@@ -291,6 +317,7 @@ Suite accept_suite() {
            {"preloaded: one at a time", [] { preloaded(one_at_a_time); }},
            {"preloaded: its own events", [] { preloaded(its_own_events); }},
            {"preloaded: its signals", [] { preloaded(its_signals); }},
+           {"preloaded: handlers of its own", [] { preloaded(handlers_of_its_own); }},
            {"preloaded: addresses", [] { preloaded(addresses); }},
            {"preloaded: behind a proxy", [] { preloaded(behind_a_proxy); }},
            {"preloaded: who may not", [] { preloaded(who_may_not); }},

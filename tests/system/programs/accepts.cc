@@ -12,6 +12,7 @@
 //   fclose dup leaks shuts   how a connection ends: by fclose(3), the copy last, not at all, by shutdown(2) alone
 //   once               ends after the first                      bye       says so at its end
 //   signal             counts as woken, too, when a signal (SIGUSR1) ends its accept
+//   handlers           installs its handlers anew for each connection: it would end by them
 //
 // Each line of a client is an order, answered by a line: pid, peer (of accept), peername, own (getsockname), environment (what is
 // there of preforkd's), flags (O_NONBLOCK of the listen socket), woken (how often the pipe has), end (closes).
@@ -101,7 +102,23 @@ void end(int fd) {
   }
 }
 
+// By each of libc's ways, which tell what the last one has installed.
+void install_handlers() {
+  static const sighandler_t handler = [](int) { _exit(6); };
+  static bool is_first = true;
+  for (int number : {SIGTERM, SIGUSR2, SIGURG}) {
+    struct sigaction action {
+    }, before{};
+    action.sa_handler = handler;
+    const sighandler_t was = signal(number, SIG_IGN);
+    const bool is_told = sigaction(number, &action, &before) == 0 && before.sa_handler == SIG_IGN;
+    if (!is_told || was != (is_first ? SIG_DFL : handler)) _exit(7);
+  }
+  is_first = false;
+}
+
 void serve(int fd, const std::string& peer) {
+  if (has("handlers")) install_handlers();
   std::string order;
   char byte;
   while (recv(fd, &byte, 1, 0) == 1) {
