@@ -67,6 +67,12 @@ bool has_listen(const pollfd* fds, nfds_t count) {
          });
 }
 
+bool has_listen(int epoll) {
+  if (kind_of(epoll) != Kind::kEpoll) return false;
+  Listener* const listener = Listener::of_this_process();
+  return !listener || listener->is_asked_in(epoll);
+}
+
 int poll_as_worker(Listener& listener, pollfd* fds, nfds_t count, const Deadline& until,
                    const sigset_t* mask) {
   return without_throwing([&] { return listener.poll(fds, count, until, mask); });
@@ -251,7 +257,7 @@ PREFORKD_INSTEAD int epoll_ctl(int epoll, int operation, int fd, epoll_event* ev
 }
 
 PREFORKD_INSTEAD int epoll_wait(int epoll, epoll_event* events, int most, int timeout) {
-  if (Listener* const listener = waiting_for(kind_of(epoll) == Kind::kEpoll))
+  if (Listener* const listener = waiting_for(has_listen(epoll)))
     return without_throwing([&] {
       return listener->wait_epoll(epoll, events, most, Deadline::in_milliseconds(timeout), nullptr);
     });
@@ -260,7 +266,7 @@ PREFORKD_INSTEAD int epoll_wait(int epoll, epoll_event* events, int most, int ti
 
 PREFORKD_INSTEAD int epoll_pwait(int epoll, epoll_event* events, int most, int timeout,
                                  const sigset_t* mask) {
-  if (Listener* const listener = waiting_for(kind_of(epoll) == Kind::kEpoll))
+  if (Listener* const listener = waiting_for(has_listen(epoll)))
     return without_throwing([&] {
       return listener->wait_epoll(epoll, events, most, Deadline::in_milliseconds(timeout), mask);
     });
@@ -269,7 +275,7 @@ PREFORKD_INSTEAD int epoll_pwait(int epoll, epoll_event* events, int most, int t
 
 PREFORKD_INSTEAD int epoll_pwait2(int epoll, epoll_event* events, int most, const timespec* timeout,
                                   const sigset_t* mask) {
-  if (Listener* const listener = waiting_for(kind_of(epoll) == Kind::kEpoll))
+  if (Listener* const listener = waiting_for(has_listen(epoll)))
     return without_throwing(
         [&] { return listener->wait_epoll(epoll, events, most, Deadline::in(timeout), mask); });
   return PREFORKD_LIBC(epoll_pwait2)(epoll, events, most, timeout, mask);

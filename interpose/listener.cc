@@ -301,42 +301,75 @@ int Listener::poll(pollfd* fds, nfds_t count, const Deadline& until, const sigse
 
 // --- epoll ---------------------------------------------------------------------------------------
 
-const Listener::Watch* Listener::watch_in(int epoll) const {
-  const auto found = std::find_if(watches_.begin(), watches_.end(),
-                                  [epoll](const Watch& each) { return each.epoll == epoll; });
+Listener::Watch* Listener::watch_in(int epoll) {
+  const auto found = std::ranges::find(watches_, epoll, &Watch::epoll);
   return found == watches_.end() ? nullptr : &*found;
+}
+
+// In the kernel's words: it does not know of the listen socket from the point on.
+int Listener::error_of_control(int epoll, int operation, int fd, const epoll_event* event) {
+  // (Nothing is taken away: it is not in there.)
+  if (PREFORKD_LIBC(epoll_ctl)(epoll, EPOLL_CTL_DEL, fd, nullptr) < 0 && errno != ENOENT)
+    return errno;
+  const bool is_in = watch_in(epoll) != nullptr;
+  switch (operation) {
+    case EPOLL_CTL_ADD:
+      return !event ? EFAULT : is_in ? EEXIST : 0;
+    case EPOLL_CTL_MOD:
+      return !event ? EFAULT : is_in ? 0 : ENOENT;
+    case EPOLL_CTL_DEL:
+      return is_in ? 0 : ENOENT;
+    default:
+      return EINVAL;
+  }
 }
 
 // Until the point it is what the program takes it for: the fork point looks at what is registered.
 int Listener::control_epoll(int epoll, int operation, int fd, epoll_event* event) {
   const std::lock_guard lock(state_);
-  const int number = worker_ ? watched_ : fd;
-  if (number >= 0 && PREFORKD_LIBC(epoll_ctl)(epoll, operation, number, event) < 0) return -1;
-  std::erase_if(watches_, [&](const Watch& each) { return each.epoll == epoll; });
+  if (!worker_) {
+    if (PREFORKD_LIBC(epoll_ctl)(epoll, operation, fd, event) < 0) return -1;
+  } else if (const int error = error_of_control(epoll, operation, fd, event)) {
+    return errno = error, -1;
+  }
+  if (Watch* const watch = watch_in(epoll)) {
+    stand_in(*watch, -1);
+    std::erase_if(watches_, [epoll](const Watch& each) { return each.epoll == epoll; });
+  }
   if (operation != EPOLL_CTL_DEL) watches_.push_back({epoll, fd, *event});
   here.numbers.set(epoll,
                    operation == EPOLL_CTL_DEL ? DescriptorKind::kProgram : DescriptorKind::kEpoll);
+  watch(watched_);
   return 0;
 }
 
-void Listener::watch(int fd) {
-  if (fd == watched_) return;
-  for (Watch& each : watches_) {
-    if (watched_ >= 0) PREFORKD_LIBC(epoll_ctl)(each.epoll, EPOLL_CTL_DEL, watched_, nullptr);
-    if (fd >= 0) PREFORKD_LIBC(epoll_ctl)(each.epoll, EPOLL_CTL_ADD, fd, &each.event);
-  }
-  watched_ = fd;
+bool Listener::is_asked_in(int epoll) {
+  const std::lock_guard lock(state_);
+  const Watch* const watch = watch_in(epoll);
+  return watch && watch->asks();
 }
 
-// What stands in is none of the program's events: a client comes with the next look.
-int Listener::without_watched(int epoll, epoll_event* events, int count) const {
-  const Watch* watch = watch_in(epoll);
-  if (!watch || watched_ < 0) return count;
-  const uint64_t data = watch->event.data.u64;
-  return static_cast<int>(
-      std::remove_if(events, events + count,
-                     [data](const epoll_event& each) { return each.data.u64 == data; }) -
-      events);
+// Whatever the program asks for: it is to wake the wait, each time, and is none of the program's events.
+void Listener::stand_in(Watch& watch, int fd) {
+  if (fd == watch.stands_in) return;
+  epoll_event event{EPOLLIN, {.ptr = &here}};
+  if (watch.stands_in >= 0)
+    PREFORKD_LIBC(epoll_ctl)(watch.epoll, EPOLL_CTL_DEL, watch.stands_in, nullptr);
+  if (fd >= 0) PREFORKD_LIBC(epoll_ctl)(watch.epoll, EPOLL_CTL_ADD, fd, &event);
+  watch.stands_in = fd;
+}
+
+void Listener::watch(int fd) {
+  watched_ = fd;
+  for (Watch& each : watches_) stand_in(each, each.asks() ? fd : -1);
+}
+
+// The client, if there is one and it is asked for.
+int Listener::report_client(Watch* watch, epoll_event* event) {
+  if (!watch || !watch->asks()) return 0;
+  *event = {watch->event.events & (EPOLLIN | EPOLLRDNORM), watch->event.data};
+  if (watch->event.events & EPOLLONESHOT) watch->event.events = 0;  // until it is asked for anew
+  return 1;
 }
 
 int Listener::wait_epoll(int epoll, epoll_event* events, int most, const Deadline& until,
@@ -350,9 +383,7 @@ int Listener::wait_epoll(int epoll, epoll_event* events, int most, const Deadlin
     {
       const std::lock_guard lock(state_);
       watch(stands_in);
-      const Watch* const of = watch_in(epoll);
-      if (state == State::kClient && of)
-        events[reported++] = {of->event.events & (EPOLLIN | EPOLLRDNORM), of->event.data};
+      if (state == State::kClient) reported = report_client(watch_in(epoll), events);
     }
     if (reported == most) return reported;
     const Nanoseconds left =
@@ -364,8 +395,9 @@ int Listener::wait_epoll(int epoll, epoll_event* events, int most, const Deadlin
       if (errno == EINTR && Intake::is_nudged()) continue;
       return -1;
     }
-    const std::lock_guard lock(state_);
-    got = without_watched(epoll, events + reported, std::max(got, 0)) + reported;
+    const auto is_ours = [](const epoll_event& each) { return each.data.ptr == &here; };
+    epoll_event* const end = events + reported + std::max(got, 0);
+    got = static_cast<int>(std::remove_if(events + reported, end, is_ours) - events);
     if (got > 0 || until.has_passed()) return got;
   }
 }

@@ -63,6 +63,7 @@ class Listener {
   int accept(sockaddr* address, socklen_t* length, int flags);
   int poll(pollfd* fds, nfds_t count, const Deadline& until, const sigset_t* mask);
   int control_epoll(int epoll, int operation, int fd, epoll_event* event);
+  bool is_asked_in(int epoll);  // it waits for a client there
   int wait_epoll(int epoll, epoll_event* events, int most, const Deadline& until,
                  const sigset_t* mask);
   bool is_nonblocking() const { return is_nonblocking_; }
@@ -81,7 +82,9 @@ class Listener {
   enum class State { kClient, kOver, kReadable, kInHand, kSignal, kPause };
   struct Watch {
     int epoll, fd;
-    epoll_event event;
+    epoll_event event;   // as the program has it
+    int stands_in = -1;  // what is registered in it for the listen socket
+    bool asks() const { return event.events & (EPOLLIN | EPOLLRDNORM); }
   };
 
   explicit Listener(const ServingWorker& handed) : handed_(handed) {}
@@ -93,9 +96,11 @@ class Listener {
   int hand_over(sockaddr* address, socklen_t* length, int flags);
   int wait_descriptor(State state);
   int descriptor_of_end();
+  Watch* watch_in(int epoll);
+  int error_of_control(int epoll, int operation, int fd, const epoll_event* event);
+  static void stand_in(Watch& watch, int fd);
   void watch(int fd);
-  int without_watched(int epoll, epoll_event* events, int count) const;
-  const Watch* watch_in(int epoll) const;
+  static int report_client(Watch* watch, epoll_event* event);
 
   const ServingWorker handed_;
   ThisWorker* worker_ = nullptr;  // from the point on

@@ -15,8 +15,8 @@ namespace preforkd::system_test {
 namespace {
 
 const std::string kOne = "min = 1; max = 1; min_spare = 0; max_spare = 0;";
-const char* const kWays[] = {"accept", "accept4", "poll",  "ppoll",
-                             "select", "pselect", "epoll", "edge"};
+const char* const kWays[] = {"accept",  "accept4", "poll", "ppoll",   "select",
+                             "pselect", "epoll",   "edge", "oneshot", "exclusive"};
 
 PoolText accepting(const std::string& way, const std::vector<std::string>& options,
                    const std::string& workers = kOne, const std::string& accept = "stdin") {
@@ -116,6 +116,27 @@ void one_at_a_time() {
     second.send("end\n");
     expect_equal("who is free", third.read_line(), std::to_string(free));
   }
+}
+
+// Of two who are woken one has the client: the other waits as before.
+void woken_in_vain() {
+  const std::string two = "min = 2; max = 2; min_spare = 0; max_spare = 0;";
+  for (const char* way : {"oneshot", "edge", "exclusive"}) {
+    Server server({accepting(way, {}, two)});
+    for (int round = 0; round < 3; ++round) {
+      Client first(server.address());
+      const pid_t one = pid_of(first);
+      Client second(server.address());
+      expect(pid_of(second) != one, std::string(way) + ": by two processes");
+    }
+  }
+}
+
+void errors_of_epoll() {
+  Server server({accepting("accept", {"pipe"})});
+  Client client(server.address());
+  expect_equal("as the kernel tells them", ask(client, "epoll"),
+               "EINVAL EBADF ENOENT ENOENT EFAULT 0 EEXIST EINVAL 0 ENOENT ");
 }
 
 void its_own_events() {
@@ -300,6 +321,8 @@ Suite accept_suite() {
            {"each end", [] { loaded(each_end); }},
            {"a copy", [] { loaded(a_copy); }},
            {"one at a time", [] { loaded(one_at_a_time); }},
+           {"woken in vain", [] { loaded(woken_in_vain); }},
+           {"errors of epoll", [] { loaded(errors_of_epoll); }},
            {"its own events", [] { loaded(its_own_events); }},
            {"its signals", [] { loaded(its_signals); }},
            {"handlers of its own", [] { loaded(handlers_of_its_own); }},
@@ -315,6 +338,8 @@ Suite accept_suite() {
            {"preloaded: each end", [] { preloaded(each_end); }},
            {"preloaded: a copy", [] { preloaded(a_copy); }},
            {"preloaded: one at a time", [] { preloaded(one_at_a_time); }},
+           {"preloaded: woken in vain", [] { preloaded(woken_in_vain); }},
+           {"preloaded: errors of epoll", [] { preloaded(errors_of_epoll); }},
            {"preloaded: its own events", [] { preloaded(its_own_events); }},
            {"preloaded: its signals", [] { preloaded(its_signals); }},
            {"preloaded: handlers of its own", [] { preloaded(handlers_of_its_own); }},

@@ -31,6 +31,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
@@ -72,6 +73,30 @@ std::string environment() {
   return found.empty() ? "clean" : found;
 }
 
+// What it is told when it registers the listen socket as it cannot be.
+std::string errors_of_epoll() {
+  const int other = epoll_create1(EPOLL_CLOEXEC);
+  epoll_event event{};
+  event.events = EPOLLIN;
+  std::string all;
+  auto tell = [&](int instance, int operation, epoll_event* with) {
+    const bool fails = epoll_ctl(instance, operation, listening, with) < 0;
+    all += (fails ? strerrorname_np(errno) : "0") + std::string(" ");
+  };
+  tell(pipe_ends[0], EPOLL_CTL_ADD, &event);
+  tell(-1, EPOLL_CTL_ADD, &event);
+  tell(other, EPOLL_CTL_MOD, &event);
+  tell(other, EPOLL_CTL_DEL, nullptr);
+  tell(other, EPOLL_CTL_ADD, nullptr);
+  tell(other, EPOLL_CTL_ADD, &event);
+  tell(other, EPOLL_CTL_ADD, &event);
+  tell(other, 99, &event);
+  tell(other, EPOLL_CTL_DEL, nullptr);
+  tell(other, EPOLL_CTL_DEL, nullptr);
+  close(other);
+  return all;
+}
+
 std::string answer(int fd, const std::string& order, const std::string& peer) {
   if (order == "pid") return std::to_string(getpid());
   if (order == "peer") return peer;
@@ -79,6 +104,7 @@ std::string answer(int fd, const std::string& order, const std::string& peer) {
   if (order == "own") return name_of(fd, getsockname);
   if (order == "environment") return environment();
   if (order == "flags") return fcntl(listening, F_GETFL) & O_NONBLOCK ? "nonblocking" : "blocking";
+  if (order == "epoll") return errors_of_epoll();
   if (order == "woken") return std::to_string(woken);
   return "?";
 }
@@ -139,6 +165,13 @@ void take_from_pipe() {
   while (read(pipe_ends[0], &byte, 1) == 1) ++woken;
 }
 
+int watch(int operation, uint32_t more) {
+  epoll_event event{};
+  event.events = EPOLLIN | more;
+  event.data.fd = listening;
+  return epoll_ctl(epoll, operation, listening, &event);
+}
+
 // Until the socket is ready, by the way that was asked for.
 void wait_for_client(const std::string& way) {
   pollfd fds[] = {{listening, POLLIN, 0}, {pipe_ends[0], POLLIN, 0}};
@@ -147,16 +180,17 @@ void wait_for_client(const std::string& way) {
   FD_ZERO(&set);
   FD_SET(listening, &set);
   epoll_event event{};
+  if (way == "oneshot") watch(EPOLL_CTL_MOD, EPOLLONESHOT);
   for (;;) {
     int got = 1;
     if (way == "poll") got = poll(fds, 2, -1);
     if (way == "ppoll") got = ppoll(fds, 2, &hour, nullptr);
     if (way == "select") got = select(listening + 1, &set, nullptr, nullptr, nullptr);
     if (way == "pselect") got = pselect(listening + 1, &set, nullptr, nullptr, &hour, nullptr);
-    if (way == "epoll" || way == "edge") got = epoll_wait(epoll, &event, 1, -1);
+    if (epoll >= 0) got = epoll_wait(epoll, &event, 1, -1);
     if (got < 0 && errno == EINTR) continue;
     if (fds[1].revents) take_from_pipe();
-    if (got == 1 && !(fds[1].revents && !fds[0].revents)) return;
+    if (got == 1 && !(fds[1].revents && !fds[0].revents)) break;
   }
 }
 
@@ -206,12 +240,11 @@ void prepare(const std::string& way) {
     action.sa_handler = [](int) {};
     sigaction(SIGUSR1, &action, nullptr);
   }
-  if (way == "epoll" || way == "edge") {
+  const std::map<std::string, uint32_t> flags = {
+      {"epoll", 0}, {"edge", EPOLLET}, {"oneshot", EPOLLONESHOT}, {"exclusive", EPOLLEXCLUSIVE}};
+  if (const auto found = flags.find(way); found != flags.end()) {
     epoll = epoll_create1(EPOLL_CLOEXEC);
-    epoll_event event{};
-    event.events = EPOLLIN | (way == "edge" ? static_cast<uint32_t>(EPOLLET) : 0u);
-    event.data.fd = listening;
-    epoll_ctl(epoll, EPOLL_CTL_ADD, listening, &event);
+    watch(EPOLL_CTL_ADD, found->second);
   }
   if (has("bye")) std::atexit([] { std::printf("bye\n"), std::fflush(stdout); });
 }
